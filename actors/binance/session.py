@@ -1,0 +1,192 @@
+"""One connection to Binance's market tier: which frames to send, what received frames say. No I/O.
+
+An ack proves nothing here (a nonexistent stream is acked like any other), so acks are read only for their errors;
+that a topic works is proved by its first frame, which the line watches for.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+
+from actors.binance import wire
+from actors.errors import BadMessage, UnknownMessage
+from actors.events import (
+    Event,
+    FundingRate,
+    Instrument,
+    Liquidation,
+    Ohlc,
+    Topic,
+    Trade,
+    amount,
+    from_ms,
+    number,
+    product,
+)
+from actors.exchange import Rejected, Update
+
+NAME = "binance"
+USD_MARGINED = 1  # `st`; all-market arrays also carry COIN-M (2) since 2026-06-30
+DEFAULT_FUNDING_HOURS = 8.0
+
+
+def stream_name(topic: Topic) -> str:
+    """The stream that carries a topic; symbols are lower case in stream names, upper case in payloads."""
+    symbol = topic.symbol.lower()
+    match topic.kind:
+        case "ohlc":
+            return f"{symbol}@kline_{topic.interval}"
+        case "trades":
+            return f"{symbol}@aggTrade"
+        case "liquidations":
+            return f"{symbol}@forceOrder"
+        case "funding":
+            return f"{symbol}@markPrice@1s"
+        case _:
+            raise ValueError(f"Binance pushes no {topic.kind}")
+
+
+class BinanceSession:
+    def __init__(self, instruments: Mapping[str, Instrument]) -> None:
+        self._instruments = instruments
+        self._asked: dict[int, tuple[Topic, ...]] = {}  # request id -> what it asked for
+        self._next_id = 1
+
+    def subscribe(self, topics: Sequence[Topic]) -> list[str]:
+        return [self._request("SUBSCRIBE", topics)]
+
+    def unsubscribe(self, topics: Sequence[Topic]) -> list[str]:
+        return [self._request("UNSUBSCRIBE", topics)]
+
+    def _request(self, method: str, topics: Sequence[Topic]) -> str:
+        request = {"method": method, "params": [*map(stream_name, topics)], "id": self._next_id}
+        self._asked[self._next_id] = tuple(topics) if method == "SUBSCRIBE" else ()
+        self._next_id += 1
+        return msgspec.json.encode(request).decode()
+
+    def unacknowledged(self) -> Sequence[Topic]:
+        return ()  # an ack would prove nothing
+
+    def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Rejected]:
+        try:
+            push = wire.decode_frame(frame).data
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return self._receive_other(frame)
+        return self._updates(push)
+
+    def _updates(self, push: wire.Push) -> list[Update]:
+        if push.market != USD_MARGINED:
+            return []
+        event: Event | None
+        match push:
+            case wire.Kline():
+                event = ohlc(push)
+            case wire.AggTrade():
+                event = trade(push)
+            case wire.MarkPrice():
+                event = self._funding(push)
+            case wire.ForceOrder():
+                event = liquidation(push)
+        return [] if event is None else [Update(event, from_ms(push.pushed))]
+
+    def _receive_other(self, frame: str | bytes) -> Sequence[Update | Rejected]:
+        """Whatever is not a known push in the combined envelope: replies, bare pushes, arrays, surprises."""
+        try:
+            outer = wire.decode_any_frame(frame)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return self._receive_pushes(frame)
+        if outer.data is not None:
+            return self._receive_pushes(outer.data)
+        try:
+            reply = wire.decode_control(frame)
+        except msgspec.MsgspecError:
+            return self._receive_pushes(frame)
+        asked = self._asked.pop(reply.id, ()) if isinstance(reply.id, int) else ()
+        if reply.code is None and reply.error is None:
+            return []
+        reason = reply.msg if reply.error is None else bytes(reply.error).decode()
+        return [Rejected(asked, f"Binance refused the subscription: {reason}")]
+
+    def _receive_pushes(self, body: str | bytes | msgspec.Raw) -> list[Update]:
+        """A push outside the combined envelope, or an all-market array of them."""
+        try:
+            event = wire.decode_any_push(body).event
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            event = None
+        try:
+            pushes = [wire.decode_push(body)] if event else wire.decode_pushes(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            if event and event not in KNOWN_EVENTS:
+                raise UnknownMessage(f"unknown event {event[:40]!r}") from None
+            raise BadMessage(f"undecodable {event or 'frame'}: {error}") from None
+        return [update for push in pushes for update in self._updates(push)]
+
+    def _funding(self, push: wire.MarkPrice) -> FundingRate | None:
+        if push.funding_rate == "":  # a dated contract
+            return None
+        return FundingRate(
+            exchange=NAME,
+            symbol=push.symbol,
+            timestamp=from_ms(push.pushed),
+            funding_rate=number(push.funding_rate),
+            funding_time=from_ms(push.next_funding_time),
+            funding_interval_hours=funding_hours(self._instruments.get(push.symbol)),
+            mark_price=amount(push.mark_price),
+        )
+
+
+KNOWN_EVENTS = {"aggTrade", "kline", "forceOrder", "markPriceUpdate"}
+
+
+def funding_hours(instrument: Instrument | None) -> float:
+    hours = instrument.funding_interval_hours if instrument else None
+    return DEFAULT_FUNDING_HOURS if hours is None else hours
+
+
+def trade(push: wire.AggTrade) -> Trade:
+    return Trade(
+        exchange=NAME,
+        symbol=push.symbol,
+        timestamp=from_ms(push.time),
+        side="sell" if push.is_buyer_maker else "buy",
+        price=amount(push.price),
+        quantity=amount(push.quantity),
+        value=product(push.price, push.quantity),
+        is_buyer_maker=push.is_buyer_maker,
+        trade_id=push.id,
+    )
+
+
+def ohlc(push: wire.Kline) -> Ohlc:
+    bar = push.bar
+    return Ohlc(
+        exchange=NAME,
+        symbol=push.symbol,
+        timestamp=from_ms(bar.open_time),
+        interval=bar.interval,
+        open=amount(bar.open),
+        high=amount(bar.high),
+        low=amount(bar.low),
+        close=amount(bar.close),
+        volume=amount(bar.volume),
+        quote_volume=amount(bar.quote_volume),
+        trades_count=bar.trades_count,
+        is_closed=bar.is_closed,
+    )
+
+
+def liquidation(push: wire.ForceOrder) -> Liquidation | None:
+    """Average price and cumulative filled quantity: `l` alone undercounts an order that filled in several parts."""
+    order = push.order
+    if order.market != USD_MARGINED:
+        return None
+    return Liquidation(
+        exchange=NAME,
+        symbol=order.symbol,
+        timestamp=from_ms(order.time),
+        side="sell" if order.side == "SELL" else "buy",  # SELL closes a long
+        price=amount(order.average_price),
+        quantity=amount(order.filled),
+        value=product(order.average_price, order.filled),
+    )

@@ -1,0 +1,82 @@
+"""One writer, many bounded readers, nobody waits.
+
+`publish` never blocks: a reader whose channel is full is ended there and then, told so by `Lagged`, and counted.
+"""
+
+from typing import Generic, TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+
+class Lagged(Exception):
+    """The reader fell too far behind its writer and was ended."""
+
+
+class Reader(Generic[T]):
+    """One consumer's bounded memory channel, to be closed by `with`. Raises Lagged once it was ended for lag."""
+
+    def __init__(self, broadcast: "Broadcast[T]", channel: trio.MemoryReceiveChannel[T]) -> None:
+        self._broadcast = broadcast
+        self._channel = channel
+        self.lagged = False
+
+    def __enter__(self) -> "Reader[T]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._broadcast.forget(self)
+        self._channel.close()
+
+    async def receive(self) -> T:
+        """The next item, in the order of publishing."""
+        try:
+            return await self._channel.receive()
+        except trio.EndOfChannel:
+            raise Lagged from None
+
+    def receive_nowait(self) -> T:
+        """The next item already published; trio.WouldBlock if there is none."""
+        try:
+            return self._channel.receive_nowait()
+        except trio.EndOfChannel:
+            raise Lagged from None
+
+
+class Broadcast(Generic[T]):
+    """Hands every published item to every reader that is open at that moment, in order."""
+
+    def __init__(self) -> None:
+        self._readers: dict[Reader[T], trio.MemorySendChannel[T]] = {}
+        self.lagged = 0  # readers ended for lag since the start
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    def subscribe(self, capacity: int) -> Reader[T]:
+        """A reader that holds up to `capacity` unread items."""
+        send, receive = trio.open_memory_channel[T](capacity)
+        reader = Reader(self, receive)
+        self._readers[reader] = send
+        return reader
+
+    def forget(self, reader: Reader[T]) -> None:
+        channel = self._readers.pop(reader, None)
+        if channel is not None:
+            channel.close()
+
+    def publish(self, item: T) -> None:
+        full: list[Reader[T]] = []
+        for reader, channel in self._readers.items():
+            try:
+                channel.send_nowait(item)
+            except trio.WouldBlock:
+                full.append(reader)
+        for reader in full:
+            self.lagged += 1
+            reader.lagged = True
+            self.forget(reader)

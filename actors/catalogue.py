@@ -1,0 +1,43 @@
+"""What an exchange lists: its instruments, and which one a client means by a spelling. No I/O."""
+
+from collections.abc import Callable, Sequence
+
+from actors.errors import NotReady, UnknownSymbol
+from actors.events import Instrument
+
+RETRY = 2.0  # seconds after which a client may ask again
+
+
+class Catalogue:
+    def __init__(self, exchange: str, aliases: Callable[[Instrument], Sequence[str]]) -> None:
+        self._exchange = exchange
+        self._aliases = aliases
+        self.instruments: dict[str, Instrument] = {}  # sessions hold this very dict
+        self._folded: dict[str, str | None] = {}  # upper-case spelling -> symbol, None where it could be several
+        self.problem: str | None = "the catalogue has not arrived yet"
+
+    def adopt(self, instruments: Sequence[Instrument]) -> None:
+        """Replace the catalogue."""
+        self.instruments.clear()
+        self.instruments.update((instrument.symbol, instrument) for instrument in instruments)
+        self._folded = {}
+        for instrument in instruments:
+            for spelling in {instrument.symbol.upper(), *self._aliases(instrument)}:
+                self._folded[spelling] = None if spelling in self._folded else instrument.symbol
+        self.problem = None
+
+    def resolve(self, symbol: str) -> Instrument:
+        """The instrument of a symbol in any case. UnknownSymbol where none; NotReady before `adopt`."""
+        if not self.instruments:
+            raise NotReady(f"{self._exchange}: {self.problem}", retry_after=RETRY)
+        exact = self.instruments.get(symbol) or self.instruments.get(self._folded.get(symbol.upper()) or "")
+        if exact is None:
+            raise UnknownSymbol(f"{self._exchange} lists no {symbol[:60]!r}")
+        return exact
+
+    def problem_of(self, symbol: str) -> str | None:
+        """Why a symbol cannot be collected; None when it can."""
+        instrument = self.instruments.get(symbol)
+        if instrument is None:
+            return f"{self._exchange} lists no {symbol}"
+        return None if instrument.is_trading else f"{symbol} is not trading: {instrument.status}"

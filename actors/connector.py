@@ -1,0 +1,326 @@
+"""A connector: the actor that runs one exchange. It owns the catalogue, the REST host's budget, the lines, the feeds.
+
+Clients' requests enter here: answered by a feed's memory where it is current, else by one upstream call that all
+identical requests in flight share.
+"""
+
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+import trio
+
+from actors.budget import Budget
+from actors.catalogue import Catalogue
+from actors.errors import BadMessage, MarketError, UnknownInterval, UnknownSymbol, Unsupported
+from actors.events import FundingRate, Instrument, LargeTrade, Liquidation, Ohlc, OpenInterest, Topic
+from actors.exchange import Change, Exchange, Rest, Supervise
+from actors.feed import Feed
+from actors.flights import Flights
+from actors.line import Line
+from actors.rest import RestClient, open_http
+
+CATALOGUE_EVERY = 3600.0  # seconds between looks for listings and delistings
+LINGER = 60.0  # seconds that an on-demand feed outlives its last reader
+POLL_SHARE = 0.25  # of a minute's request weight that open-interest polling may use
+POLL_MIN = 10.0  # seconds between polls of one symbol
+
+log = structlog.get_logger()
+
+
+class Connector:
+    def __init__(
+        self,
+        exchange: Exchange,
+        *,
+        symbols: Sequence[str],
+        on_demand: bool,
+        rest_url: str,
+        ws_url: str,
+        intervals: Sequence[str],
+        large_trade_threshold_usd: float,
+        supervise: Supervise,
+        linger: float = LINGER,
+    ) -> None:
+        self.exchange = exchange
+        self.name = exchange.name
+        self.symbols = tuple(symbols)
+        self.on_demand = on_demand
+        self._rest_url, self._ws_url = rest_url.rstrip("/"), ws_url.rstrip("/")
+        self._intervals = tuple(name for name in intervals if name in exchange.intervals)
+        self._threshold = large_trade_threshold_usd
+        self._supervise = supervise
+        self._linger = linger
+        self.budget = Budget(exchange.budget)
+        self.catalogue = Catalogue(exchange.name, exchange.aliases)
+        self.feeds: dict[str, Feed] = {}
+        self._lines: list[Line] = []
+        self._line_of: dict[str, Line] = {}
+        self._lines_made = 0
+        self._clock_offset = timedelta(0)  # the exchange's clock minus ours
+        self._next_connect = float("-inf")
+
+    async def run(self) -> None:
+        """Run the exchange until cancelled."""
+        self._tls = ssl.create_default_context()
+        async with open_http(self._rest_url) as client, trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._flights = Flights(nursery)
+            self._rest = self._open_rest(client, background=False)
+            self._background = self._open_rest(client, background=True)
+            for symbol in self.symbols:
+                self.feeds[symbol] = self._new_feed(symbol)
+            await self._supervise("catalogue", self._keep_catalogue, on_change=self._no_catalogue, exchange=self.name)
+            for feed in self.feeds.values():  # only reached where the supervisor gives up
+                feed.health.fail(self.catalogue.problem or "the catalogue is no longer read")
+            await trio.sleep_forever()
+
+    def _open_rest(self, client: Any, *, background: bool) -> Rest:
+        exchange = self.exchange
+        rest_client = RestClient(
+            client, self.budget, exchange.explain, background=background, used_header=exchange.used_header
+        )
+        return exchange.open_rest(rest_client, self.now)
+
+    def now(self) -> datetime:
+        """The exchange's clock, as far as it is known."""
+        return datetime.now(UTC) + self._clock_offset
+
+    # --- catalogue ---
+
+    async def _keep_catalogue(self) -> None:
+        while True:
+            await self._read_clock()
+            instruments = await self._background.instruments()
+            if not instruments:
+                raise BadMessage("the exchange's catalogue is empty")
+            self._adopt(instruments)
+            await trio.sleep(CATALOGUE_EVERY)
+
+    async def _read_clock(self) -> None:
+        before = datetime.now(UTC)
+        try:
+            server_time = await self._background.server_time()
+        except MarketError as error:  # our own clock will do: it only decides which bar is the open one
+            log.warning("exchange.clock_unknown", exchange=self.name, reason=str(error))
+            return
+        after = datetime.now(UTC)
+        self._clock_offset = server_time - (before + (after - before) / 2)
+
+    def _no_catalogue(self, change: Change) -> None:
+        if not self.catalogue.instruments:
+            self.catalogue.problem = f"no catalogue: {change.reason}"
+            for feed in self.feeds.values():
+                feed.line_down(self.catalogue.problem, change.delay)
+
+    def _adopt(self, instruments: Sequence[Instrument]) -> None:
+        """Take a catalogue: start the feeds that it lists, end those that it no longer does."""
+        self.catalogue.adopt(instruments)
+        for feed in list(self.feeds.values()):
+            problem = self.catalogue.problem_of(feed.symbol)
+            if problem:
+                self._stop(feed, problem)
+            elif feed.symbol not in self._line_of:
+                self._start(feed)
+
+    # --- feeds and lines ---
+
+    def _new_feed(self, symbol: str) -> Feed:
+        return Feed(
+            self.exchange,
+            symbol,
+            self._intervals,
+            large_trade_threshold_usd=self._threshold,
+            supervise=self._supervise,
+            rest=self._rest,
+            background=self._background,
+            poll_every=self._poll_every,
+        )
+
+    def _poll_every(self) -> float:
+        window = self.exchange.budget["weight"]
+        polls_per_second = window.limit * POLL_SHARE / window.seconds
+        return max(POLL_MIN, len(self.feeds) / polls_per_second)
+
+    def _start(self, feed: Feed) -> None:
+        feed.scope = trio.CancelScope()
+        feed.health.revive()
+        self._nursery.start_soon(self._run_feed, feed)
+        self._carry(feed, feed.upstream_topics())
+
+    async def _run_feed(self, feed: Feed) -> None:
+        with feed.scope:
+            await self._supervise("feed", feed.run, on_change=feed.changed, exchange=self.name, symbol=feed.symbol)
+
+    def _stop(self, feed: Feed, reason: str) -> None:
+        feed.scope.cancel()
+        feed.health.fail(reason)
+        line = self._line_of.pop(feed.symbol, None)
+        if line is not None:
+            line.remove(feed.upstream_topics())
+            if len(line) == 0:
+                self._lines.remove(line)
+                line.scope.cancel()
+
+    def _carry(self, feed: Feed, topics: list[Topic]) -> None:
+        """Give a feed's topics to the line it is on already, or to the first one with room."""
+        line = self._line_of.get(feed.symbol)
+        if line is None:
+            room = self.exchange.limits.topics - len(topics)
+            line = next((line for line in self._lines if len(line) <= room), None)
+        if line is None:
+            self._lines_made += 1
+            line = Line(
+                self.exchange,
+                self._ws_url,
+                self._tls,
+                self.catalogue.instruments,
+                self._ready_to_connect,
+                self._lines_made,
+            )
+            self._lines.append(line)
+            self._nursery.start_soon(self._run_line, line)
+        self._line_of[feed.symbol] = line
+        line.add(feed, topics)
+
+    async def _run_line(self, line: Line) -> None:
+        with line.scope:
+            await self._supervise("line", line.run, on_change=line.changed, exchange=self.name, line=line.number)
+
+    async def _ready_to_connect(self) -> None:
+        """Space out the connection attempts of all lines."""
+        now = trio.current_time()
+        at = max(now, self._next_connect)
+        self._next_connect = at + self.exchange.limits.connect_spacing
+        await trio.sleep(at - now)
+
+    @contextmanager
+    def reading(self, topic: Topic) -> Iterator[Feed]:
+        """The feed that serves `topic`, started on demand, kept for as long as the block lasts and a while after.
+
+        Raises NotReady, UnknownSymbol, UnknownInterval or Unsupported.
+        """
+        feed = self._feed_for(topic)
+        feed.holds += 1
+        try:
+            yield feed
+        finally:
+            feed.holds -= 1
+            if feed.holds == 0 and feed.symbol not in self.symbols:
+                self._nursery.start_soon(self._end_when_idle, feed)
+
+    def _feed_for(self, topic: Topic) -> Feed:
+        self.check_interval(topic.interval)
+        # A configured symbol's feed exists before the catalogue does: its clients may wait for both.
+        symbol = topic.symbol if topic.symbol in self.feeds else self.catalogue.resolve(topic.symbol).symbol
+        feed = self.feeds.get(symbol)
+        if feed is None:
+            if problem := self.catalogue.problem_of(symbol):
+                raise UnknownSymbol(problem)
+            if not self.on_demand:
+                raise UnknownSymbol(f"{symbol} is not collected here and on_demand is off for {self.name}")
+            feed = self.feeds[symbol] = self._new_feed(symbol)
+            self._start(feed)
+        if feed.health.state == "failed":
+            raise UnknownSymbol(f"{symbol} cannot be collected: {feed.health.reason}")
+        if topic.interval is not None and topic.interval not in feed.intervals:
+            feed.add_interval(topic.interval)
+            if symbol in self._line_of:
+                self._carry(feed, [feed.topic("ohlc", topic.interval)])
+        return feed
+
+    async def _end_when_idle(self, feed: Feed) -> None:
+        """End an on-demand feed once nobody has held it for the lingering time."""
+        feed.left_at = left_at = trio.current_time()
+        await trio.sleep(self._linger)
+        if feed.holds == 0 and feed.left_at == left_at and self.feeds.get(feed.symbol) is feed:
+            self._stop(feed, "no reader")
+            del self.feeds[feed.symbol]
+
+    @property
+    def is_live(self) -> bool:
+        """At least one feed delivers."""
+        return any(feed.health.state in ("live", "stale") for feed in self.feeds.values())
+
+    def not_ready_reason(self) -> str | None:
+        """Why the exchange cannot serve live data at the moment; None when it can."""
+        if not self.catalogue.instruments:
+            return self.catalogue.problem
+        if self.is_live or not self.feeds:
+            return None
+        return next((reason for feed in self.feeds.values() if (reason := feed.health.reason)), "no feed is live yet")
+
+    # --- requests ---
+
+    def check_interval(self, interval: str | None) -> None:
+        if interval is not None and interval not in self.exchange.intervals:
+            raise UnknownInterval(f"{self.name} has no interval {interval!r}: {', '.join(self.exchange.intervals)}")
+
+    def check_capability(self, capability: str) -> None:
+        if not self.exchange.capabilities.get(capability):
+            raise Unsupported(f"{self.name} has no {capability.replace('_', ' ')}")
+
+    async def ohlc(
+        self, symbol: str, interval: str, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[Ohlc]:
+        """Up to `limit` bars of `[start, end)`: from memory where it is current, else from the exchange."""
+        symbol = self.catalogue.resolve(symbol).symbol
+        self.check_interval(interval)
+        feed = self.feeds.get(symbol)
+        if feed and (rows := feed.ohlc(interval, limit=limit, start=start, end=end)) is not None:
+            return rows
+        return await self._flights.share(
+            ("ohlc", symbol, interval, limit, start, end),
+            lambda: self._rest.ohlc(symbol, interval, limit=limit, start=start, end=end),
+        )
+
+    async def open_interest(self, symbol: str) -> OpenInterest:
+        self.check_capability("open_interest")
+        symbol = self.catalogue.resolve(symbol).symbol
+        feed = self.feeds.get(symbol)
+        if feed and (interest := feed.open_interest()):
+            return interest
+        return await self._flights.share(("oi", symbol), lambda: self._rest.open_interest(symbol))
+
+    async def open_interest_history(
+        self, symbol: str, period: str, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[OpenInterest]:
+        self.check_capability("open_interest_history")
+        symbol = self.catalogue.resolve(symbol).symbol
+        return await self._flights.share(
+            ("oi-hist", symbol, period, limit, start, end),
+            lambda: self._rest.open_interest_history(symbol, period, limit=limit, start=start, end=end),
+        )
+
+    async def funding(self, symbol: str) -> FundingRate:
+        self.check_capability("funding_rate")
+        instrument = self.catalogue.resolve(symbol)
+        feed = self.feeds.get(instrument.symbol)
+        if feed and (funding := feed.funding()):
+            return funding
+        return await self._flights.share(("funding", instrument.symbol), lambda: self._rest.funding(instrument))
+
+    async def funding_history(
+        self, symbol: str, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[FundingRate]:
+        self.check_capability("funding_rate_history")
+        instrument = self.catalogue.resolve(symbol)
+        return await self._flights.share(
+            ("funding-hist", instrument.symbol, limit, start, end),
+            lambda: self._rest.funding_history(instrument, limit=limit, start=start, end=end),
+        )
+
+    def liquidations(self, symbol: str) -> Sequence[Liquidation]:
+        """What this daemon saw, ascending; nothing for a symbol that it does not collect."""
+        self.check_capability("liquidations")
+        feed = self.feeds.get(self.catalogue.resolve(symbol).symbol)
+        return feed.liquidations if feed else ()
+
+    def large_trades(self, symbol: str) -> Sequence[LargeTrade]:
+        """What this daemon saw, ascending; nothing for a symbol that it does not collect."""
+        self.check_capability("large_trades")
+        feed = self.feeds.get(self.catalogue.resolve(symbol).symbol)
+        return feed.large_trades if feed else ()

@@ -1,0 +1,238 @@
+"""What feeds say: the normalised events, the same for every exchange.
+
+Only data lives here: no I/O, no state. Times are aware datetimes in UTC (`ms` and `from_ms` convert at the wires),
+prices and rates are floats that print as the exchange wrote them, quantities are in base units, values in quote units.
+`type` names an event in WebSocket frames; it is not a field, because REST answers do not carry it.
+"""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from math import isfinite
+from typing import ClassVar, Literal, NamedTuple
+
+from msgspec import Struct, field
+
+from actors.errors import BadMessage
+
+Side = Literal["buy", "sell"]
+Kind = Literal["ohlc", "trades", "large_trades", "liquidations", "funding", "oi"]
+FeedState = Literal["starting", "live", "stale", "down", "failed"]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+# Fixed-length bars only; `1M` varies and is handled where a bar's end is computed.
+INTERVALS: dict[str, timedelta] = {
+    "1m": timedelta(minutes=1),
+    "3m": timedelta(minutes=3),
+    "5m": timedelta(minutes=5),
+    "15m": timedelta(minutes=15),
+    "30m": timedelta(minutes=30),
+    "1h": timedelta(hours=1),
+    "2h": timedelta(hours=2),
+    "4h": timedelta(hours=4),
+    "6h": timedelta(hours=6),
+    "8h": timedelta(hours=8),
+    "12h": timedelta(hours=12),
+    "1d": timedelta(days=1),
+    "3d": timedelta(days=3),
+    "1w": timedelta(weeks=1),
+    "1M": timedelta(days=31),
+}
+
+
+class Topic(NamedTuple):
+    """One stream of one feed, e.g. `binance:BTCUSDT:ohlc:1m`. `interval` belongs to `ohlc` alone."""
+
+    exchange: str
+    symbol: str
+    kind: Kind
+    interval: str | None = None
+
+    def __str__(self) -> str:
+        return ":".join(part for part in self if part is not None)
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """What every event says: where, of what, and when at the exchange."""
+
+    type: ClassVar[str]
+    kind: ClassVar[Kind]  # of the topic that carries it
+    exchange: str
+    symbol: str
+    timestamp: datetime
+
+
+class Ohlc(Event, frozen=True, kw_only=True):
+    """One bar. `timestamp` is its open; volumes are base and quote; `is_closed` once it can no longer change."""
+
+    type: ClassVar[str] = "ohlc"
+    kind: ClassVar[Kind] = "ohlc"
+    interval: str
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    quote_volume: float | None
+    trades_count: int | None
+    is_closed: bool
+
+
+class Trade(Event, frozen=True, kw_only=True):
+    """One trade as the exchange aggregates it. `side` is the aggressor's; `trade_id` is the exchange's own."""
+
+    type: ClassVar[str] = "trade"
+    kind: ClassVar[Kind] = "trades"
+    side: Side
+    price: float
+    quantity: float
+    value: float
+    is_buyer_maker: bool
+    trade_id: int | str
+
+
+class LargeTrade(Event, frozen=True, kw_only=True):
+    """A trade whose `value` reached the configured threshold."""
+
+    type: ClassVar[str] = "large_trade"
+    kind: ClassVar[Kind] = "large_trades"
+    side: Side
+    price: float
+    quantity: float
+    value: float
+    is_buyer_maker: bool
+    trade_id: int | str
+
+
+class Liquidation(Event, frozen=True, kw_only=True):
+    """A forced order. `side` "sell": a long was liquidated, "buy": a short."""
+
+    type: ClassVar[str] = "liquidation"
+    kind: ClassVar[Kind] = "liquidations"
+    side: Side
+    price: float
+    quantity: float
+    value: float
+
+
+class FundingRate(Event, frozen=True, kw_only=True):
+    """Funding as a decimal per interval, applying at `funding_time`."""
+
+    type: ClassVar[str] = "funding_rate"
+    kind: ClassVar[Kind] = "funding"
+    funding_rate: float
+    funding_time: datetime
+    funding_interval_hours: float | None
+    mark_price: float | None
+
+
+class OpenInterest(Event, frozen=True, kw_only=True):
+    """Open interest in base units, one side; `open_interest_value` in quote where the exchange says it."""
+
+    type: ClassVar[str] = "open_interest"
+    kind: ClassVar[Kind] = "oi"
+    open_interest: float
+    open_interest_value: float | None
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """A change of a feed's state, for streams that asked for it."""
+
+    type: ClassVar[str] = "status"
+    exchange: str
+    symbol: str
+    timestamp: datetime
+    state: FeedState
+    reason: str | None
+    next_retry: datetime | None
+
+
+class Gap(Struct, frozen=True, kw_only=True):
+    """Upstream lost `[start, end)` of one topic. Repaired: the range is delivered before anything newer."""
+
+    type: ClassVar[str] = "gap"
+    exchange: str
+    symbol: str
+    timestamp: datetime
+    start: datetime = field(name="from")
+    end: datetime = field(name="to")
+    reason: str
+    repaired: bool
+
+
+Said = Event | Status | Gap
+"""All that a topic carries: its events, and what a reader may want to know about them."""
+
+
+class Instrument(Struct, frozen=True, kw_only=True):
+    """One row of an exchange's catalogue, in the exchange's own spelling."""
+
+    exchange: str
+    symbol: str
+    base: str
+    quote: str
+    settle: str
+    status: str
+    tick_size: float | None
+    step_size: float | None
+    funding_interval_hours: float | None
+
+    @property
+    def is_trading(self) -> bool:
+        return self.status == "TRADING"
+
+
+def ms(time: datetime) -> int:
+    """Unix milliseconds."""
+    return (time - EPOCH) // _MILLISECOND
+
+
+def from_ms(milliseconds: int) -> datetime:
+    """The UTC time of Unix milliseconds; BadMessage outside the years 1970 to 9999."""
+    if milliseconds < 0:
+        raise BadMessage(f"time {milliseconds} ms is before 1970")
+    try:
+        return EPOCH + timedelta(milliseconds=milliseconds)
+    except OverflowError:
+        raise BadMessage(f"time {milliseconds} ms is out of range") from None
+
+
+def bar_end(open_time: datetime, interval: str) -> datetime:
+    """The time at which the bar that opened at `open_time` ends, which is the next one's open."""
+    if interval != "1M":
+        return open_time + INTERVALS[interval]
+    return (open_time.replace(day=1) + timedelta(days=32)).replace(day=1)
+
+
+def number(text: str) -> float:
+    """An exchange's decimal string as a float; NaN, infinities and non-numbers are BadMessage.
+
+    `float` reads "nan" and "inf", and a price of either would poison every sum downstream.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        raise BadMessage(f"not a number: {text[:40]!r}") from None
+    if not isfinite(value):
+        raise BadMessage(f"not a finite number: {text[:40]!r}")
+    return value
+
+
+def amount(text: str) -> float:
+    """A price or a quantity: a finite number that is not negative."""
+    value = number(text)
+    if value < 0:
+        raise BadMessage(f"negative: {text[:40]!r}")
+    return value
+
+
+def product(price: str, quantity: str) -> float:
+    """price x quantity, multiplied as decimals: the float nearest to the true product, with no binary noise."""
+    try:
+        value = float(Decimal(price) * Decimal(quantity))
+    except (InvalidOperation, OverflowError):
+        raise BadMessage(f"not numbers: {price[:40]!r} x {quantity[:40]!r}") from None
+    if not isfinite(value):
+        raise BadMessage(f"out of range: {price[:40]!r} x {quantity[:40]!r}")
+    return value

@@ -1,0 +1,254 @@
+"""A line: the actor that owns one socket to one exchange and carries the topics of many feeds on it.
+
+`run` is one connection's life; it ends by raising, and whoever supervises it starts the next. The line decodes and
+delivers, and watches that data really comes; it keeps no market state and never waits for a feed.
+"""
+
+import ssl
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Protocol
+
+import structlog
+import trio
+import trio_websocket
+
+from actors.dial import closing, open_socket
+from actors.errors import BadMessage, LineLost, UnknownMessage
+from actors.events import Instrument, Topic
+from actors.exchange import Change, Exchange, Rejected, Session, Update
+
+WATCH_EVERY = 1.0  # seconds
+GARBAGE = (100, 60.0)  # so many undecodable frames within so many seconds end the connection
+REPORTED_MAX = 50  # distinct complaints that are logged per line
+
+log = structlog.get_logger()
+
+
+class Sink(Protocol):
+    """What a line tells a feed."""
+
+    def deliver(self, update: Update, received_at: datetime) -> None: ...
+    def line_up(self) -> None: ...
+    def line_down(self, reason: str, delay: float | None) -> None: ...
+    def topic_silent(self, topic: Topic, reason: str) -> None: ...
+    def topic_heard(self, topic: Topic) -> None: ...
+    def topic_rejected(self, topic: Topic, reason: str) -> None: ...
+
+
+class Line:
+    def __init__(
+        self,
+        exchange: Exchange,
+        url: str,
+        tls: ssl.SSLContext,
+        instruments: Mapping[str, Instrument],
+        ready_to_connect: Callable[[], Awaitable[None]],
+        number: int,
+    ) -> None:
+        self._exchange = exchange
+        self._limits = exchange.limits
+        self._url = url
+        self._tls = tls
+        self._instruments = instruments
+        self._ready_to_connect = ready_to_connect
+        self.number = number
+        self.scope = trio.CancelScope()  # cancelled when the line is no longer needed
+        self._topics: dict[Topic, Sink] = {}
+        self._feeds: dict[str, Sink] = {}  # by symbol
+        self._is_up = False
+        self._pending: deque[tuple[bool, Topic]] = deque()  # (subscribe?, topic), not yet sent
+        self._work = trio.Event()
+        self._heard_at: dict[Topic, float] = {}  # prompt topics only
+        self.counts: Counter[str] = Counter()  # frames, garbage, unknown, unlisted
+        self._reported: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._topics)
+
+    def add(self, feed: Sink, topics: Iterable[Topic]) -> None:
+        """Carry `topics` for `feed` from now on; the open connection is not disturbed."""
+        for topic in topics:
+            self._topics[topic] = feed
+            self._feeds[topic.symbol] = feed
+            if self._is_up:
+                self._ask(topic, subscribe=True)
+        if self._is_up:
+            feed.line_up()
+
+    def remove(self, topics: Iterable[Topic]) -> None:
+        for topic in list(topics):
+            if self._topics.pop(topic, None) is not None and self._is_up:
+                self._heard_at.pop(topic, None)
+                self._ask(topic, subscribe=False)
+        carried = {topic.symbol for topic in self._topics}
+        self._feeds = {symbol: feed for symbol, feed in self._feeds.items() if symbol in carried}
+
+    def changed(self, change: Change) -> None:
+        """The supervisor's word that this line's run ended."""
+        for feed in list(self._feeds.values()):
+            feed.line_down(change.reason, change.delay)
+
+    def _ask(self, topic: Topic, *, subscribe: bool) -> None:
+        self._pending.append((subscribe, topic))
+        self._work.set()
+
+    async def run(self) -> None:
+        """Connect, subscribe, deliver until the connection fails or falls silent. Raises LineLost."""
+        await self._ready_to_connect()
+        async with open_socket(self._url + self._exchange.ws_path, self._tls) as socket:
+            session = self._exchange.new_session(self._instruments)
+            self._pending.clear()
+            self._heard_at.clear()
+            self._is_up = True
+            try:
+                log.info("line.up", exchange=self._exchange.name, line=self.number, topics=len(self._topics))
+                for topic in self._topics:
+                    self._ask(topic, subscribe=True)
+                for feed in list(self._feeds.values()):
+                    feed.line_up()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send, socket, session)
+                    nursery.start_soon(self._watch)
+                    nursery.start_soon(self._ping, socket)
+                    if self._exchange.heartbeat is not None:
+                        nursery.start_soon(self._beat, socket, self._exchange.heartbeat)
+                    await self._receive(socket, session)
+            finally:
+                self._is_up = False
+
+    async def _receive(self, socket: trio_websocket.WebSocketConnection, session: Session) -> None:
+        garbage: deque[float] = deque(maxlen=GARBAGE[0])
+        prompt = self._exchange.prompt
+        self._last_heard = trio.current_time()
+        while True:
+            try:
+                frame = await socket.get_message()
+            except trio_websocket.ConnectionClosed as error:
+                raise LineLost(f"closed by the exchange, {closing(error)}") from None
+            received_at = datetime.now(UTC)
+            self.counts["frames"] += 1
+            try:
+                said = session.receive(frame, received_at)
+            except UnknownMessage as error:
+                self._complain("unknown", error, frame)
+                continue
+            except BadMessage as error:
+                self._complain("garbage", error, frame)
+                now = trio.current_time()
+                garbage.append(now)
+                if len(garbage) == garbage.maxlen and now - garbage[0] < GARBAGE[1]:
+                    raise LineLost(f"{GARBAGE[0]} undecodable frames in {GARBAGE[1]:g} s") from None
+                continue
+            for item in said:
+                if isinstance(item, Rejected):
+                    self._reject(item)
+                    continue
+                event = item.event
+                feed = self._feeds.get(event.symbol)
+                if feed is None:
+                    self.counts["unlisted"] += 1
+                    continue
+                self._last_heard = trio.current_time()
+                if event.kind in prompt:
+                    self._prove(Topic(event.exchange, event.symbol, event.kind), feed)
+                feed.deliver(item, received_at)
+
+    def _complain(self, kind: str, error: BadMessage, frame: str | bytes) -> None:
+        """Count every bad frame, log each kind of complaint once: a flood of them must not flood the log."""
+        self.counts[kind] += 1
+        text = str(error)
+        if text not in self._reported and len(self._reported) < REPORTED_MAX:
+            self._reported.add(text)
+            log.warning(
+                f"line.{kind}_frame",
+                exchange=self._exchange.name,
+                line=self.number,
+                reason=text[:200],
+                sample=repr(frame[:200]),
+            )
+
+    def _reject(self, rejected: Rejected) -> None:
+        log.warning(
+            "line.subscription_rejected",
+            exchange=self._exchange.name,
+            line=self.number,
+            topics=[*map(str, rejected.topics)],
+            reason=rejected.reason,
+        )
+        for topic in rejected.topics:
+            if feed := self._topics.get(topic):
+                feed.topic_rejected(topic, rejected.reason)
+        for topic in rejected.again:
+            if topic in self._topics:
+                self._ask(topic, subscribe=True)
+
+    def _prove(self, topic: Topic, feed: Sink) -> None:
+        now = trio.current_time()
+        heard_at = self._heard_at.get(topic)
+        self._heard_at[topic] = now
+        if heard_at is None or now - heard_at > self._limits.silence:
+            feed.topic_heard(topic)
+
+    async def _send(self, socket: trio_websocket.WebSocketConnection, session: Session) -> None:
+        """Send what is pending, in few frames and slowly enough for the exchange."""
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            while self._pending:
+                subscribe = self._pending[0][0]
+                topics: list[Topic] = []
+                while (
+                    self._pending and self._pending[0][0] == subscribe and len(topics) < self._limits.topics_per_frame
+                ):
+                    topics.append(self._pending.popleft()[1])
+                frames = session.subscribe(topics) if subscribe else session.unsubscribe(topics)
+                for frame in frames:
+                    await _send_frame(socket, frame)
+                    await trio.sleep(1 / self._limits.frames_per_second)
+
+    async def _watch(self) -> None:
+        """An ack proves nothing and an open socket proves nothing: only data does."""
+        limit = self._limits.silence
+        asked_at: dict[Topic, float] = {}
+        while True:
+            await trio.sleep(WATCH_EVERY)
+            now = trio.current_time()
+            if self._topics and now - self._last_heard > limit:
+                raise LineLost(f"silence: no market data for {limit:g} s")
+            for topic, feed in list(self._topics.items()):
+                if topic.kind not in self._exchange.prompt:
+                    continue
+                since = max(asked_at.setdefault(topic, now), self._heard_at.get(topic, float("-inf")))
+                if now - since > limit:
+                    asked_at[topic] = now
+                    feed.topic_silent(topic, f"no {topic.kind} data for {limit:g} s")
+                    self._ask(topic, subscribe=False)
+                    self._ask(topic, subscribe=True)
+
+    async def _beat(self, socket: trio_websocket.WebSocketConnection, heartbeat: str) -> None:
+        while True:
+            await trio.sleep(self._limits.heartbeat_every)
+            await _send_frame(socket, heartbeat)
+
+    async def _ping(self, socket: trio_websocket.WebSocketConnection) -> None:
+        while True:
+            await trio.sleep(self._limits.ping_every)
+            try:
+                with trio.fail_after(self._limits.pong_within):
+                    await socket.ping()
+            except trio.TooSlowError:
+                raise LineLost(f"no pong within {self._limits.pong_within:g} s") from None
+            except trio_websocket.ConnectionClosed:
+                return  # the receiving task says why
+
+
+async def _send_frame(socket: trio_websocket.WebSocketConnection, frame: str) -> None:
+    try:
+        with trio.fail_after(10):
+            await socket.send_message(frame)
+    except trio.TooSlowError:
+        raise LineLost("the exchange does not read what is sent") from None
+    except trio_websocket.ConnectionClosed as error:
+        raise LineLost(f"closed by the exchange, {closing(error)}") from None

@@ -1,0 +1,181 @@
+"""One exchange's REST host, spoken to within its budget. The only module that knows httpx.
+
+Every request has one deadline over all of it (httpx's own are per read), a bound on the answer's size, and leaves
+uncompressed (a small gzip body may inflate to gigabytes). A failure is raised as one of `actors.errors`.
+"""
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import httpx
+import trio
+
+from actors.budget import Budget
+from actors.errors import (
+    BadMessage,
+    MarketError,
+    UpstreamError,
+    UpstreamGeoBlocked,
+    UpstreamLimited,
+    UpstreamTimeout,
+)
+
+TIMEOUT = 10.0  # seconds for a whole request
+MAX_BYTES = 64 << 20  # of one answer
+CONCURRENCY = 16  # requests of one host in flight; httpx's pool is larger, so that it never queues (httpcore #1093)
+RETRY_AFTER_DEFAULT = {429: 60.0, 418: 120.0}  # seconds, where the exchange does not say
+RETRY_AFTER_MAX = 3 * 86_400.0  # Binance's longest ban
+FORBIDDEN_PAUSE = 300.0  # seconds between tries while a firewall turns us away
+
+Params = Mapping[str, str | int | None]
+Explain = Callable[[int, bytes], MarketError | None]
+"""Reads an exchange's own error body: (status, body) -> the error it means, or None when it says nothing special."""
+
+
+class RestClient:
+    """Questions within the budget; `background` callers wait for room, interactive ones are told to come back."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        budget: Budget,
+        explain: Explain,
+        *,
+        background: bool,
+        used_header: tuple[str, str] | None,
+    ) -> None:
+        self._client = client
+        self._budget = budget
+        self._explain = explain
+        self._background = background
+        self._used_header = used_header  # (header name, bucket) in which the exchange reports its own count
+        self._limit = trio.CapacityLimiter(CONCURRENCY)
+
+    async def get(self, path: str, params: Params | None = None, *, bucket: str, weight: int) -> bytes:
+        """The body of a 2xx answer to a GET. Raises MarketError for everything else."""
+        query = {key: str(value) for key, value in (params or {}).items() if value is not None}
+        return await self._ask(self._client.build_request("GET", path, params=query), bucket, weight)
+
+    async def query(self, path: str, body: bytes, *, bucket: str, weight: int) -> bytes:
+        """The same for an exchange that takes its questions as POSTed JSON; it must be safe to ask twice."""
+        headers = {"Content-Type": "application/json"}
+        return await self._ask(self._client.build_request("POST", path, content=body, headers=headers), bucket, weight)
+
+    async def _ask(self, request: httpx.Request, bucket: str, weight: int) -> bytes:
+        path = request.url.path
+        for attempt in (1, 2):
+            await self._budget.spend(bucket, weight, background=self._background)
+            try:
+                async with self._limit:
+                    response, body = await self._exchange(request)
+            except (httpx.TransportError, UpstreamTimeout) as error:
+                # A keep-alive connection that the server just closed fails at once: a question may be asked again.
+                if attempt == 2 or isinstance(error, UpstreamTimeout):
+                    raise _transport_error(error, path) from error
+                continue
+            if response.status_code >= 500 and attempt == 1:
+                await trio.sleep(0.2)
+                continue
+            self._observe(response)
+            self._raise_for(response, body, path)
+            return body
+        raise AssertionError("unreachable")
+
+    async def _exchange(self, request: httpx.Request) -> tuple[httpx.Response, bytes]:
+        path = request.url.path
+        try:
+            with trio.fail_after(TIMEOUT):
+                response = await self._client.send(request, stream=True)
+                try:
+                    body = bytearray()
+                    async for chunk in response.aiter_raw():
+                        body += chunk
+                        if len(body) > MAX_BYTES:
+                            raise UpstreamError(f"{path}: the answer is larger than {MAX_BYTES} bytes")
+                    return response, bytes(body)
+                finally:
+                    await response.aclose()
+        except trio.TooSlowError:
+            raise UpstreamTimeout(f"{path}: no answer within {TIMEOUT:g} s") from None
+
+    def _observe(self, response: httpx.Response) -> None:
+        if self._used_header is None:
+            return
+        header, bucket = self._used_header
+        used = response.headers.get(header, "")
+        if used.isascii() and used.isdigit():
+            self._budget.observe(bucket, int(used[:9]))
+
+    def _raise_for(self, response: httpx.Response, body: bytes, path: str) -> None:
+        status = response.status_code
+        if status < 300:
+            content_type = response.headers.get("content-type", "")
+            if "html" in content_type or body[:1] == b"<":
+                raise BadMessage(f"{path}: the exchange answered {status} with a page instead of data")
+            return
+        error = self._explain(status, body)
+        if status in (418, 429) or isinstance(error, UpstreamLimited):
+            said = error.retry_after if error else None
+            seconds = retry_after(response.headers.get("retry-after"))
+            pause = min(said or seconds or RETRY_AFTER_DEFAULT.get(status, 10.0), RETRY_AFTER_MAX)
+            reason = f"the exchange answered {status}: {error or 'too many requests'}"
+            self._budget.close(pause, reason)
+            raise UpstreamLimited(reason, retry_after=pause)
+        if error is not None:
+            raise error
+        if status == 451:
+            self._budget.close(FORBIDDEN_PAUSE, "the exchange does not serve this location (451)")
+            raise UpstreamGeoBlocked(
+                f"the exchange does not serve this location (451): {excerpt(body)}",
+                retry_after=FORBIDDEN_PAUSE,
+            )
+        if status == 403:
+            self._budget.close(FORBIDDEN_PAUSE, "the exchange's firewall refused this address (403)")
+            raise UpstreamError("the exchange's firewall refused this address (403)", retry_after=FORBIDDEN_PAUSE)
+        if status == 408:
+            raise UpstreamTimeout(f"{path}: the exchange timed out (408)")
+        raise UpstreamError(f"{path}: the exchange answered {status}: {excerpt(body)}")
+
+
+@asynccontextmanager
+async def open_http(base_url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """The connection pool to one REST host."""
+    async with httpx.AsyncClient(
+        base_url=base_url,
+        timeout=None,  # RestClient bounds each request as a whole
+        limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=30),
+        headers={"Accept-Encoding": "identity", "User-Agent": "marketd"},
+        follow_redirects=False,
+        trust_env=False,
+    ) as client:
+        yield client
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds from a Retry-After header, in seconds or as an HTTP date; None where it is absent or nonsense."""
+    if value is None:
+        return None
+    if value.isascii() and value.strip().isdigit():
+        return float(value.strip()[:9])
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+
+
+def excerpt(body: bytes) -> str:
+    """The beginning of a body that may be anything, as one printable line."""
+    text = body[:200].decode("utf-8", "replace")
+    return json.dumps(" ".join(text.split()), ensure_ascii=False)[1:-1] or "(empty)"
+
+
+def _transport_error(error: Exception, path: str) -> MarketError:
+    if isinstance(error, UpstreamTimeout):
+        return error
+    return UpstreamError(f"{path}: {type(error).__name__}: {error}")
