@@ -1,0 +1,118 @@
+"""Arguments, then trio.run. Exit codes: 0 stopped by a signal, 2 usage, 78 bad configuration, 1 crash."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import trio
+
+from actors.exchange import load_exchanges
+from daemon import config as configuration
+from daemon import demo, log
+from daemon import main as daemon
+
+EX_CONFIG = 78  # sysexits.h
+EX_CRASH = 1
+
+Program = Callable[[trio.Event], Awaitable[None]]
+"""What runs until the event is set."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    exchanges = load_exchanges()
+    try:
+        config = configuration.load(
+            options.config, os.environ, _overrides(options), defaults=daemon.exchange_defaults(exchanges)
+        )
+    except configuration.ConfigError as error:
+        return _fail(error, EX_CONFIG)
+    if options.command == "check":
+        sys.stdout.write(configuration.dump(config))
+        return 0
+    log.configure(config.log.level, config.log.format)
+
+    async def program(stop: trio.Event) -> None:
+        if options.command == "demo":
+            await demo.run(config, exchanges, stop=stop, announce=_announce)
+        else:
+            await daemon.run(config, exchanges, stop=stop)
+
+    code = 0
+    try:
+        trio.run(_until_signalled, program)
+    except* configuration.ConfigError as group:
+        code = _fail(group, EX_CONFIG)
+    except* daemon.CannotListen as group:
+        code = _fail(group, EX_CRASH)
+    return code
+
+
+def _fail(error: BaseException, code: int) -> int:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    sys.stderr.write(f"marketd: {error}\n")
+    return code
+
+
+def _announce(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="marketd", description="Market data of crypto derivatives exchanges, over REST and WebSocket."
+    )
+    parser.add_argument("--version", action="version", version=f"marketd {version('marketd')}")
+    # The same options before and after the command; SUPPRESS keeps the latter from undoing the former.
+    _add_options(parser, default=None)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, help in (
+        ("demo", "run against built-in simulated exchanges: no network, no account"),
+        ("check", "print the effective configuration and exit"),
+    ):
+        _add_options(commands.add_parser(name, help=help, description=help), default=argparse.SUPPRESS)
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser, *, default: str | None) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", default=default, help="default: ./config.toml")
+    parser.add_argument("--host", default=default, help="address to listen on")
+    parser.add_argument("--port", default=default, help="port to listen on; 0 lets the system choose")
+    parser.add_argument("--log-level", default=default, help="DEBUG, INFO, WARNING or ERROR")
+
+
+def _overrides(options: argparse.Namespace) -> list[configuration.Override]:
+    keys = {"host": "server.host", "port": "server.port", "log_level": "log.level"}
+    return [
+        configuration.Override(f"--{name.replace('_', '-')}", key, value)
+        for name, key in keys.items()
+        if (value := getattr(options, name)) is not None
+    ]
+
+
+async def _until_signalled(program: Program) -> None:
+    """Run until SIGTERM or SIGINT; a second one ends it at once."""
+    stop = trio.Event()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def listen() -> None:
+                async for _ in signals:
+                    if stop.is_set():
+                        nursery.cancel_scope.cancel()
+                    stop.set()
+
+            nursery.start_soon(listen)
+            await program(stop)
+            nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Every exchange's simulator on loopback, and the daemon pointed at them: a look at the program without a network."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import msgspec
+import trio
+
+from actors.exchange import Exchange
+from actors.simulated_market import Market
+from daemon import main
+from daemon.config import Config
+
+SEED = 2026
+
+
+async def run(
+    config: Config,
+    exchanges: Mapping[str, Exchange],
+    *,
+    stop: trio.Event,
+    announce: Callable[[str], object],
+    seed: int = SEED,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """The daemon against simulated exchanges that share one seeded market; `announce` gets the text for a person."""
+    market = Market(seed=seed)
+    async with trio.open_nursery() as simulators:
+        settings = dict(config.exchanges)
+        for name in exchanges:
+            simulator = importlib.import_module(f"actors.{name}.simulator")
+            running = await simulators.start(partial(simulator.serve, market))
+            settings[name] = msgspec.structs.replace(settings[name], rest_url=running.rest_url, ws_url=running.ws_url)
+        simulated = msgspec.structs.replace(config, exchanges=settings)
+        async with trio.open_nursery() as nursery:
+            url = await nursery.start(partial(main.run, simulated, exchanges, stop=stop))
+            announce(welcome(url, simulated))
+            task_status.started(url)
+        simulators.cancel_scope.cancel()
+
+
+def welcome(url: str, config: Config) -> str:
+    """What a person may try next."""
+    stream = url.replace("http", "ws", 1)
+    name, settings = next(iter(config.exchanges.items()))
+    symbol = settings.symbols[0]
+    return f"""
+marketd is running on simulated exchanges: prices are invented, everything else is real. Ctrl-C stops it.
+
+  documentation   {url}/docs   {url}/redoc
+  health          curl {url}/health
+  last 5 bars     curl '{url}/{name}/ohlc/{symbol}/1m?limit=5'
+  funding         curl {url}/{name}/funding/{symbol}
+  open interest   curl {url}/{name}/oi/{symbol}
+  all streams     curl {url}/ws-catalog
+
+  live bars       {stream}/ws/{name}/{symbol}/ohlc?interval=1m
+  large trades    {stream}/ws/{name}/{symbol}/large_trades?min_value_usd=250000
+  liquidations    {stream}/ws/{name}/{symbol}/liquidations
+
+  Any WebSocket client will do, for example: python -m websockets '{stream}/ws/{name}/{symbol}/trades'
+
+"""

@@ -1,0 +1,138 @@
+"""The one nursery: exchanges, fan-outs and the web server, started and stopped in order.
+
+Nothing else starts actors. `run` is startable and reports the address once clients are accepted, so that tests run the
+real program on port 0.
+"""
+
+import errno
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+import structlog
+import trio
+
+from actors.connector import Connector
+from actors.exchange import Exchange, Supervise
+from daemon.config import Config, ConfigError, ExchangeSettings, Server, Supervision
+from daemon.supervisor import RestartPolicy, supervise
+from web.app import create_app
+from web.fanout import Fanouts
+from web.server import serve
+
+BACKLOG = 1024  # connections that the kernel holds while we are busy
+GRACE = 8.0  # seconds from the wish to stop until whatever is left is cut off
+
+log = structlog.get_logger()
+
+
+class CannotListen(Exception):
+    """The configured address cannot be bound; the text says why."""
+
+
+def exchange_defaults(exchanges: Mapping[str, Exchange]) -> dict[str, ExchangeSettings]:
+    """What the configuration starts from: each exchange's own facts."""
+    return {
+        name: ExchangeSettings(symbols=exchange.symbols, rest_url=exchange.rest_url, ws_url=exchange.ws_url)
+        for name, exchange in exchanges.items()
+    }
+
+
+async def run(
+    config: Config,
+    exchanges: Mapping[str, Exchange],
+    *,
+    stop: trio.Event,
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run the daemon until `stop` is set; reports the base URL when it listens.
+
+    Raises CannotListen. Ends within GRACE of the stop, whatever clients or exchanges do.
+    """
+    listeners, url = await _listen(config.server)
+    supervised = with_policy(config.supervision)
+    connectors = {
+        name: _connector(exchanges[name], settings, config, supervised)
+        for name, settings in config.exchanges.items()
+        if settings.enabled
+    }
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_limit_stop, stop, nursery.cancel_scope)
+        for connector in connectors.values():
+            nursery.start_soon(connector.run)
+        app = create_app(connectors, Fanouts(nursery, supervised), cors_origins=config.server.cors_origins)
+        async with trio.open_nursery() as web:
+            await web.start(partial(serve, app, listeners, stop=stop))
+            log.info("web.listening", url=url)
+            task_status.started(url)
+        nursery.cancel_scope.cancel()
+    log.info("daemon.stopped")
+
+
+async def _limit_stop(stop: trio.Event, scope: trio.CancelScope) -> None:
+    await stop.wait()
+    log.info("daemon.stopping")
+    scope.deadline = trio.current_time() + GRACE
+
+
+def with_policy(settings: Supervision) -> Supervise:
+    """The supervisor, bound to the configured policy."""
+    policy = RestartPolicy(
+        delay=settings.reconnect_delay,
+        max_delay=settings.max_reconnect_delay,
+        max_attempts=settings.max_reconnect_attempts,
+        stable_after=settings.stable_after,
+    )
+
+    async def supervised(
+        name: str,
+        run: Callable[[], Awaitable[None]],
+        *,
+        on_change: Callable[[Any], None] | None = None,
+        **context: object,
+    ) -> None:
+        await supervise(name, run, policy, on_change=on_change, context=context)
+
+    return supervised
+
+
+def _connector(exchange: Exchange, settings: ExchangeSettings, config: Config, supervised: Supervise) -> Connector:
+    return Connector(
+        exchange,
+        symbols=settings.symbols,
+        on_demand=settings.on_demand,
+        rest_url=settings.rest_url,
+        ws_url=settings.ws_url,
+        intervals=config.streams.intervals,
+        large_trade_threshold_usd=config.streams.large_trade_threshold_usd,
+        supervise=supervised,
+    )
+
+
+async def _listen(server: Server) -> tuple[list[trio.SocketListener | trio.SSLListener[trio.SocketStream]], str]:
+    context = _tls(server)
+    try:
+        plain = await trio.open_tcp_listeners(server.port, host=server.host, backlog=BACKLOG)
+    except OSError as error:
+        hint = "; another program uses it, choose another by --port" if error.errno == errno.EADDRINUSE else ""
+        why = f"{error.strerror or error}{hint}"
+        raise CannotListen(f"cannot listen on {server.host} port {server.port}: {why}") from None
+    port = plain[0].socket.getsockname()[1]
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    if context is None:
+        return list(plain), f"http://{host}:{port}"
+    return [trio.SSLListener(listener, context) for listener in plain], f"https://{host}:{port}"
+
+
+def _tls(server: Server) -> ssl.SSLContext | None:
+    if server.certfile is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # An encrypted key would ask the terminal for its password: nobody may be there.
+        context.load_cert_chain(server.certfile, server.keyfile, password="")
+    except OSError as error:
+        raise ConfigError("server.certfile", f"cannot be used with server.keyfile: {error}") from None
+    return context
