@@ -35,9 +35,24 @@ class Catalogue:
             raise UnknownSymbol(f"{self._exchange} lists no {symbol[:60]!r}")
         return exact
 
+    def of_base(self, base: str) -> Instrument:
+        """The contract that stands for a base asset: trading, perpetual, in dollars. UnknownSymbol where none."""
+        if not self.instruments:
+            raise NotReady(f"{self._exchange}: {self.problem}", retry_after=RETRY)
+        found = [row for row in self.instruments.values() if row.base.upper() == base.upper() and row.is_trading]
+        if not found:
+            raise UnknownSymbol(f"{self._exchange} lists nothing for {base[:60]!r}")
+        return min(found, key=_preference)
+
     def problem_of(self, symbol: str) -> str | None:
         """Why a symbol cannot be collected; None when it can."""
         instrument = self.instruments.get(symbol)
         if instrument is None:
             return f"{self._exchange} lists no {symbol}"
         return None if instrument.is_trading else f"{symbol} is not trading: {instrument.status}"
+
+
+def _preference(instrument: Instrument) -> tuple[bool, int, str]:
+    quotes = ("USDT", "USDC", "USD")
+    rank = quotes.index(instrument.quote) if instrument.quote in quotes else len(quotes)
+    return instrument.funding_interval_hours is None, rank, instrument.symbol

@@ -16,7 +16,17 @@ import trio
 from actors.budget import Budget
 from actors.catalogue import Catalogue
 from actors.errors import BadMessage, MarketError, UnknownInterval, UnknownSymbol, Unsupported
-from actors.events import FundingRate, Instrument, LargeTrade, Liquidation, Ohlc, OpenInterest, Topic
+from actors.events import (
+    FundingRate,
+    Instrument,
+    LargeTrade,
+    Liquidation,
+    Ohlc,
+    OpenInterest,
+    PredictedFunding,
+    Topic,
+)
+from actors.everything import Everything
 from actors.exchange import Change, Exchange, Rest, Supervise
 from actors.feed import Feed
 from actors.flights import Flights
@@ -43,6 +53,7 @@ class Connector:
         intervals: Sequence[str],
         large_trade_threshold_usd: float,
         supervise: Supervise,
+        everything: Everything | None = None,
         linger: float = LINGER,
     ) -> None:
         self.exchange = exchange
@@ -53,7 +64,9 @@ class Connector:
         self._intervals = tuple(name for name in intervals if name in exchange.intervals)
         self._threshold = large_trade_threshold_usd
         self._supervise = supervise
+        self._everything = everything or Everything()
         self._linger = linger
+        self.listed = trio.Event()  # the catalogue has arrived
         self.budget = Budget(exchange.budget)
         self.catalogue = Catalogue(exchange.name, exchange.aliases)
         self.feeds: dict[str, Feed] = {}
@@ -69,8 +82,9 @@ class Connector:
         async with open_http(self._rest_url) as client, trio.open_nursery() as nursery:
             self._nursery = nursery
             self._flights = Flights(nursery)
-            self._rest = self._open_rest(client, background=False)
-            self._background = self._open_rest(client, background=True)
+            self._client = self._rest_client(client, background=False)
+            self._rest = self.exchange.open_rest(self._client, self.now)
+            self._background = self.exchange.open_rest(self._rest_client(client, background=True), self.now)
             for symbol in self.symbols:
                 self.feeds[symbol] = self._new_feed(symbol)
             await self._supervise("catalogue", self._keep_catalogue, on_change=self._no_catalogue, exchange=self.name)
@@ -78,12 +92,11 @@ class Connector:
                 feed.health.fail(self.catalogue.problem or "the catalogue is no longer read")
             await trio.sleep_forever()
 
-    def _open_rest(self, client: Any, *, background: bool) -> Rest:
+    def _rest_client(self, client: Any, *, background: bool) -> RestClient:
         exchange = self.exchange
-        rest_client = RestClient(
+        return RestClient(
             client, self.budget, exchange.explain, background=background, used_header=exchange.used_header
         )
-        return exchange.open_rest(rest_client, self.now)
 
     def now(self) -> datetime:
         """The exchange's clock, as far as it is known."""
@@ -119,6 +132,7 @@ class Connector:
     def _adopt(self, instruments: Sequence[Instrument]) -> None:
         """Take a catalogue: start the feeds that it lists, end those that it no longer does."""
         self.catalogue.adopt(instruments)
+        self.listed.set()
         for feed in list(self.feeds.values()):
             problem = self.catalogue.problem_of(feed.symbol)
             if problem:
@@ -138,6 +152,7 @@ class Connector:
             rest=self._rest,
             background=self._background,
             poll_every=self._poll_every,
+            everything=self._everything,
         )
 
     def _poll_every(self) -> float:
@@ -255,6 +270,9 @@ class Connector:
 
     # --- requests ---
 
+    def _caller(self, background: bool) -> Rest:
+        return self._background if background else self._rest
+
     def check_interval(self, interval: str | None) -> None:
         if interval is not None and interval not in self.exchange.intervals:
             raise UnknownInterval(f"{self.name} has no interval {interval!r}: {', '.join(self.exchange.intervals)}")
@@ -264,7 +282,14 @@ class Connector:
             raise Unsupported(f"{self.name} has no {capability.replace('_', ' ')}")
 
     async def ohlc(
-        self, symbol: str, interval: str, *, limit: int, start: datetime | None, end: datetime | None
+        self,
+        symbol: str,
+        interval: str,
+        *,
+        limit: int,
+        start: datetime | None,
+        end: datetime | None,
+        background: bool = False,
     ) -> list[Ohlc]:
         """Up to `limit` bars of `[start, end)`: from memory where it is current, else from the exchange."""
         symbol = self.catalogue.resolve(symbol).symbol
@@ -273,8 +298,8 @@ class Connector:
         if feed and (rows := feed.ohlc(interval, limit=limit, start=start, end=end)) is not None:
             return rows
         return await self._flights.share(
-            ("ohlc", symbol, interval, limit, start, end),
-            lambda: self._rest.ohlc(symbol, interval, limit=limit, start=start, end=end),
+            ("ohlc", symbol, interval, limit, start, end, background),
+            lambda: self._caller(background).ohlc(symbol, interval, limit=limit, start=start, end=end),
         )
 
     async def open_interest(self, symbol: str) -> OpenInterest:
@@ -286,13 +311,20 @@ class Connector:
         return await self._flights.share(("oi", symbol), lambda: self._rest.open_interest(symbol))
 
     async def open_interest_history(
-        self, symbol: str, period: str, *, limit: int, start: datetime | None, end: datetime | None
+        self,
+        symbol: str,
+        period: str,
+        *,
+        limit: int,
+        start: datetime | None,
+        end: datetime | None,
+        background: bool = False,
     ) -> list[OpenInterest]:
         self.check_capability("open_interest_history")
         symbol = self.catalogue.resolve(symbol).symbol
         return await self._flights.share(
-            ("oi-hist", symbol, period, limit, start, end),
-            lambda: self._rest.open_interest_history(symbol, period, limit=limit, start=start, end=end),
+            ("oi-hist", symbol, period, limit, start, end, background),
+            lambda: self._caller(background).open_interest_history(symbol, period, limit=limit, start=start, end=end),
         )
 
     async def funding(self, symbol: str) -> FundingRate:
@@ -312,6 +344,13 @@ class Connector:
             ("funding-hist", instrument.symbol, limit, start, end),
             lambda: self._rest.funding_history(instrument, limit=limit, start=start, end=end),
         )
+
+    async def predicted_funding(self) -> list[PredictedFunding]:
+        self.check_capability("predicted_funding")
+        predict = self.exchange.predicted_funding
+        if predict is None:
+            raise Unsupported(f"{self.name} predicts no funding")
+        return await self._flights.share("predicted_funding", lambda: predict(self._client))
 
     def liquidations(self, symbol: str) -> Sequence[Liquidation]:
         """What this daemon saw, ascending; nothing for a symbol that it does not collect."""

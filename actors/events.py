@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from actors.errors import BadMessage
 
 Side = Literal["buy", "sell"]
-Kind = Literal["ohlc", "trades", "large_trades", "liquidations", "funding", "oi"]
+Kind = Literal["ohlc", "trades", "large_trades", "liquidations", "funding", "oi", "oi-vol"]
 FeedState = Literal["starting", "live", "stale", "down", "failed"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -42,7 +42,10 @@ INTERVALS: dict[str, timedelta] = {
 
 
 class Topic(NamedTuple):
-    """One stream of one feed, e.g. `binance:BTCUSDT:ohlc:1m`. `interval` belongs to `ohlc` alone."""
+    """One stream, e.g. `binance:BTCUSDT:ohlc:1m`. `interval` belongs to `ohlc` alone.
+
+    Streams over many feeds leave the symbol, or both, empty: `all:liquidations`, `oi-vol`.
+    """
 
     exchange: str
     symbol: str
@@ -50,7 +53,7 @@ class Topic(NamedTuple):
     interval: str | None = None
 
     def __str__(self) -> str:
-        return ":".join(part for part in self if part is not None)
+        return ":".join(filter(None, self))
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -181,6 +184,22 @@ class Instrument(Struct, frozen=True, kw_only=True):
     @property
     def is_trading(self) -> bool:
         return self.status == "TRADING"
+
+
+class VenuePrediction(Struct, frozen=True, kw_only=True):
+    """What one venue's funding is going to be, as a decimal per its own interval."""
+
+    venue: str
+    funding_rate: float
+    next_funding_time: datetime
+    funding_interval_hours: float | None
+
+
+class PredictedFunding(Struct, frozen=True, kw_only=True):
+    """The coming funding of one coin on several venues."""
+
+    coin: str
+    venues: list[VenuePrediction]
 
 
 def ms(time: datetime) -> int:

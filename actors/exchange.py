@@ -19,6 +19,7 @@ from actors.events import (
     Kind,
     Ohlc,
     OpenInterest,
+    PredictedFunding,
     Topic,
 )
 from actors.rest import Explain, RestClient
@@ -34,11 +35,15 @@ class Update(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """The exchange refused to send some topics; `again` were refused for their sake and may be asked for once more."""
+    """The exchange refused to send some topics; `again` were refused for their sake and may be asked for once more.
+
+    Not `final`: the next connection may ask for them again.
+    """
 
     topics: tuple[Topic, ...]
     reason: str
     again: tuple[Topic, ...] = ()
+    final: bool = True
 
 
 class Session(Protocol):
@@ -128,6 +133,7 @@ class Exchange:
     explain: Explain
     new_session: Callable[[Mapping[str, Instrument]], Session]
     open_rest: Callable[[RestClient, Callable[[], datetime]], Rest]  # (client, the exchange's clock)
+    predicted_funding: Callable[[RestClient], Awaitable[list[PredictedFunding]]] | None = None
     heartbeat: str | None = None  # a frame that the exchange wants regularly beside WebSocket pings
     aliases: Callable[[Instrument], Sequence[str]] = lambda instrument: ()  # other spellings that clients may use
 

@@ -29,6 +29,7 @@ from actors.events import (
     Topic,
     Trade,
 )
+from actors.everything import KINDS, Everything
 from actors.exchange import Change, Exchange, Rest, Supervise, Update
 from actors.health import FeedReport, Health
 from actors.history import History
@@ -58,12 +59,14 @@ class Feed:
         rest: Rest,
         background: Rest,
         poll_every: Callable[[], float],
+        everything: Everything,
     ) -> None:
         self.exchange, self.symbol = exchange, symbol
         self._threshold = large_trade_threshold_usd
         self._supervise = supervise
         self._background = background
         self._poll_every = poll_every
+        self._everything = everything
         self._log = log.bind(exchange=exchange.name, symbol=symbol)
         self._broadcasts: dict[Topic, Broadcast[Said]] = {}
         self.scope = trio.CancelScope()  # cancelled when the feed is no longer wanted
@@ -126,6 +129,7 @@ class Feed:
     def _publish(self, topic: Topic, said: Said) -> None:
         if broadcast := self._broadcasts.get(topic):
             broadcast.publish(said)
+        self._everything.publish(topic.kind, said)
 
     def _publish_bar(self, interval: str, said: Ohlc | Gap) -> None:
         self._publish(self.topic("ohlc", interval), said)
@@ -156,6 +160,10 @@ class Feed:
     def topic_rejected(self, topic: Topic, reason: str) -> None:
         self.health.trouble(str(topic), reason)
 
+    def line_refused(self, reason: str) -> None:
+        """Every topic of this symbol was refused."""
+        self.health.fail(reason)
+
     def _on_health(self) -> None:
         """A change of state: one log line, and a word to the readers who want to know."""
         health = self.health
@@ -169,7 +177,7 @@ class Feed:
             reason=health.reason,
             next_retry=health.next_retry,
         )
-        for topic in self._broadcasts:
+        for topic in {*self._broadcasts, *map(self.topic, KINDS)}:
             self._publish(topic, status)
 
     def report(self) -> FeedReport:

@@ -6,7 +6,7 @@ delivers, and watches that data really comes; it keeps no market state and never
 
 import ssl
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from actors.exchange import Change, Exchange, Rejected, Session, Update
 
 WATCH_EVERY = 1.0  # seconds
 GARBAGE = (100, 60.0)  # so many undecodable frames within so many seconds end the connection
+SUSPECT_PAUSE = 0.3  # seconds; Hyperliquid cuts a connection within 0.16 s of an unknown name
 REPORTED_MAX = 50  # distinct complaints that are logged per line
 
 log = structlog.get_logger()
@@ -35,6 +36,7 @@ class Sink(Protocol):
     def topic_silent(self, topic: Topic, reason: str) -> None: ...
     def topic_heard(self, topic: Topic) -> None: ...
     def topic_rejected(self, topic: Topic, reason: str) -> None: ...
+    def line_refused(self, reason: str) -> None: ...
 
 
 class Line:
@@ -61,6 +63,7 @@ class Line:
         self._pending: deque[tuple[bool, Topic]] = deque()  # (subscribe?, topic), not yet sent
         self._work = trio.Event()
         self._heard_at: dict[Topic, float] = {}  # prompt topics only
+        self._suspects: set[Topic] = set()  # one of them made the exchange cut the last connection
         self.counts: Counter[str] = Counter()  # frames, garbage, unknown, unlisted
         self._reported: set[str] = set()
 
@@ -105,13 +108,16 @@ class Line:
             try:
                 log.info("line.up", exchange=self._exchange.name, line=self.number, topics=len(self._topics))
                 for topic in self._topics:
-                    self._ask(topic, subscribe=True)
+                    if topic not in self._suspects:
+                        self._ask(topic, subscribe=True)
                 for feed in list(self._feeds.values()):
                     feed.line_up()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._send, socket, session)
                     nursery.start_soon(self._watch)
                     nursery.start_soon(self._ping, socket)
+                    if self._suspects:
+                        nursery.start_soon(self._try_suspects, session)
                     if self._exchange.heartbeat is not None:
                         nursery.start_soon(self._beat, socket, self._exchange.heartbeat)
                     await self._receive(socket, session)
@@ -126,6 +132,8 @@ class Line:
             try:
                 frame = await socket.get_message()
             except trio_websocket.ConnectionClosed as error:
+                if error.reason is None:
+                    self._blame(session.unacknowledged())
                 raise LineLost(f"closed by the exchange, {closing(error)}") from None
             received_at = datetime.now(UTC)
             self.counts["frames"] += 1
@@ -180,9 +188,38 @@ class Line:
         for topic in rejected.topics:
             if feed := self._topics.get(topic):
                 feed.topic_rejected(topic, rejected.reason)
+                if rejected.final:
+                    self._drop(topic, feed, rejected.reason)
         for topic in rejected.again:
             if topic in self._topics:
                 self._ask(topic, subscribe=True)
+
+    def _drop(self, topic: Topic, feed: Sink, reason: str) -> None:
+        """Never ask for a topic again; a feed that has none left cannot be served."""
+        del self._topics[topic]
+        self._heard_at.pop(topic, None)
+        self._suspects.discard(topic)
+        if not any(other.symbol == topic.symbol for other in self._topics):
+            self._feeds.pop(topic.symbol, None)
+            feed.line_refused(reason)
+
+    def _blame(self, unacknowledged: Sequence[Topic]) -> None:
+        """An exchange that cuts the connection for one unknown name does not say which: find it by elimination."""
+        topics = [topic for topic in unacknowledged if topic in self._topics]
+        if len(topics) == 1:
+            self._reject(Rejected((topics[0],), "the exchange cuts the connection when asked for it"))
+        else:
+            self._suspects = set(topics)
+
+    async def _try_suspects(self, session: Session) -> None:
+        """Ask for the suspects one by one, the next only when the last was confirmed."""
+        for topic in sorted(self._suspects):
+            while self._pending or session.unacknowledged():  # noqa: ASYNC110 - a session has no events
+                await trio.sleep(SUSPECT_PAUSE)
+            if topic in self._topics:
+                self._ask(topic, subscribe=True)
+            await trio.sleep(SUSPECT_PAUSE)
+            self._suspects.discard(topic)
 
     def _prove(self, topic: Topic, feed: Sink) -> None:
         now = trio.current_time()

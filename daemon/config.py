@@ -48,6 +48,15 @@ class Streams(Struct, frozen=True):
     large_trade_threshold_usd: float = 100_000.0
 
 
+class OiVol(Struct, frozen=True):
+    """What /ws/oi-vol watches. `window`: bars, 21 to 1500. `symbols` empty: every configured one."""
+
+    timeframes: tuple[str, ...] = ("5m", "15m", "1h")
+    window: int = 96
+    z_threshold: float = 3.0
+    symbols: tuple[str, ...] = ()
+
+
 class Supervision(Struct, frozen=True):
     """Seconds, finite and > 0; `max_reconnect_attempts` is a count, 0 = never give up."""
 
@@ -58,7 +67,7 @@ class Supervision(Struct, frozen=True):
 
 
 class ExchangeSettings(Struct, frozen=True, kw_only=True):
-    """`symbols`: at least one, as the exchange spells them. URLs: without a trailing slash."""
+    """`symbols`: collected from the start, as the exchange spells them. URLs: without a trailing slash."""
 
     enabled: bool = True
     symbols: tuple[str, ...]
@@ -73,6 +82,7 @@ class Config(Struct, frozen=True, kw_only=True):
     server: Server = Server()
     log: Log = Log()
     streams: Streams = Streams()
+    oi_vol: OiVol = OiVol()
     supervision: Supervision = Supervision()
     exchanges: dict[str, ExchangeSettings]
 
@@ -156,9 +166,9 @@ def _one_of(*options: str) -> _Kind:
     return _Kind(f"one of {', '.join(options)}", check)
 
 
-def _names(expected: str, fits: Callable[[str], bool]) -> _Kind:
+def _names(expected: str, fits: Callable[[str], bool], *, least: int) -> _Kind:
     def check(value: object) -> tuple[str, ...] | None:
-        if not isinstance(value, list) or not value:
+        if not isinstance(value, list) or len(value) < least:
             return None
         names = tuple(name for name in value if isinstance(name, str) and fits(name))
         return names if len(set(names)) == len(value) else None
@@ -195,6 +205,12 @@ _Key = tuple[str, ...]
 
 _BOOLEAN = _Kind("true or false", lambda v: v if isinstance(v, bool) else None, _read_boolean)
 _SECONDS = _number("a number of seconds above 0", lambda seconds: seconds > 0)
+_INTERVAL_LIST = _names(f"a list of different intervals among {' '.join(INTERVALS)}", INTERVALS.__contains__, least=1)
+_SYMBOL_LIST = _names(
+    "a list of different symbols",
+    lambda symbol: bool(symbol) and symbol.isprintable() and " " not in symbol,
+    least=0,
+)
 _KINDS: dict[_Key, _Kind] = {
     ("server", "host"): _Kind("a host name or an IP address", _host),
     ("server", "port"): _integer("an integer from 0 to 65535", 0, 65535),
@@ -203,10 +219,12 @@ _KINDS: dict[_Key, _Kind] = {
     ("server", "keyfile"): _Kind("the path of a file", _text),
     ("log", "level"): _one_of("DEBUG", "INFO", "WARNING", "ERROR"),
     ("log", "format"): _one_of("auto", "console", "json"),
-    ("streams", "intervals"): _names(
-        f"a list of different intervals among {' '.join(INTERVALS)}", INTERVALS.__contains__
-    ),
+    ("streams", "intervals"): _INTERVAL_LIST,
     ("streams", "large_trade_threshold_usd"): _number("a number of at least 0", lambda n: n >= 0),
+    ("oi_vol", "timeframes"): _INTERVAL_LIST,
+    ("oi_vol", "window"): _integer("an integer from 21 to 1500", 21, 1500),
+    ("oi_vol", "z_threshold"): _number("a number above 0", lambda n: n > 0),
+    ("oi_vol", "symbols"): _SYMBOL_LIST,
     ("supervision", "reconnect_delay"): _SECONDS,
     ("supervision", "max_reconnect_delay"): _SECONDS,
     ("supervision", "max_reconnect_attempts"): _integer("an integer of at least 0", 0, 2**63 - 1),
@@ -214,10 +232,7 @@ _KINDS: dict[_Key, _Kind] = {
 }
 _EXCHANGE_KINDS: dict[str, _Kind] = {
     "enabled": _BOOLEAN,
-    "symbols": _names(
-        "a list of different symbols, at least one",
-        lambda symbol: bool(symbol) and symbol.isprintable() and " " not in symbol,
-    ),
+    "symbols": _SYMBOL_LIST,
     "on_demand": _BOOLEAN,
     "rest_url": _url("http", "https"),
     "ws_url": _url("ws", "wss"),

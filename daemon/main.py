@@ -14,12 +14,15 @@ import structlog
 import trio
 
 from actors.connector import Connector
+from actors.everything import Everything
 from actors.exchange import Exchange, Supervise
+from actors.spikes import Spikes
 from daemon.config import Config, ConfigError, ExchangeSettings, Server, Supervision
 from daemon.supervisor import RestartPolicy, supervise
 from web.app import create_app
 from web.fanout import Fanouts
 from web.server import serve
+from web.stream import Sources
 
 BACKLOG = 1024  # connections that the kernel holds while we are busy
 GRACE = 8.0  # seconds from the wish to stop until whatever is left is cut off
@@ -52,16 +55,13 @@ async def run(
     """
     listeners, url = await _listen(config.server)
     supervised = with_policy(config.supervision)
-    connectors = {
-        name: _connector(exchanges[name], settings, config, supervised)
-        for name, settings in config.exchanges.items()
-        if settings.enabled
-    }
+    sources = _sources(config, exchanges, supervised)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_limit_stop, stop, nursery.cancel_scope)
-        for connector in connectors.values():
+        for connector in sources.connectors.values():
             nursery.start_soon(connector.run)
-        app = create_app(connectors, Fanouts(nursery, supervised), cors_origins=config.server.cors_origins)
+        nursery.start_soon(sources.spikes.run)
+        app = create_app(sources, Fanouts(nursery, supervised), cors_origins=config.server.cors_origins)
         async with trio.open_nursery() as web:
             await web.start(partial(serve, app, listeners, stop=stop))
             log.info("web.listening", url=url)
@@ -97,17 +97,33 @@ def with_policy(settings: Supervision) -> Supervise:
     return supervised
 
 
-def _connector(exchange: Exchange, settings: ExchangeSettings, config: Config, supervised: Supervise) -> Connector:
-    return Connector(
-        exchange,
-        symbols=settings.symbols,
-        on_demand=settings.on_demand,
-        rest_url=settings.rest_url,
-        ws_url=settings.ws_url,
-        intervals=config.streams.intervals,
-        large_trade_threshold_usd=config.streams.large_trade_threshold_usd,
+def _sources(config: Config, exchanges: Mapping[str, Exchange], supervised: Supervise) -> Sources:
+    everything = Everything()
+    connectors = {
+        name: Connector(
+            exchanges[name],
+            symbols=settings.symbols,
+            on_demand=settings.on_demand,
+            rest_url=settings.rest_url,
+            ws_url=settings.ws_url,
+            intervals=config.streams.intervals,
+            large_trade_threshold_usd=config.streams.large_trade_threshold_usd,
+            supervise=supervised,
+            everything=everything,
+        )
+        for name, settings in config.exchanges.items()
+        if settings.enabled
+    }
+    watch = config.oi_vol
+    spikes = Spikes(
+        connectors,
+        timeframes=watch.timeframes,
+        window=watch.window,
+        threshold=watch.z_threshold,
+        symbols=watch.symbols,
         supervise=supervised,
     )
+    return Sources(connectors, everything, spikes)
 
 
 async def _listen(server: Server) -> tuple[list[trio.SocketListener | trio.SSLListener[trio.SocketStream]], str]:

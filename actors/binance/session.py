@@ -106,7 +106,7 @@ class BinanceSession:
         if reply.code is None and reply.error is None:
             return []
         reason = reply.msg if reply.error is None else bytes(reply.error).decode()
-        return [Rejected(asked, f"Binance refused the subscription: {reason}")]
+        return [Rejected(asked, f"Binance refused the subscription: {reason}", final=False)]
 
     def _receive_pushes(self, body: str | bytes | msgspec.Raw) -> list[Update]:
         """A push outside the combined envelope, or an all-market array of them."""

@@ -1,0 +1,1 @@
+"""The HTTP face: REST routes and WebSocket streams over the feeds."""

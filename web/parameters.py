@@ -1,0 +1,150 @@
+"""Query parameters: a struct per route says names, types, bounds, defaults; `parse` finds all that is wrong at once.
+
+The same structs describe the parameters in the OpenAPI document.
+"""
+
+import math
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct
+
+from actors.errors import BadMessage
+from actors.events import from_ms
+from web.problems import BadParameter, InvalidParameters
+
+Time = Annotated[datetime, Meta(description="Unix milliseconds, or ISO 8601 (UTC where no offset is given)")]
+MinValue = Annotated[float, Meta(ge=0, description="Only events of at least this value, in quote units")]
+
+T = TypeVar("T", bound=Struct)
+
+
+class MultiArgs(Protocol):
+    """What Quart's `request.args` is, as far as it is used here."""
+
+    def keys(self) -> Iterable[str]: ...
+    def getlist(self, key: str) -> list[str]: ...
+
+
+class NoQuery(Struct, frozen=True):
+    pass
+
+
+class OhlcQuery(Struct, frozen=True):
+    limit: Annotated[int, Meta(ge=1, le=1500)] = 500
+    start_time: Time | None = None
+    end_time: Time | None = None
+
+
+class OpenInterestHistoryQuery(Struct, frozen=True):
+    period: str = "5m"
+    limit: Annotated[int, Meta(ge=1, le=500)] = 30
+    start_time: Time | None = None
+    end_time: Time | None = None
+
+
+class FundingHistoryQuery(Struct, frozen=True):
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    start_time: Time | None = None
+    end_time: Time | None = None
+
+
+class SeenQuery(Struct, frozen=True):
+    """Of lists that hold what this daemon saw."""
+
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    start_time: Time | None = None
+    end_time: Time | None = None
+    min_value_usd: MinValue = 0.0
+
+
+class SymbolsQuery(Struct, frozen=True):
+    exchange: str | None = None
+    q: Annotated[str, Meta(description="Part of a symbol or base asset, in any case")] = ""
+
+
+class PredictedFundingQuery(Struct, frozen=True):
+    coin: Annotated[str | None, Meta(description="One coin; none: every one")] = None
+
+
+class StreamQuery(Struct, frozen=True):
+    status: Annotated[bool, Meta(description="Also send `status` and `gap` frames")] = False
+
+
+class OhlcStreamQuery(StreamQuery, frozen=True):
+    interval: str = "1m"
+
+
+class ValueStreamQuery(StreamQuery, frozen=True):
+    min_value_usd: MinValue = 0.0
+
+
+class SpikeStreamQuery(StreamQuery, frozen=True):
+    timeframes: Annotated[str, Meta(description="Comma separated; none: every timeframe that is watched")] = ""
+
+
+def parse(args: MultiArgs, query: type[T]) -> T:
+    """The query as its struct. Raises InvalidParameters that names every unknown, repeated or unusable one."""
+    fields = {field.name: field for field in msgspec.structs.fields(query)}
+    errors: list[BadParameter] = []
+    values: dict[str, Any] = {}
+    for name in args.keys():  # noqa: SIM118 - iterating a MultiDict would repeat names
+        given = args.getlist(name)
+        if name not in fields:
+            known = ", ".join(fields) or "none"
+            errors.append(BadParameter(name, f"unknown parameter; this route takes: {known}"))
+        elif len(given) > 1:
+            errors.append(BadParameter(name, "given more than once"))
+        else:
+            try:
+                values[name] = _value(given[0], fields[name].type)
+            except ValueError as error:
+                errors.append(BadParameter(name, f"{error}, got {given[0][:60]!r}"))
+    start, end = values.get("start_time"), values.get("end_time")
+    if start is not None and end is not None and end <= start:
+        errors.append(BadParameter("end_time", "must be after start_time"))
+    if errors:
+        raise InvalidParameters(errors)
+    return query(**values)
+
+
+def _value(text: str, kind: Any) -> Any:
+    if kind == Time | None:
+        return parse_time(text)
+    if kind is str or _unannotated(kind) == str | None:
+        return text
+    try:
+        value = msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error).split(", got")[0].replace("`", "")) from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("Expected a finite number")
+    return value
+
+
+def _unannotated(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def parse_time(text: str) -> datetime:
+    """Unix milliseconds or ISO 8601; ValueError otherwise."""
+    if text.isascii() and text.isdigit():
+        try:
+            return from_ms(int(text[:20]))
+        except BadMessage:
+            raise ValueError("Expected a time between 1970 and 9999") from None
+    try:
+        time = datetime.fromisoformat(text.replace(" ", "+"))  # an unescaped "+01:00" arrives as a space
+    except ValueError:
+        raise ValueError("Expected Unix milliseconds or an ISO 8601 time") from None
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
+    try:
+        time = time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("Expected a time between 1970 and 9999") from None
+    if time.year < 1970:
+        raise ValueError("Expected a time between 1970 and 9999")
+    return time

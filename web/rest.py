@@ -1,0 +1,250 @@
+"""The REST routes: what each takes and answers, as one table that the app serves and OpenAPI describes.
+
+A handler turns a parsed query into one call of a connector. No upstream detail is known here.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from itertools import islice
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from msgspec import UNSET, Struct, UnsetType
+
+from actors.connector import Connector
+from actors.errors import NotReady, UnknownExchange
+from actors.events import FundingRate, Instrument, LargeTrade, Liquidation, Ohlc, OpenInterest
+from actors.exchange import Capability
+from actors.health import FeedReport
+from web import parameters as p
+from web.problems import BadParameter, InvalidParameters
+
+Connectors = Mapping[str, Connector]
+HealthState = Literal["healthy", "degraded", "starting"]
+VERSION = version("marketd")
+
+
+class Root(Struct, frozen=True):
+    name: str
+    version: str
+    status: HealthState
+    docs: str
+    exchanges: list[str]
+
+
+class Health(Struct, frozen=True):
+    """`exchanges`: whether at least one feed of it delivers."""
+
+    status: HealthState
+    exchanges: dict[str, bool]
+    feeds: list[FeedReport]
+
+
+class Live(Struct, frozen=True):
+    status: Literal["live"]
+
+
+class Ready(Struct, frozen=True):
+    """`reasons`, by exchange, where it is not ready (and the status is 503)."""
+
+    status: Literal["ready", "not_ready"]
+    reasons: dict[str, str] | UnsetType = UNSET
+
+
+class ExchangeSummary(Struct, frozen=True):
+    """`symbols` are those collected now; the catalogue is at /symbols."""
+
+    name: str
+    capabilities: dict[str, Capability]
+    symbols: list[str]
+    intervals: list[str]
+
+
+class ExchangesAnswer(Struct, frozen=True):
+    exchanges: list[ExchangeSummary]
+
+
+class Answer(NamedTuple):
+    """A body with a status of its own."""
+
+    body: Struct
+    status: int
+
+
+Handler = Callable[..., Awaitable[Any]]
+"""(connectors, query, **path parameters) -> what is encoded as the answer, or an Answer."""
+
+
+class Route(NamedTuple):
+    path: str
+    handler: Handler
+    query: type[Struct]
+    answer: Any
+    tag: str
+    summary: str
+
+
+async def root(connectors: Connectors, query: p.NoQuery) -> Root:
+    return Root("marketd", VERSION, health_state(connectors), "/docs", list(connectors))
+
+
+async def health(connectors: Connectors, query: p.NoQuery) -> Health:
+    return Health(
+        health_state(connectors),
+        {name: connector.is_live for name, connector in connectors.items()},
+        [feed.report() for connector in connectors.values() for feed in connector.feeds.values()],
+    )
+
+
+def health_state(connectors: Connectors) -> HealthState:
+    """Healthy when every feed is live, starting while some have yet to begin, degraded otherwise."""
+    states = {feed.health.state for connector in connectors.values() for feed in connector.feeds.values()}
+    if states & {"stale", "down", "failed"}:
+        return "degraded"
+    if "starting" in states or not all(connector.catalogue.instruments for connector in connectors.values()):
+        return "starting"
+    return "healthy"
+
+
+async def health_live(connectors: Connectors, query: p.NoQuery) -> Live:
+    return Live("live")
+
+
+async def health_ready(connectors: Connectors, query: p.NoQuery) -> Answer:
+    reasons = {
+        name: reason for name, connector in connectors.items() if (reason := connector.not_ready_reason()) is not None
+    }
+    if reasons:
+        return Answer(Ready("not_ready", reasons), 503)
+    return Answer(Ready("ready"), 200)
+
+
+async def exchanges(connectors: Connectors, query: p.NoQuery) -> ExchangesAnswer:
+    return ExchangesAnswer(
+        [
+            ExchangeSummary(
+                name,
+                dict(connector.exchange.capabilities),
+                list(connector.feeds),
+                list(connector.exchange.intervals),
+            )
+            for name, connector in connectors.items()
+        ]
+    )
+
+
+async def symbols(connectors: Connectors, query: p.SymbolsQuery) -> list[Instrument]:
+    asked = connectors.values() if query.exchange is None else [connector_of(connectors, query.exchange)]
+    ready = [connector for connector in asked if connector.catalogue.instruments]
+    if not ready:
+        raise NotReady("no exchange's catalogue has arrived yet")
+    part = query.q.upper()
+    return [
+        instrument
+        for connector in ready
+        for instrument in connector.catalogue.instruments.values()
+        if part in instrument.symbol.upper() or part in instrument.base.upper()
+    ]
+
+
+def connector_of(connectors: Connectors, exchange: str) -> Connector:
+    try:
+        return connectors[exchange.lower()]
+    except KeyError:
+        known = ", ".join(connectors)
+        raise UnknownExchange(f"there is no exchange {exchange[:60]!r} here; known: {known}") from None
+
+
+async def ohlc(connectors: Connectors, query: p.OhlcQuery, *, exchange: str, symbol: str, interval: str) -> list[Ohlc]:
+    return await connector_of(connectors, exchange).ohlc(
+        symbol, interval, limit=query.limit, start=query.start_time, end=query.end_time
+    )
+
+
+async def open_interest(connectors: Connectors, query: p.NoQuery, *, exchange: str, symbol: str) -> OpenInterest:
+    return await connector_of(connectors, exchange).open_interest(symbol)
+
+
+async def open_interest_history(
+    connectors: Connectors, query: p.OpenInterestHistoryQuery, *, exchange: str, symbol: str
+) -> list[OpenInterest]:
+    connector = connector_of(connectors, exchange)
+    periods = connector.exchange.open_interest_periods
+    connector.check_capability("open_interest_history")
+    if query.period not in periods:
+        raise InvalidParameters([BadParameter("period", f"must be one of {', '.join(periods)}")])
+    return await connector.open_interest_history(
+        symbol, query.period, limit=query.limit, start=query.start_time, end=query.end_time
+    )
+
+
+async def funding(connectors: Connectors, query: p.NoQuery, *, exchange: str, symbol: str) -> FundingRate:
+    return await connector_of(connectors, exchange).funding(symbol)
+
+
+async def funding_history(
+    connectors: Connectors, query: p.FundingHistoryQuery, *, exchange: str, symbol: str
+) -> list[FundingRate]:
+    return await connector_of(connectors, exchange).funding_history(
+        symbol, limit=query.limit, start=query.start_time, end=query.end_time
+    )
+
+
+async def liquidations(connectors: Connectors, query: p.SeenQuery, *, exchange: str, symbol: str) -> list[Liquidation]:
+    return select(connector_of(connectors, exchange).liquidations(symbol), query)
+
+
+async def large_trades(connectors: Connectors, query: p.SeenQuery, *, exchange: str, symbol: str) -> list[LargeTrade]:
+    return select(connector_of(connectors, exchange).large_trades(symbol), query)
+
+
+Seen = TypeVar("Seen", Liquidation, LargeTrade)
+
+
+def select(seen: Sequence[Seen], query: p.SeenQuery) -> list[Seen]:
+    """The first `limit` events of the range where it has a start, else the last ones; ascending either way."""
+    start, end = query.start_time, query.end_time
+
+    def wanted(time: datetime, value: float) -> bool:
+        return (start is None or time >= start) and (end is None or time < end) and value >= query.min_value_usd
+
+    found = sorted((e for e in seen if wanted(e.timestamp, e.value)), key=lambda event: event.timestamp)
+    return list(islice(found, query.limit)) if start is not None else found[-query.limit :]
+
+
+ROUTES = [
+    Route("/", root, p.NoQuery, Root, "daemon", "What this is, and whether it is well"),
+    Route("/health", health, p.NoQuery, Health, "daemon", "Every feed's state, from memory"),
+    Route("/health/live", health_live, p.NoQuery, Live, "daemon", "200 while the process runs"),
+    Route("/health/ready", health_ready, p.NoQuery, Ready, "daemon", "200 when every exchange delivers, else 503"),
+    Route("/exchanges", exchanges, p.NoQuery, ExchangesAnswer, "daemon", "Exchanges and what each can do"),
+    Route("/symbols", symbols, p.SymbolsQuery, list[Instrument], "daemon", "The instrument catalogue"),
+    Route(
+        "/{exchange}/ohlc/{symbol}/{interval}",
+        *(ohlc, p.OhlcQuery, list[Ohlc], "market data", "Bars, ascending; the open one last"),
+    ),
+    Route(
+        "/{exchange}/oi/{symbol}", open_interest, p.NoQuery, OpenInterest, "market data", "Open interest of this moment"
+    ),
+    Route(
+        "/{exchange}/oi-hist/{symbol}",
+        *(open_interest_history, p.OpenInterestHistoryQuery, list[OpenInterest]),
+        *("market data", "Open interest per period, as far back as the exchange keeps it"),
+    ),
+    Route(
+        "/{exchange}/funding/{symbol}",
+        *(funding, p.NoQuery, FundingRate, "market data", "Funding rate of the running period"),
+    ),
+    Route(
+        "/{exchange}/funding-hist/{symbol}",
+        *(funding_history, p.FundingHistoryQuery, list[FundingRate], "market data", "Settled funding rates"),
+    ),
+    Route(
+        "/{exchange}/liquidations/{symbol}",
+        *(liquidations, p.SeenQuery, list[Liquidation], "market data", "Liquidations seen by this daemon"),
+    ),
+    Route(
+        "/{exchange}/large_trades/{symbol}",
+        *(large_trades, p.SeenQuery, list[LargeTrade], "market data", "Large trades seen by this daemon"),
+    ),
+]

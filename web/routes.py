@@ -1,0 +1,5 @@
+"""Every REST route, in one list for the app and for the document."""
+
+from web import multi, rest
+
+ROUTES = [*rest.ROUTES, *multi.ROUTES]
