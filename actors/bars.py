@@ -1,18 +1,28 @@
 """The bars of one symbol and interval: what is held, what may be published, what must be fetched. No I/O.
 
-Two concerns meet here. What readers saw (`_last`): bars in order, each closed exactly once, holes announced. What is
-held (`rows`): a contiguous run that answers requests from memory. Time is the exchange's: `pushed_at`, never a clock.
+Two concerns meet here. What readers were told: bars in order, each closed exactly once, holes announced; all of it
+hangs on `_expected`, the open of the next bar whose end they have yet to hear. And what is held: `rows`, a run without
+holes that answers requests from memory. Time is the exchange's own (`pushed_at`, `now`), never a clock of ours.
 """
 
 from collections import deque
 from datetime import datetime, timedelta
 from itertools import islice, pairwise
+from typing import NamedTuple
 
 from actors.events import Gap, Ohlc, bar_end
 from actors.exchange import Exchange
 
 GRACE = timedelta(seconds=5)  # a quiet symbol's closing frame comes about 2 s after its bar's end
 RETRY = timedelta(seconds=30)  # before a bar that the exchange did not have is asked for again
+
+
+class _Held(NamedTuple):
+    """An update that waits for a repair."""
+
+    bar: Ohlc
+    pushed_at: datetime
+    was_interrupted: bool  # between the bar before it and this one
 
 
 class Bars:
@@ -23,165 +33,196 @@ class Bars:
         self.is_whole = False  # `rows` begins with the symbol's first bar
         self.needs_load = True  # `rows` does not yet reach as far back as it should
         self.repair_from: datetime | None = None  # closed bars since then were missed and must be fetched
+        self._final_before: datetime | None = None  # older bars were over when the repair was asked for
         self.late = 0  # updates dropped as duplicates or out of order
-        self._last: Ohlc | None = None  # the newest bar that readers were told of
+        self.due: datetime | None = None  # the exchange time by which the expected bar should have closed
+        self._expected: datetime | None = None  # None until readers were told anything
+        self._last: Ohlc | None = None  # the newest bar that they were told of
+        self._is_provisional = False  # all they were told came from REST, which may be ahead of the stream
         self._pushed_at: datetime | None = None  # of the last stream update; None before the first
-        self._held: list[tuple[Ohlc, datetime]] = []  # updates that wait for a repair
-        self.due: datetime | None = None  # exchange time by which the next bar should have closed
-        self._interrupted = False  # the open bar may have changed while nobody listened
+        self._held: list[_Held] = []
+        self._interrupted = False  # the newest bar may have changed while nobody listened
 
     def successor(self) -> "Bars":
         """Bars for the feed's next run: nothing is held, but what readers were told is not told again."""
         bars = Bars(self._exchange, self._symbol, self._interval)
-        bars._last, bars._pushed_at, bars.due = self._last, self._pushed_at, self.due
+        bars._expected, bars._last, bars.due = self._expected, self._last, self.due
+        bars._is_provisional, bars._pushed_at = self._is_provisional, self._pushed_at
+        bars._interrupted = True
         return bars
+
+    # --- what the stream says ---
 
     def apply(self, bar: Ohlc, pushed_at: datetime) -> list[Ohlc]:
         """A stream update; returns what to publish now. Sets `repair_from` when a bar's close was missed."""
         if self.repair_from is not None:
             self._hold(bar, pushed_at)
             return []
-        last = self._last
-        if last is not None:
-            if self._pushed_at is None and bar.timestamp < last.timestamp:
-                last = None  # only REST was heard so far, and the stream is behind it: the stream decides
-            elif self._is_late(bar, last, pushed_at):
-                self.late += 1
-                return []
-        if last is not None and bar.timestamp > last.timestamp:
-            end = bar_end(last.timestamp, self._interval)
-            if bar.timestamp != end or not (last.is_closed or self._closes_by_next()):
-                self.repair_from = end if last.is_closed else last.timestamp
+        expected = self._expected
+        if self._is_provisional and self._last is not None and bar.timestamp < self._last.timestamp:
+            expected = None  # the stream is behind REST, and it is the stream that readers follow
+        elif self._is_late(bar, pushed_at):
+            self.late += 1
+            return []
+        told: list[Ohlc] = []
+        if expected is not None and bar.timestamp > expected:
+            if bar.timestamp != bar_end(expected, self._interval) or not self._may_close():
+                self.repair_from, self._final_before = expected, bar.timestamp
                 self._hold(bar, pushed_at)
                 return []
-            if not last.is_closed:
-                return [self._close(last), *self._accept(bar, pushed_at)]
-        return self._accept(bar, pushed_at)
-
-    def _accept(self, bar: Ohlc, pushed_at: datetime) -> list[Ohlc]:
+            told = [self._close_last()]
         self._interrupted = False  # every update carries the whole bar
         self._pushed_at = pushed_at
         self._tell(bar)
-        self._remember(bar)
-        return [bar]
+        return [*told, bar]
 
-    def _closes_by_next(self) -> bool:
-        """The exchange never says that a bar is final, and we heard all of this one."""
-        return not self._exchange.closes_bars and not self._interrupted
+    def _is_late(self, bar: Ohlc, pushed_at: datetime) -> bool:
+        if self._expected is not None and bar.timestamp < self._expected:
+            return True
+        if self._pushed_at is None:
+            return False
+        return pushed_at < self._pushed_at or (pushed_at == self._pushed_at and bar == self._last)
 
-    def _close(self, bar: Ohlc) -> Ohlc:
-        closed = _closed(bar)
+    def _may_close(self) -> bool:
+        """The expected bar is known, all of it, and on this exchange only the next bar or the clock can close it."""
+        is_known = self._last is not None and self._last.timestamp == self._expected
+        return is_known and not self._exchange.closes_bars and not self._interrupted
+
+    def _close_last(self) -> Ohlc:
+        if self._last is None:
+            raise RuntimeError("there is no bar to close")
+        closed = _closed(self._last)
         self._tell(closed)
-        self._remember(closed)
         return closed
+
+    def _hold(self, bar: Ohlc, pushed_at: datetime) -> None:
+        """Keep an update until the repair ends: of each bar the newest, since only that one matters afterwards."""
+        if self._held:
+            newest, at, was_interrupted = self._held[-1]
+            is_late = pushed_at < at or bar.timestamp < newest.timestamp
+            is_late |= newest.is_closed and bar.timestamp == newest.timestamp
+        else:
+            newest, was_interrupted = None, self._interrupted
+            is_late = self.repair_from is not None and bar.timestamp < self.repair_from
+            is_late |= self._pushed_at is not None and pushed_at < self._pushed_at
+        if is_late:
+            self.late += 1
+        elif newest is not None and bar.timestamp == newest.timestamp:
+            self._held[-1] = _Held(bar, pushed_at, was_interrupted)
+            self._interrupted = False
+        else:
+            self._held.append(_Held(bar, pushed_at, self._interrupted))
+            self._interrupted = False
 
     def interrupt(self) -> None:
         """The connection was lost: what is known of the open bar may not be all of it."""
         self._interrupted = True
 
-    def _hold(self, bar: Ohlc, pushed_at: datetime) -> None:
-        """Keep an update until the repair ends: of each bar the newest, since only that one matters afterwards."""
-        if not self._held:
-            self._held.append((bar, pushed_at))
-            return
-        newest, at = self._held[-1]
-        is_newer = bar.timestamp > newest.timestamp
-        if pushed_at < at or bar.timestamp < newest.timestamp or (newest.is_closed and not is_newer):
-            self.late += 1
-        elif is_newer:
-            self._held.append((bar, pushed_at))
-        else:
-            self._held[-1] = (bar, pushed_at)
-
-    def _is_late(self, bar: Ohlc, last: Ohlc, pushed_at: datetime) -> bool:
-        if bar.timestamp < last.timestamp or (self._pushed_at is not None and pushed_at < self._pushed_at):
-            return True
-        same_bar = bar.timestamp == last.timestamp
-        return same_bar and (last.is_closed or (pushed_at == self._pushed_at and bar == last))
-
-    def notice(self, exchange_time: datetime) -> list[Ohlc]:
+    def notice(self, now: datetime) -> list[Ohlc]:
         """Time passed at the exchange. A bar that is overdue is closed where we may, else `repair_from` is set."""
-        last = self._last
-        if last is None or self.due is None or exchange_time < self.due or self.repair_from is not None:
+        if self.due is None or now < self.due or self.repair_from is not None:
             return []
-        if not last.is_closed and self._closes_by_next():
-            return [self._close(last)]
-        self.repair_from = bar_end(last.timestamp, self._interval) if last.is_closed else last.timestamp
+        if self._may_close():
+            return [self._close_last()]
+        self.repair_from, self._final_before = self._expected, None
         return []
+
+    # --- what REST says ---
 
     def loaded(self, rows: list[Ohlc]) -> list[Ohlc]:
-        """The newest bars arrived; returns what to publish: the current bar, if the stream has not spoken yet."""
+        """The newest bars arrived; returns what to publish: the current bar, if readers were told nothing yet.
+
+        `needs_load` stays set where they do not reach up to what the stream built meanwhile.
+        """
+        run = _contiguous_tail(rows, self._interval)
+        is_whole = len(run) == len(rows) < self.history
         self.needs_load = False
-        self.is_whole = len(rows) < self.history
-        rows = _contiguous_tail(rows, self._interval)
-        if self._pushed_at is None:
-            self.rows = deque(rows, maxlen=self.history)
-            current = self.rows[-1] if self.rows else None
-            if current is None or self._last is not None:
-                return []
-            self._tell(current)
-            return [current]
-        streamed = list(self.rows)
-        first = streamed[0].timestamp if streamed else None
-        older = [row for row in rows if first is None or row.timestamp < first]
-        if older and first is not None and bar_end(older[-1].timestamp, self._interval) != first:
-            self.is_whole = False
-            return []  # they do not join: what the stream built stands alone
-        self.rows = deque([*older, *streamed], maxlen=self.history)
-        return []
+        if not self.rows:
+            self.rows.extend(run)
+            self.is_whole = is_whole
+        else:
+            first = self.rows[0].timestamp
+            older = [row for row in run if row.timestamp < first]
+            if older and (not older[-1].is_closed or bar_end(older[-1].timestamp, self._interval) != first):
+                self.needs_load = True
+            else:
+                self.is_whole = is_whole and (not run or run[0].timestamp <= first)
+                self.rows = deque([*older, *self.rows], maxlen=self.history)
+        if self._expected is not None or not self.rows:
+            return []
+        current = self.rows[-1]
+        self._is_provisional = True
+        self._interrupted = True
+        self._last, self._expected = current, self._after(current)
+        self._set_due()
+        return [current]
 
     def repaired(self, rows: list[Ohlc], now: datetime, reason: str) -> list[Ohlc | Gap]:
         """The missed range arrived; returns its closed bars and what waited behind them, in order.
 
-        What the rows do not cover is announced as an unrepaired gap.
+        What the rows do not cover is announced as an unrepaired gap, unless it may still come: a bar that was open when
+        REST answered, or one that nothing newer has followed yet.
         """
         start, held = self._end_repair()
         told: list[Ohlc | Gap] = []
-        self.due = now + RETRY  # in case nothing is found: the exchange has not made the bar yet
-        until = held[0][0].timestamp if held else None
-        found = [row for row in rows if row.timestamp >= start and (row.timestamp < until if until else row.is_closed)]
-        expected = start
-        for row in found:
-            if row.timestamp != expected:
-                told.append(self._gap(expected, row.timestamp, now, reason, repaired=False))
-            expected = bar_end(row.timestamp, self._interval)
-        if found:
-            told.append(self._gap(start, expected, now, reason, repaired=True))
-        for row in found:
-            told.append(self._close(row))  # newer bars exist, so it is over whatever the exchange's clock says
-        if until is not None and expected != until:
-            told.append(self._gap(expected, until, now, reason, repaired=False))
-            self._last = None
+        until = held[0].bar.timestamp if held else None
+        if until == start:  # the stream itself delivered what was overdue
+            return [*self._release(held)]
+        self.due = now + RETRY  # in case nothing is found
+        missed = [row for row in rows if row.timestamp >= start and (until is None or row.timestamp < until)]
+        for run in _runs([_closed(row) for row in missed if self._is_final(row)], self._interval):
+            if run[0].timestamp != self._expected:
+                told.append(self._lose(run[0].timestamp, now, reason))
+            told.append(self._gap(run[0].timestamp, bar_end(run[-1].timestamp, self._interval), now, reason, True))
+            for row in run:
+                self._tell(row)
+                told.append(row)
+        may_still_come = any(row.timestamp == self._expected for row in missed)
+        if until is not None and self._expected != until and not may_still_come:
+            told.append(self._lose(until, now, reason))
         return [*told, *self._release(held)]
+
+    def _is_final(self, row: Ohlc) -> bool:
+        """By the exchange's clock as we know it, or because the stream had gone on to newer bars."""
+        return row.is_closed or (self._final_before is not None and row.timestamp < self._final_before)
 
     def abandon(self, now: datetime, reason: str) -> list[Ohlc | Gap]:
         """The missed range cannot be had: say so once, and go on with what waited."""
         start, held = self._end_repair()
-        until = held[0][0].timestamp if held else now
-        self._last = None
-        self.due = None
-        self._forget()
-        if until <= start:
-            return [*self._release(held)]
-        return [self._gap(start, until, now, reason, repaired=False), *self._release(held)]
+        until = held[0].bar.timestamp if held else start
+        while not held and bar_end(until, self._interval) <= now:
+            until = bar_end(until, self._interval)
+        lost = [self._lose(until, now, reason)] if until > start else []
+        return [*lost, *self._release(held)]
 
-    def _end_repair(self) -> tuple[datetime, list[tuple[Ohlc, datetime]]]:
+    def _end_repair(self) -> tuple[datetime, list[_Held]]:
         if self.repair_from is None:
             raise RuntimeError("no repair is under way")
         start, held = self.repair_from, self._held
         self.repair_from, self._held = None, []
         return start, held
 
-    def _forget(self) -> None:
-        """`rows` must be one run: after a hole it starts anew and is loaded again."""
-        self.rows.clear()
-        self.is_whole = False
-        self.needs_load = True
+    def _release(self, held: list[_Held]) -> list[Ohlc]:
+        interrupted_since = self._interrupted
+        told: list[Ohlc] = []
+        for bar, pushed_at, was_interrupted in held:
+            self._interrupted = was_interrupted
+            told += self.apply(bar, pushed_at)
+        if held:
+            self._interrupted = interrupted_since
+        return told
 
-    def _release(self, held: list[tuple[Ohlc, datetime]]) -> list[Ohlc]:
-        return [bar for update in held for bar in self.apply(*update)]
+    def _lose(self, until: datetime, now: datetime, reason: str) -> Gap:
+        """What is expected will not come: go on at `until`, with a memory that begins there."""
+        if self._expected is None:
+            raise RuntimeError("nothing is expected")
+        gap = self._gap(self._expected, until, now, reason, False)
+        self._expected, self._last = until, None
+        self._set_due()
+        self._forget()
+        return gap
 
-    def _gap(self, start: datetime, end: datetime, now: datetime, reason: str, *, repaired: bool) -> Gap:
+    def _gap(self, start: datetime, end: datetime, now: datetime, reason: str, repaired: bool) -> Gap:
         return Gap(
             exchange=self._exchange.name,
             symbol=self._symbol,
@@ -192,27 +233,44 @@ class Bars:
             repaired=repaired,
         )
 
+    # --- what readers were told, and what is held ---
+
     def _tell(self, bar: Ohlc) -> None:
-        self._last = bar
-        due = bar_end(bar.timestamp, self._interval)
-        self.due = (bar_end(due, self._interval) if bar.is_closed else due) + GRACE
+        self._is_provisional = False
+        self._last, self._expected = bar, self._after(bar)
+        self._set_due()
+        self._remember(bar)
+
+    def _after(self, bar: Ohlc) -> datetime:
+        return bar_end(bar.timestamp, self._interval) if bar.is_closed else bar.timestamp
+
+    def _set_due(self) -> None:
+        if self._expected is not None:
+            self.due = bar_end(self._expected, self._interval) + GRACE
+
+    def _forget(self) -> None:
+        """`rows` must be one run: after a hole it starts anew and is loaded again."""
+        self.rows.clear()
+        self.is_whole = False
+        self.needs_load = True
 
     def _remember(self, bar: Ohlc) -> None:
-        rows = self.rows
-        if not rows:
-            rows.append(bar)
-            return
-        newest = rows[-1]
-        if bar.timestamp == newest.timestamp:
+        newest = self.rows[-1] if self.rows else None
+        if newest is None:
+            self.rows.append(bar)
+        elif bar.timestamp == newest.timestamp:
             if bar.is_closed or not newest.is_closed:
-                rows[-1] = bar
-        elif bar.timestamp == bar_end(newest.timestamp, self._interval):
-            rows.append(bar)
+                self.rows[-1] = bar
         elif bar.timestamp > newest.timestamp:
-            self._forget()
-            rows.append(bar)
-        elif len(rows) > 1 and rows[-2].timestamp == bar.timestamp and bar.is_closed:
-            rows[-2] = bar  # REST was ahead of the stream by one bar
+            if not newest.is_closed or bar.timestamp != bar_end(newest.timestamp, self._interval):
+                self._forget()
+            elif len(self.rows) == self.history:
+                self.is_whole = False
+            self.rows.append(bar)
+        elif len(self.rows) > 1 and self.rows[-2].timestamp == bar.timestamp and bar.is_closed:
+            self.rows[-2] = bar  # REST was ahead of the stream by one bar
+
+    # --- answers from memory; None means: ask the exchange ---
 
     def _is_ready(self) -> bool:
         return bool(self.rows) and not self.needs_load and self.repair_from is None
@@ -225,21 +283,27 @@ class Bars:
 
     def between(self, start: datetime, end: datetime | None, limit: int) -> list[Ohlc] | None:
         """The first `limit` bars of `[start, end)`; None where memory does not hold them all."""
-        if not self._is_ready():
-            return None
-        if start < self.rows[0].timestamp and not self.is_whole:
+        if not self._is_ready() or (start < self.rows[0].timestamp and not self.is_whole):
             return None
         found = (row for row in self.rows if row.timestamp >= start and (end is None or row.timestamp < end))
         return list(islice(found, limit))
 
 
+def _runs(rows: list[Ohlc], interval: str) -> list[list[Ohlc]]:
+    """The rows cut at every hole."""
+    runs = [rows[:1]] if rows else []
+    for older, newer in pairwise(rows):
+        if bar_end(older.timestamp, interval) == newer.timestamp:
+            runs[-1].append(newer)
+        else:
+            runs.append([newer])
+    return runs
+
+
 def _contiguous_tail(rows: list[Ohlc], interval: str) -> list[Ohlc]:
-    """The longest run without a hole that ends with the newest row."""
-    first = 0
-    for index, (older, newer) in enumerate(pairwise(rows), start=1):
-        if bar_end(older.timestamp, interval) != newer.timestamp:
-            first = index
-    return rows[first:]
+    """The run without a hole that ends with the newest row."""
+    runs = _runs(rows, interval)
+    return runs[-1] if runs else []
 
 
 def _closed(bar: Ohlc) -> Ohlc:

@@ -87,9 +87,12 @@ class Budget:
                     await trio.sleep(wait)
                 self.buckets[bucket].spend(weight)
             return
-        if closed := self.closed_for():
-            raise UpstreamLimited(self._closed_reason, retry_after=closed)
-        while wait := self.buckets[bucket].wait_for(weight, INTERACTIVE_SHARE):
+        while True:
+            if closed := self.closed_for():  # also while waiting
+                raise UpstreamLimited(self._closed_reason, retry_after=closed)
+            wait = self.buckets[bucket].wait_for(weight, INTERACTIVE_SHARE)
+            if not wait:
+                break
             if wait > PATIENCE:
                 raise UpstreamLimited("this daemon's own request budget is used up", retry_after=wait)
             await trio.sleep(wait)

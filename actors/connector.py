@@ -15,7 +15,7 @@ import trio
 
 from actors.budget import Budget
 from actors.catalogue import Catalogue
-from actors.errors import BadMessage, MarketError, UnknownInterval, UnknownSymbol, Unsupported
+from actors.errors import BadMessage, MarketError, UnknownInterval, UnknownSymbol, Unsupported, UpstreamLimited
 from actors.events import (
     FundingRate,
     Instrument,
@@ -162,9 +162,13 @@ class Connector:
 
     def _start(self, feed: Feed) -> None:
         feed.scope = trio.CancelScope()
+        topics = feed.upstream_topics()
+        if problem := self._no_room_for(topics):
+            feed.health.fail(problem)
+            return
         feed.health.revive()
         self._nursery.start_soon(self._run_feed, feed)
-        self._carry(feed, feed.upstream_topics())
+        self._carry(feed, topics)
 
     async def _run_feed(self, feed: Feed) -> None:
         with feed.scope:
@@ -179,6 +183,20 @@ class Connector:
             if len(line) == 0:
                 self._lines.remove(line)
                 line.scope.cancel()
+
+    def _no_room_for(self, topics: list[Topic]) -> str | None:
+        """Why topics cannot be subscribed to beside all others; None where the exchange does not limit their number.
+
+        Feeds are served in the order of their coming: those beyond the limit wait for the next look at the catalogue.
+        """
+        limit = self.exchange.limits.subscriptions
+        if limit is None:
+            return None
+        carried = [topic for symbol in self._line_of for topic in self.feeds[symbol].upstream_topics()]
+        needed = {self.exchange.subscription_of(topic) for topic in (*carried, *topics)}
+        if len(needed) <= limit:
+            return None
+        return f"{self.name} allows {limit} subscriptions in all, and {len(needed)} would be needed"
 
     def _carry(self, feed: Feed, topics: list[Topic]) -> None:
         """Give a feed's topics to the line it is on already, or to the first one with room."""
@@ -195,6 +213,7 @@ class Connector:
                 self.catalogue.instruments,
                 self._ready_to_connect,
                 self._lines_made,
+                self.now,
             )
             self._lines.append(line)
             self._nursery.start_soon(self._run_line, line)
@@ -216,7 +235,7 @@ class Connector:
     def reading(self, topic: Topic) -> Iterator[Feed]:
         """The feed that serves `topic`, started on demand, kept for as long as the block lasts and a while after.
 
-        Raises NotReady, UnknownSymbol, UnknownInterval or Unsupported.
+        Raises NotReady, UnknownSymbol, UnknownInterval, Unsupported or UpstreamLimited.
         """
         feed = self._feed_for(topic)
         feed.holds += 1
@@ -237,14 +256,19 @@ class Connector:
                 raise UnknownSymbol(problem)
             if not self.on_demand:
                 raise UnknownSymbol(f"{symbol} is not collected here and on_demand is off for {self.name}")
-            feed = self.feeds[symbol] = self._new_feed(symbol)
+            feed = self._new_feed(symbol)
+            if problem := self._no_room_for(feed.upstream_topics()):
+                raise UpstreamLimited(f"{symbol} cannot be collected: {problem}")
+            self.feeds[symbol] = feed
             self._start(feed)
         if feed.health.state == "failed":
             raise UnknownSymbol(f"{symbol} cannot be collected: {feed.health.reason}")
         if topic.interval is not None and topic.interval not in feed.intervals:
-            feed.add_interval(topic.interval)
+            if problem := self._no_room_for([feed.topic("ohlc", topic.interval)]):
+                raise UpstreamLimited(problem)
+            topics = feed.add_interval(topic.interval)
             if symbol in self._line_of:
-                self._carry(feed, [feed.topic("ohlc", topic.interval)])
+                self._carry(feed, topics)
         return feed
 
     async def _end_when_idle(self, feed: Feed) -> None:

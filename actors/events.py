@@ -6,7 +6,7 @@ prices and rates are floats that print as the exchange wrote them, quantities ar
 """
 
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 from math import isfinite
 from typing import ClassVar, Literal, NamedTuple
 
@@ -56,8 +56,11 @@ class Topic(NamedTuple):
         return ":".join(filter(None, self))
 
 
-class Event(Struct, frozen=True, kw_only=True):
-    """What every event says: where, of what, and when at the exchange."""
+class Event(Struct, frozen=True, kw_only=True, gc=False):
+    """What every event says: where, of what, and when at the exchange.
+
+    No event refers to another object that could refer back, so the garbage collector need not look at millions of them.
+    """
 
     type: ClassVar[str]
     kind: ClassVar[Kind]  # of the topic that carries it
@@ -233,6 +236,8 @@ def number(text: str) -> float:
         value = float(text)
     except ValueError:
         raise BadMessage(f"not a number: {text[:40]!r}") from None
+    if not text.isascii() or "_" in text or text[0] <= " " or text[-1] <= " ":  # Python's own liberties
+        raise BadMessage(f"not a number: {text[:40]!r}")
     if not isfinite(value):
         raise BadMessage(f"not a finite number: {text[:40]!r}")
     return value
@@ -250,7 +255,7 @@ def product(price: str, quantity: str) -> float:
     """price x quantity, multiplied as decimals: the float nearest to the true product, with no binary noise."""
     try:
         value = float(Decimal(price) * Decimal(quantity))
-    except (InvalidOperation, OverflowError):
+    except (DecimalException, OverflowError):
         raise BadMessage(f"not numbers: {price[:40]!r} x {quantity[:40]!r}") from None
     if not isfinite(value):
         raise BadMessage(f"out of range: {price[:40]!r} x {quantity[:40]!r}")

@@ -99,16 +99,16 @@ class Feed:
     def upstream_topics(self) -> list[Topic]:
         """What the line must carry for this feed. Large trades are picked from the trades."""
         pushed = self.exchange.pushed
-        topics = [self.topic("ohlc", interval) for interval in self.intervals if "ohlc" in pushed]
+        topics = [self.topic("ohlc", interval) for interval in self._history.subscribed if "ohlc" in pushed]
         return [*topics, *(self.topic(kind) for kind in sorted(pushed - {"ohlc"}))]
 
     @property
     def intervals(self) -> tuple[str, ...]:
         return self._history.intervals
 
-    def add_interval(self, interval: str) -> None:
-        """Keep bars of one more interval from now on."""
-        self._history.add(interval)
+    def add_interval(self, interval: str) -> list[Topic]:
+        """Keep bars of one more interval from now on; returns what the line must carry for it."""
+        return [self.topic("ohlc", subscribed) for subscribed in self._history.add(interval)]
 
     def subscribe(self, topic: Topic, capacity: int) -> Reader[Said]:
         """A reader of one topic that holds up to `capacity` unread items."""

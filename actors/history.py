@@ -11,7 +11,8 @@ import structlog
 import trio
 
 from actors.bars import Bars
-from actors.errors import MarketError
+from actors.derivation import BASE, Derivation
+from actors.errors import MarketError, NotReady
 from actors.events import INTERVALS, Gap, Ohlc
 from actors.exchange import Exchange, Rest
 
@@ -34,6 +35,7 @@ class History:
         self._rest, self._background = rest, background
         self._publish = publish  # (interval, what its readers are told)
         self._bars: dict[str, Bars] = {}
+        self._derivations: dict[str, Derivation] = {}
         self._exchange_time: datetime | None = None
         self._load_work = trio.Event()
         self._repair_work = trio.Event()
@@ -42,13 +44,27 @@ class History:
     def intervals(self) -> tuple[str, ...]:
         return tuple(self._bars)
 
-    def add(self, interval: str) -> None:
-        """Keep bars of one more interval from now on."""
+    def add(self, interval: str) -> list[str]:
+        """Keep bars of one more interval from now on; returns the intervals that must be subscribed for it."""
+        if interval in self._bars:
+            return []
         self._bars[interval] = Bars(self._exchange, self._symbol, interval)
         self._load_work.set()
+        if interval not in self._exchange.derived:
+            return [interval]
+        subscribe = self.add(BASE)
+        self._derivations[interval] = Derivation(interval)
+        self._derivations[interval].restart(self._bars[BASE].rows)
+        return subscribe
+
+    @property
+    def subscribed(self) -> list[str]:
+        """The intervals that come from the exchange itself."""
+        return [interval for interval in self._bars if interval not in self._derivations]
 
     def restart(self) -> None:
         """Forget what is held; what readers were told is not told again."""
+        self._derivations = {interval: Derivation(interval) for interval in self._derivations}
         self._bars = {interval: bars.successor() for interval, bars in self._bars.items()}
         self._exchange_time = None
 
@@ -60,6 +76,7 @@ class History:
     # --- what the stream says ---
 
     def apply(self, bar: Ohlc, pushed_at: datetime) -> None:
+        self._pass_time(pushed_at)
         bars = self._bars.get(bar.interval)
         if bars is not None:
             self._tell(bar.interval, bars.apply(bar, pushed_at))
@@ -67,16 +84,33 @@ class History:
 
     def notice(self, exchange_time: datetime) -> None:
         """Time passed at the exchange: a bar may be overdue."""
-        if self._exchange_time is None or exchange_time > self._exchange_time:
-            self._exchange_time = exchange_time
+        self._pass_time(exchange_time)
         for interval, bars in self._bars.items():
             if bars.due is not None and exchange_time >= bars.due:
                 self._tell(interval, bars.notice(exchange_time))
                 self._set_to_work(bars)
 
+    def _pass_time(self, exchange_time: datetime) -> None:
+        if self._exchange_time is None or exchange_time > self._exchange_time:
+            self._exchange_time = exchange_time
+
     def _tell(self, interval: str, said: list[Ohlc] | list[Ohlc | Gap]) -> None:
         for item in said:
             self._publish(interval, item)
+            if interval == BASE and isinstance(item, Ohlc):
+                self._derive(item)
+
+    def _derive(self, minute: Ohlc) -> None:
+        if self._exchange_time is None:
+            return
+        for interval, derivation in self._derivations.items():
+            bars = self._bars[interval]
+            bar = derivation.apply(minute)
+            if bar is None:
+                bars.interrupt()  # the open bar changed in a way that nobody can tell: it will have to be fetched
+            else:
+                self._tell(interval, bars.apply(bar, self._exchange_time))
+            self._set_to_work(bars)
 
     def _set_to_work(self, bars: Bars) -> None:
         if bars.repair_from is not None:
@@ -115,6 +149,11 @@ class History:
                     problem = error
                 else:
                     self._tell(interval, bars.loaded(rows))
+                    if bars.needs_load:
+                        problem = NotReady(f"the {interval} bars do not yet reach up to the stream's")
+                    if interval == BASE:
+                        for derivation in self._derivations.values():
+                            derivation.restart(bars.rows)
         if problem is not None:
             raise problem
 

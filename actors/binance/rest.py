@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from actors.binance import wire
-from actors.binance.session import DEFAULT_FUNDING_HOURS, NAME, funding_hours
+from actors.binance.session import DEFAULT_FUNDING_HOURS, NAME
 from actors.errors import (
     BadMessage,
     MarketError,
@@ -171,7 +171,7 @@ class BinanceRest:
             timestamp=from_ms(row.time),
             funding_rate=number(row.funding_rate),
             funding_time=from_ms(row.next_funding_time),
-            funding_interval_hours=funding_hours(instrument),
+            funding_interval_hours=instrument.funding_interval_hours,
             mark_price=amount(row.mark_price),
         )
 
@@ -197,7 +197,7 @@ class BinanceRest:
                 timestamp=from_ms(row.funding_time),
                 funding_rate=number(row.funding_rate),
                 funding_time=from_ms(row.funding_time),
-                funding_interval_hours=funding_hours(instrument),
+                funding_interval_hours=instrument.funding_interval_hours,
                 mark_price=amount(row.mark_price) if row.mark_price else None,
             )
             for row in decode(wire.decode_funding_rows, body, "fundingRate")

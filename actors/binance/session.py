@@ -96,16 +96,16 @@ class BinanceSession:
             outer = wire.decode_any_frame(frame)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return self._receive_pushes(frame)
-        if outer.data is not None:
+        if outer.data:
             return self._receive_pushes(outer.data)
         try:
             reply = wire.decode_control(frame)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return self._receive_pushes(frame)
         asked = self._asked.pop(reply.id, ()) if isinstance(reply.id, int) else ()
-        if reply.code is None and reply.error is None:
+        if reply.code is None and not reply.error:
             return []
-        reason = reply.msg if reply.error is None else bytes(reply.error).decode()
+        reason = bytes(reply.error).decode("utf-8", "replace") if reply.error else reply.msg
         return [Rejected(asked, f"Binance refused the subscription: {reason}", final=False)]
 
     def _receive_pushes(self, body: str | bytes | msgspec.Raw) -> list[Update]:
@@ -125,23 +125,19 @@ class BinanceSession:
     def _funding(self, push: wire.MarkPrice) -> FundingRate | None:
         if push.funding_rate == "":  # a dated contract
             return None
+        instrument = self._instruments.get(push.symbol)
         return FundingRate(
             exchange=NAME,
             symbol=push.symbol,
             timestamp=from_ms(push.pushed),
             funding_rate=number(push.funding_rate),
             funding_time=from_ms(push.next_funding_time),
-            funding_interval_hours=funding_hours(self._instruments.get(push.symbol)),
+            funding_interval_hours=instrument.funding_interval_hours if instrument else None,
             mark_price=amount(push.mark_price),
         )
 
 
 KNOWN_EVENTS = {"aggTrade", "kline", "forceOrder", "markPriceUpdate"}
-
-
-def funding_hours(instrument: Instrument | None) -> float:
-    hours = instrument.funding_interval_hours if instrument else None
-    return DEFAULT_FUNDING_HOURS if hours is None else hours
 
 
 def trade(push: wire.AggTrade) -> Trade:

@@ -4,10 +4,10 @@ Only shapes live here. Prices and quantities stay strings until `events.number` 
 by case (`e`/`E`, `t`/`T`, `q`/`Q`, `v`/`V`) are distinct on the wire, so every field is named.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Raw, Struct, field
+from msgspec import Meta, Raw, Struct, field
 
 # https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-market-streams
 
@@ -37,7 +37,7 @@ class Bar(Struct, frozen=True):
     close: str = field(name="c")
     volume: str = field(name="v")
     quote_volume: str = field(name="q")
-    trades_count: int = field(name="n")
+    trades_count: Annotated[int, Meta(ge=0)] = field(name="n")
     is_closed: bool = field(name="x")
 
 
@@ -104,14 +104,14 @@ class Control(Struct, frozen=True):
     id: int | str | None
     code: int | None = None
     msg: str | None = None
-    error: Raw | None = None
+    error: Raw = Raw()
 
 
 class AnyFrame(Struct, frozen=True):
     """Just enough of a frame that is not a known push to say what it is."""
 
     stream: str | None = None
-    data: Raw | None = None
+    data: Raw = Raw()
 
 
 class AnyPush(Struct, frozen=True):

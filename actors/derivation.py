@@ -1,0 +1,78 @@
+"""Longer bars made of one-minute bars, for an exchange that allows too few subscriptions for every interval. No I/O.
+
+Only intervals that divide a day can be made so: they start on the same minutes everywhere. Sums are of decimals, so
+that a volume made of many prints as it would if the exchange had added them.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+
+from actors.events import EPOCH, INTERVALS, Ohlc
+
+BASE = "1m"
+
+
+class Derivation:
+    """One interval of one symbol."""
+
+    def __init__(self, interval: str) -> None:
+        self._interval = interval
+        self._length = INTERVALS[interval]
+        self._made: Ohlc | None = None  # of the closed minutes of the running bar
+        self._next: datetime | None = None  # the minute that must come; None: the bar's beginning was missed
+
+    def _start(self, minute: Ohlc) -> datetime:
+        return minute.timestamp - (minute.timestamp - EPOCH) % self._length
+
+    def restart(self, minutes: Iterable[Ohlc]) -> None:
+        """Begin again from minutes that are held, ascending and without a hole; the last may be open."""
+        self._made, self._next = None, None
+        for minute in minutes:
+            self.apply(minute)
+
+    def apply(self, minute: Ohlc) -> Ohlc | None:
+        """The longer bar after one more update of a minute; None while its beginning is unknown."""
+        start = self._start(minute)
+        if minute.timestamp == start:
+            self._made, self._next = None, start
+        if minute.timestamp != self._next:
+            self._made, self._next = None, None
+            return None
+        end = minute.timestamp + INTERVALS[BASE]
+        bar = _joined(
+            self._made, minute, self._interval, start, is_closed=minute.is_closed and end == start + self._length
+        )
+        if minute.is_closed:
+            self._made, self._next = bar, end
+        return bar
+
+
+def _joined(made: Ohlc | None, minute: Ohlc, interval: str, start: datetime, *, is_closed: bool) -> Ohlc:
+    first = made or minute
+    return Ohlc(
+        exchange=minute.exchange,
+        symbol=minute.symbol,
+        timestamp=start,
+        interval=interval,
+        open=first.open,
+        high=max(first.high, minute.high),
+        low=min(first.low, minute.low),
+        close=minute.close,
+        volume=_sum(made.volume, minute.volume) if made else minute.volume,
+        quote_volume=_sum_known(made.quote_volume, minute.quote_volume) if made else minute.quote_volume,
+        trades_count=_count(made.trades_count, minute.trades_count) if made else minute.trades_count,
+        is_closed=is_closed,
+    )
+
+
+def _sum(a: float, b: float) -> float:
+    return float(Decimal(repr(a)) + Decimal(repr(b)))
+
+
+def _sum_known(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else _sum(a, b)
+
+
+def _count(a: int | None, b: int | None) -> int | None:
+    return None if a is None or b is None else a + b
