@@ -21,6 +21,7 @@ class Reader(Generic[T]):
         self._broadcast = broadcast
         self._channel = channel
         self.lagged = False
+        self.given = 0  # items published to this reader so far, received or not
 
     def __enter__(self) -> "Reader[T]":
         return self
@@ -74,6 +75,7 @@ class Broadcast(Generic[T]):
         for reader, channel in self._readers.items():
             try:
                 channel.send_nowait(item)
+                reader.given += 1
             except trio.WouldBlock:
                 full.append(reader)
         for reader in full:

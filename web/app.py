@@ -10,6 +10,7 @@ import structlog
 from quart import Response, has_websocket_context, request, websocket
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import NotFound as WerkzeugNotFound
 from werkzeug.routing.exceptions import WebsocketMismatch
 
 from actors.errors import MarketError
@@ -77,7 +78,7 @@ def create_app(sources: Sources, fanouts: Fanouts, *, cors_origins: list[str] | 
             return as_problem(
                 problem("forbidden_origin", "pages of this origin may not connect: see server.cors_origins")
             )
-        return _http_problem(error)
+        return _http_problem(error, exists=_has_route(app, request.path))
 
     @app.errorhandler(Exception)
     async def fault(error: Exception) -> Response:
@@ -116,9 +117,20 @@ def as_problem(told: Problem) -> Response:
     return response
 
 
-def _http_problem(error: HTTPException) -> Response:
+def _has_route(app: QuartTrio, path: str) -> bool:
+    """Whether HTTP has something at a path; the WebSocket rule matches every one."""
+    try:
+        app.url_map.bind("").match(path, method="GET", websocket=False)
+    except (WerkzeugNotFound, WebsocketMismatch):
+        return False
+    except HTTPException:
+        return True
+    return True
+
+
+def _http_problem(error: HTTPException, *, exists: bool) -> Response:
     """Errors that Quart itself raises, before a route is reached."""
-    if error.code == 404 or isinstance(error, WebsocketMismatch):  # the latter: only a WebSocket rule matched
+    if error.code in (400, 404, 405) and not exists:
         return as_problem(problem_of(NotFound(f"there is nothing at {request.path[:100]!r}; see /docs")))
     if error.code == 405:
         if request.method == "OPTIONS":

@@ -4,7 +4,7 @@ No client is waited for: an Outbox takes the bytes or ends its client.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -16,6 +16,7 @@ from actors.exchange import Supervise
 from web.outbox import Outbox, text_frame
 
 CAPACITY = 4096  # events that may wait for the fan-out; it never waits, so more means the program is overloaded
+BURST = 256  # events sent before other tasks get their turn
 TRY_AGAIN_LATER = 1013
 
 _encoder = msgspec.json.Encoder()
@@ -48,21 +49,24 @@ class Fanout:
         self.topic = topic
         self.scope = trio.CancelScope()
         self._reader = source.subscribe(topic, CAPACITY)
+        self.is_over = False  # it lagged: its clients were told to come back
+        self._received = 0  # of what was given to the reader
         self._clients: dict[Client, Callable[[bytes], None]] = {}
+        self._joining: dict[Client, int] = {}  # how much was given when they came: they must not get that
         self._heads: dict[str, bytes] = {}  # the beginning of a frame, by the type of what it says
 
     def __len__(self) -> int:
-        return len(self._clients)
+        return len(self._clients) + len(self._joining)
 
     def join(self, client: Client, current: Event | None) -> None:
-        """Send the present value and everything after it, nothing twice: what already waits goes to the others."""
-        self.pump()
+        """Send the present value and everything after it, nothing twice: what is on its way goes to the others."""
         if current is not None and (client.accepts is None or client.accepts(current)):
             client.outbox.send(self._frame(current))
-        self._clients[client] = client.outbox.send
+        self._joining[client] = self._reader.given
 
     def leave(self, client: Client) -> None:
         self._clients.pop(client, None)
+        self._joining.pop(client, None)
 
     def close(self) -> None:
         self.scope.cancel()
@@ -72,21 +76,18 @@ class Fanout:
         try:
             while True:
                 self._send(await self._reader.receive())
-                self.pump()
+                with suppress(trio.WouldBlock):
+                    for _ in range(BURST):
+                        self._send(self._reader.receive_nowait())
         except Lagged:
-            for client in list(self._clients):
+            self.is_over = True
+            for client in (*self._clients, *self._joining):
                 client.outbox.close(TRY_AGAIN_LATER, "the daemon is overloaded")
 
-    def pump(self) -> None:
-        """Send all that waits, without giving up control."""
-        while True:
-            try:
-                said = self._reader.receive_nowait()
-            except (trio.WouldBlock, Lagged):  # `run` meets Lagged again and acts on it
-                return
-            self._send(said)
-
     def _send(self, said: Said) -> None:
+        self._received += 1
+        if self._joining:
+            self._admit()
         frame = self._frame(said)
         if isinstance(said, Status | Gap):
             for client in self._clients:
@@ -96,6 +97,13 @@ class Fanout:
         for client, send in self._clients.items():
             if client.accepts is None or client.accepts(said):
                 send(frame)
+
+    def _admit(self) -> None:
+        """Let those in for whom this event is news."""
+        for client, given in list(self._joining.items()):
+            if self._received > given:
+                del self._joining[client]
+                self._clients[client] = client.outbox.send
 
     def _frame(self, said: Said) -> bytes:
         head = self._heads.get(said.type)
@@ -117,7 +125,7 @@ class Fanouts:
     def joined(self, source: Source, topic: Topic, client: Client) -> Iterator[None]:
         """`client` receives `topic` of `source` for as long as the block lasts."""
         fanout = self._fanouts.get(topic)
-        if fanout is None:
+        if fanout is None or fanout.is_over:
             fanout = self._fanouts[topic] = Fanout(source, topic)
             self._nursery.start_soon(self._run, fanout)
         fanout.join(client, source.current(topic))

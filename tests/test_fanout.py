@@ -1,0 +1,144 @@
+"""The fan-out: order and completeness for clients that come and go while events are on their way."""
+
+from typing import Any, cast
+
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.broadcast import Broadcast, Reader
+from actors.events import Event, OpenInterest, Said, Topic, from_ms
+from web.fanout import Client, Fanout
+from web.outbox import Outbox
+
+TOPIC = Topic("binance", "BTCUSDT", "oi")
+
+
+def interest(number: int) -> OpenInterest:
+    return OpenInterest(
+        exchange="binance",
+        symbol="BTCUSDT",
+        timestamp=from_ms(number),
+        open_interest=float(number),
+        open_interest_value=None,
+    )
+
+
+class Source:
+    """A feed of one topic that remembers its last value."""
+
+    def __init__(self) -> None:
+        self.broadcast: Broadcast[Said] = Broadcast()
+        self.last: OpenInterest | None = None
+
+    def publish(self, number: int) -> None:
+        self.last = interest(number)
+        self.broadcast.publish(self.last)
+
+    def subscribe(self, topic: Topic, capacity: int) -> Reader[Said]:
+        return self.broadcast.subscribe(capacity)
+
+    def current(self, topic: Topic) -> Event | None:
+        return self.last
+
+
+class Received:
+    """Stands for an outbox and keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.closed_with: int | None = None
+
+    def send(self, frame: bytes) -> None:
+        text = frame.decode("latin1")
+        self.numbers.append(int(float(text.split('"open_interest":')[1].split(",")[0])))
+
+    def close(self, code: int, reason: str = "") -> None:
+        self.closed_with = code
+
+
+def client(received: Received, **options: Any) -> Client:
+    return Client(cast(Outbox, received), **options)
+
+
+async def test_a_client_that_joins_while_events_are_on_their_way_gets_each_once_and_in_order(
+    nursery: trio.Nursery,
+) -> None:
+    source = Source()
+    fanout = Fanout(source, TOPIC)
+    nursery.start_soon(fanout.run)
+    await trio.testing.wait_all_tasks_blocked()
+    old, new = Received(), Received()
+    fanout.join(client(old), None)
+    source.publish(1)
+    source.publish(2)
+    fanout.join(client(new), source.current(TOPIC))
+    source.publish(3)
+    await trio.testing.wait_all_tasks_blocked()
+    assert old.numbers == [1, 2, 3]
+    assert new.numbers == [2, 3]
+    fanout.close()
+
+
+@given(st.lists(st.sampled_from(["publish", "join", "leave", "yield"]), max_size=60))
+def test_whoever_comes_whenever_hears_a_row_without_holes(steps: list[str]) -> None:
+    async def run() -> None:
+        source = Source()
+        fanout = Fanout(source, TOPIC)
+        present: list[tuple[Client, Received, int]] = []
+        done: list[tuple[Received, int, int]] = []
+        count = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fanout.run)
+            for step in steps:
+                if step == "publish":
+                    count += 1
+                    source.publish(count)
+                elif step == "join":
+                    received = Received()
+                    one = client(received)
+                    fanout.join(one, source.current(TOPIC))
+                    present.append((one, received, count))
+                elif step == "leave" and present:
+                    one, received, since = present.pop(0)
+                    fanout.leave(one)
+                    done.append((received, since, count))
+                else:
+                    await trio.testing.wait_all_tasks_blocked()
+            await trio.testing.wait_all_tasks_blocked()
+            for _, received, since in present:
+                assert received.numbers == list(range(max(1, since), count + 1))
+            for received, since, until in done:
+                assert received.numbers == list(range(max(1, since), max(1, since) + len(received.numbers)))
+                assert not received.numbers or received.numbers[-1] <= until
+            fanout.close()
+            nursery.cancel_scope.cancel()
+
+    trio.run(run)
+
+
+async def test_a_fan_out_that_lags_tells_its_clients_to_come_back(nursery: trio.Nursery) -> None:
+    source = Source()
+    fanout = Fanout(source, TOPIC)
+    received = Received()
+    fanout.join(client(received), None)
+    for number in range(1, 6_000):  # it never gets to run meanwhile
+        source.publish(number)
+    await fanout.run()
+    assert received.closed_with == 1013
+
+
+async def test_only_what_a_client_accepts_is_sent(nursery: trio.Nursery) -> None:
+    source = Source()
+    fanout = Fanout(source, TOPIC)
+    nursery.start_soon(fanout.run)
+    some, all_of_it = Received(), Received()
+    fanout.join(client(some, accepts=lambda event: event.open_interest >= 3), interest(1))
+    fanout.join(client(all_of_it), interest(1))
+    for number in range(2, 5):
+        source.publish(number)
+    await trio.testing.wait_all_tasks_blocked()
+    assert some.numbers == [3, 4]
+    assert all_of_it.numbers == [1, 2, 3, 4]
+    fanout.close()
