@@ -146,7 +146,8 @@ class Bars:
             if older and (not older[-1].is_closed or bar_end(older[-1].timestamp, self._interval) != first):
                 self.needs_load = True
             else:
-                self.is_whole = is_whole and (not run or run[0].timestamp <= first)
+                fits = len(older) + len(self.rows) <= self.history
+                self.is_whole = is_whole and fits and (not run or run[0].timestamp <= first)
                 self.rows = deque([*older, *self.rows], maxlen=self.history)
         if self._expected is not None or not self.rows:
             return []

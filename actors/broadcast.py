@@ -30,8 +30,8 @@ class Reader(Generic[T]):
         self.close()
 
     def close(self) -> None:
+        self._channel.close()  # first: whoever waits on it is told that it is closed, not that it lagged
         self._broadcast.forget(self)
-        self._channel.close()
 
     async def receive(self) -> T:
         """The next item, in the order of publishing."""

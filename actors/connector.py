@@ -15,6 +15,7 @@ import trio
 
 from actors.budget import Budget
 from actors.catalogue import Catalogue
+from actors.derivation import BASE, DERIVABLE
 from actors.errors import BadMessage, MarketError, UnknownInterval, UnknownSymbol, Unsupported, UpstreamLimited
 from actors.events import (
     FundingRate,
@@ -153,7 +154,21 @@ class Connector:
             background=self._background,
             poll_every=self._poll_every,
             everything=self._everything,
+            derived=self._derived(),
         )
+
+    def _derived(self) -> frozenset[str]:
+        """Intervals that a new feed makes of minutes: all that can be, where the exchange allows too few subscriptions.
+
+        The exchange's own bars are preferred: it may know of trades that minutes do not add up to.
+        """
+        limit = self.exchange.limits.subscriptions
+        if limit is None:
+            return frozenset()
+        topics = [Topic(self.name, "", "ohlc", interval) for interval in self._intervals]
+        topics += [Topic(self.name, "", kind) for kind in self.exchange.pushed - {"ohlc"}]
+        each = len({self.exchange.subscription_of(topic) for topic in topics})
+        return DERIVABLE if each * max(len(self.symbols), len(self.feeds) + 1) > limit else frozenset()
 
     def _poll_every(self) -> float:
         window = self.exchange.budget["weight"]
@@ -264,7 +279,8 @@ class Connector:
         if feed.health.state == "failed":
             raise UnknownSymbol(f"{symbol} cannot be collected: {feed.health.reason}")
         if topic.interval is not None and topic.interval not in feed.intervals:
-            if problem := self._no_room_for([feed.topic("ohlc", topic.interval)]):
+            needed = BASE if topic.interval in feed.derived else topic.interval
+            if problem := self._no_room_for([feed.topic("ohlc", needed)]):
                 raise UpstreamLimited(problem)
             topics = feed.add_interval(topic.interval)
             if symbol in self._line_of:

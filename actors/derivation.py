@@ -11,6 +11,7 @@ from decimal import Decimal
 from actors.events import EPOCH, INTERVALS, Ohlc
 
 BASE = "1m"
+DERIVABLE = frozenset(name for name, length in INTERVALS.items() if INTERVALS[BASE] < length <= INTERVALS["1d"])
 
 
 class Derivation:

@@ -7,6 +7,7 @@ stream is dialled here and only wrapped there. Closing is bounded too: an exchan
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 from urllib.parse import urlsplit
 
 import trio
@@ -17,50 +18,115 @@ from actors.errors import LineLost
 CONNECT_WITHIN = 10.0  # seconds
 CLOSE_WITHIN = 1.0  # seconds
 MAX_MESSAGE = 16 << 20  # bytes; an all-market array passes 1 MiB, the library's default
+RECEIVE = 64 << 10  # bytes read at once
+SETTLE = 0.1  # seconds
 QUEUE = 1024  # messages; with the default of 1 the library stops answering pings while we are busy
+
+
+class _Watched(trio.abc.Stream):
+    """A stream that says when it ended: trio-websocket goes on waiting for a handshake that can no longer come."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.ended = trio.Event()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        except trio.BrokenResourceError:
+            self.ended.set()
+            raise
+        if not data:
+            self.ended.set()
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError:
+            self.ended.set()
+            raise
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 @asynccontextmanager
 async def open_socket(url: str, tls: ssl.SSLContext) -> AsyncIterator[trio_websocket.WebSocketConnection]:
     """A connected WebSocket for as long as the block lasts. Raises LineLost where it cannot be had."""
+    try:
+        async with trio.open_nursery() as nursery:
+            stream = await _connect(url, tls)
+            try:
+                socket = await _shake_hands(nursery, stream, url)
+                yield socket
+                with trio.move_on_after(CLOSE_WITHIN):
+                    await socket.aclose()
+            finally:
+                # Closed before it is cancelled: a Cancelled out of the close would replace, and so hide, the LineLost.
+                await trio.aclose_forcefully(stream)
+                nursery.cancel_scope.cancel()
+    except* trio_websocket.ConnectionRejected as group:  # raised by trio-websocket's own task in the nursery
+        status = getattr(group.exceptions[0], "status_code", "?")
+        raise LineLost(f"the exchange refused the WebSocket: HTTP {status}") from None
+    except* trio_websocket.HandshakeError as group:
+        raise LineLost(f"the WebSocket handshake failed: {group.exceptions[0]!r}") from group
+
+
+async def _connect(url: str, tls: ssl.SSLContext) -> trio.abc.Stream:
+    """Name lookup, TCP and TLS within one deadline."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    secure = parts.scheme == "wss"
-    port = parts.port or (443 if secure else 80)
-    async with trio.open_nursery() as nursery:
-        stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] | None = None
-        try:
+    try:
+        with trio.fail_after(CONNECT_WITHIN):
+            tcp = await trio.open_tcp_stream(host, parts.port or (443 if parts.scheme == "wss" else 80))
+            if parts.scheme != "wss":
+                return tcp
+            stream = trio.SSLStream(tcp, tls, server_hostname=host, https_compatible=True)
             try:
-                with trio.fail_after(CONNECT_WITHIN):
-                    tcp = stream = await trio.open_tcp_stream(host, port)
-                    if secure:
-                        stream = trio.SSLStream(tcp, tls, server_hostname=host, https_compatible=True)
-                        await stream.do_handshake()
-                    socket = await trio_websocket.wrap_client_stream(
-                        nursery,
-                        stream,
-                        parts.netloc.rpartition("@")[2],
-                        (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
-                        message_queue_size=QUEUE,
-                        max_message_size=MAX_MESSAGE,
-                        receive_buffer_size=65_536,
-                    )
-            except trio.TooSlowError:
-                raise LineLost(f"no connection within {CONNECT_WITHIN:g} s") from None
-            except trio_websocket.ConnectionRejected as error:
-                raise LineLost(f"the exchange refused the WebSocket: HTTP {error.status_code}") from None
-            except (OSError, ssl.SSLError, trio.BrokenResourceError, trio_websocket.HandshakeError) as error:
-                cause = error.__cause__ or error
-                raise LineLost(f"cannot connect: {type(cause).__name__}: {cause}") from error
-            except trio_websocket.ConnectionClosed as error:
-                raise LineLost(f"closed during the handshake: {closing(error)}") from None
-            yield socket
-            with trio.move_on_after(CLOSE_WITHIN):
-                await socket.aclose()
-        finally:
-            nursery.cancel_scope.cancel()
-            if stream is not None:
-                await trio.aclose_forcefully(stream)
+                await stream.do_handshake()
+            except BaseException:
+                await trio.aclose_forcefully(tcp)
+                raise
+            return stream
+    except trio.TooSlowError:
+        raise LineLost(f"no connection within {CONNECT_WITHIN:g} s") from None
+    except (OSError, trio.BrokenResourceError) as error:  # ssl.SSLError is an OSError
+        cause = error.__cause__ or error
+        raise LineLost(f"cannot connect: {type(cause).__name__}: {cause}") from error
+
+
+async def _shake_hands(nursery: trio.Nursery, stream: trio.abc.Stream, url: str) -> trio_websocket.WebSocketConnection:
+    parts = urlsplit(url)
+    watched = _Watched(stream)
+    socket: trio_websocket.WebSocketConnection | None = None
+    with trio.move_on_after(CONNECT_WITHIN) as patience:
+        async with trio.open_nursery() as attempt:
+
+            async def give_up() -> None:
+                await watched.ended.wait()
+                await trio.sleep(SETTLE)  # an answer that came just before the end is still being read
+                attempt.cancel_scope.cancel()
+
+            attempt.start_soon(give_up)
+            socket = await trio_websocket.wrap_client_stream(
+                nursery,
+                cast(trio.SocketStream, watched),
+                parts.netloc.rpartition("@")[2],
+                (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+                message_queue_size=QUEUE,
+                max_message_size=MAX_MESSAGE,
+                receive_buffer_size=RECEIVE,
+            )
+            attempt.cancel_scope.cancel()
+    if socket is not None:
+        return socket
+    if patience.cancelled_caught:
+        raise LineLost(f"no connection within {CONNECT_WITHIN:g} s")
+    raise LineLost("the exchange hung up during the handshake")
 
 
 def closing(error: trio_websocket.ConnectionClosed) -> str:

@@ -5,7 +5,7 @@ A folder in `actors/` is an exchange and says so by `EXCHANGE`; nothing else in 
 
 import importlib
 import pkgutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol
@@ -108,6 +108,7 @@ class LineLimits:
     ping_every: float = 30.0  # seconds between WebSocket pings
     pong_within: float = 10.0  # seconds
     heartbeat_every: float = 20.0  # seconds between the exchange's own heartbeats, where it has one
+    subscriptions: int | None = None  # of all connections together, where the exchange counts them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +135,7 @@ class Exchange:
     new_session: Callable[[Mapping[str, Instrument]], Session]
     open_rest: Callable[[RestClient, Callable[[], datetime]], Rest]  # (client, the exchange's clock)
     predicted_funding: Callable[[RestClient], Awaitable[list[PredictedFunding]]] | None = None
+    subscription_of: Callable[[Topic], Hashable] = lambda topic: topic  # what is subscribed to; topics may share one
     heartbeat: str | None = None  # a frame that the exchange wants regularly beside WebSocket pings
     aliases: Callable[[Instrument], Sequence[str]] = lambda instrument: ()  # other spellings that clients may use
 

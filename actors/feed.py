@@ -36,7 +36,7 @@ from actors.history import History
 
 INBOX = 10_000  # updates; more than that unread means the feed is stuck
 KEPT = 5_000  # liquidations and large trades held for REST
-RECENT_TRADES = 4_000  # ids remembered to drop duplicates by
+RECENT = 4_000  # ids and liquidations remembered to drop duplicates by
 BURST = 256  # updates handled before other tasks get their turn
 
 log = structlog.get_logger()
@@ -60,8 +60,10 @@ class Feed:
         background: Rest,
         poll_every: Callable[[], float],
         everything: Everything,
+        derived: frozenset[str] = frozenset(),
     ) -> None:
         self.exchange, self.symbol = exchange, symbol
+        self.derived = derived  # intervals that are made of minutes instead of being subscribed to
         self._threshold = large_trade_threshold_usd
         self._supervise = supervise
         self._background = background
@@ -74,8 +76,11 @@ class Feed:
         self.left_at = float("-inf")  # when the last of them left
         self.health = Health(self._on_health)
         self.duplicates = 0  # trades and liquidations delivered more than once
-        self._history = History(exchange, symbol, rest=rest, background=background, publish=self._publish_bar)
+        self._history = History(
+            exchange, symbol, rest=rest, background=background, publish=self._publish_bar, derived=derived
+        )
         self._last_trade: Trade | None = None
+        self._liquidated: dict[Liquidation, datetime] = {}  # recent ones, in order, and when they were pushed
         self._trade_ids: dict[int | str, None] = {}  # recent ones, in order, where ids do not count up
         self.liquidations: deque[Liquidation] = deque(maxlen=KEPT)
         self.large_trades: deque[LargeTrade] = deque(maxlen=KEPT)
@@ -242,7 +247,7 @@ class Feed:
             case FundingRate():
                 self._on_funding(event)
             case Liquidation():
-                self._on_liquidation(event)
+                self._on_liquidation(event, pushed_at)
             case OpenInterest():
                 self._on_open_interest(event)
         self._history.notice(pushed_at)
@@ -255,7 +260,7 @@ class Feed:
                 self.duplicates += 1
                 return
             self._trade_ids[trade.trade_id] = None
-            if len(self._trade_ids) > RECENT_TRADES:
+            if len(self._trade_ids) > RECENT:
                 del self._trade_ids[next(iter(self._trade_ids))]
         elif last:
             new_id, last_id = int(trade.trade_id), int(last.trade_id)
@@ -284,13 +289,14 @@ class Feed:
         self._publish(self.topic("trades"), gap)
         self._publish(self.topic("large_trades"), gap)
 
-    def _on_liquidation(self, liquidation: Liquidation) -> None:
-        for known in reversed(self.liquidations):
-            if known.timestamp < liquidation.timestamp:
-                break
-            if known == liquidation:
-                self.duplicates += 1
-                return
+    def _on_liquidation(self, liquidation: Liquidation, pushed_at: datetime) -> None:
+        """Liquidations have no id. Equal ones of one frame happened; those of a later frame are told again."""
+        if self._liquidated.get(liquidation, pushed_at) != pushed_at:
+            self.duplicates += 1
+            return
+        self._liquidated[liquidation] = pushed_at
+        if len(self._liquidated) > RECENT:
+            del self._liquidated[next(iter(self._liquidated))]
         self.liquidations.append(liquidation)
         self._publish(self.topic("liquidations"), liquidation)
 

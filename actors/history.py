@@ -30,10 +30,12 @@ class History:
         rest: Rest,
         background: Rest,
         publish: Callable[[str, Ohlc | Gap], None],
+        derived: frozenset[str],
     ) -> None:
         self._exchange, self._symbol = exchange, symbol
         self._rest, self._background = rest, background
         self._publish = publish  # (interval, what its readers are told)
+        self._derived = derived  # intervals that are made of minutes instead of being subscribed to
         self._bars: dict[str, Bars] = {}
         self._derivations: dict[str, Derivation] = {}
         self._exchange_time: datetime | None = None
@@ -50,7 +52,7 @@ class History:
             return []
         self._bars[interval] = Bars(self._exchange, self._symbol, interval)
         self._load_work.set()
-        if interval not in self._exchange.derived:
+        if interval not in self._derived:
             return [interval]
         subscribe = self.add(BASE)
         self._derivations[interval] = Derivation(interval)

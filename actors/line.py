@@ -21,7 +21,10 @@ from actors.exchange import Change, Exchange, Rejected, Session, Update
 
 WATCH_EVERY = 1.0  # seconds
 GARBAGE = (100, 60.0)  # so many undecodable frames within so many seconds end the connection
-SUSPECT_PAUSE = 0.3  # seconds; Hyperliquid cuts a connection within 0.16 s of an unknown name
+CUT = 1006  # what the library calls an end without a close frame
+CUTS = 2  # so many, each while one symbol alone was asked for, convict it: a network may cut one by chance
+LOOK = 0.05  # seconds between looks at what has no event to wait for
+ACKNOWLEDGED_WITHIN = 5.0  # seconds
 REPORTED_MAX = 50  # distinct complaints that are logged per line
 
 log = structlog.get_logger()
@@ -48,6 +51,7 @@ class Line:
         instruments: Mapping[str, Instrument],
         ready_to_connect: Callable[[], Awaitable[None]],
         number: int,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._exchange = exchange
         self._limits = exchange.limits
@@ -56,6 +60,7 @@ class Line:
         self._instruments = instruments
         self._ready_to_connect = ready_to_connect
         self.number = number
+        self._now = now  # the exchange's clock: a session may have no other
         self.scope = trio.CancelScope()  # cancelled when the line is no longer needed
         self._topics: dict[Topic, Sink] = {}
         self._feeds: dict[str, Sink] = {}  # by symbol
@@ -63,7 +68,10 @@ class Line:
         self._pending: deque[tuple[bool, Topic]] = deque()  # (subscribe?, topic), not yet sent
         self._work = trio.Event()
         self._heard_at: dict[Topic, float] = {}  # prompt topics only
-        self._suspects: set[Topic] = set()  # one of them made the exchange cut the last connection
+        self._asked_at: dict[Topic, float] = {}  # prompt topics only
+        self._suspects: set[str] = set()  # symbols, one of which may have made the exchange cut a connection
+        self._trial: str | None = None  # the only symbol that is asked for at the moment
+        self._cuts: Counter[str] = Counter()  # by symbol, on trial
         self.counts: Counter[str] = Counter()  # frames, garbage, unknown, unlisted
         self._reported: set[str] = set()
 
@@ -83,6 +91,7 @@ class Line:
     def remove(self, topics: Iterable[Topic]) -> None:
         for topic in list(topics):
             if self._topics.pop(topic, None) is not None and self._is_up:
+                self._asked_at.pop(topic, None)
                 self._heard_at.pop(topic, None)
                 self._ask(topic, subscribe=False)
         carried = {topic.symbol for topic in self._topics}
@@ -103,12 +112,14 @@ class Line:
         async with open_socket(self._url + self._exchange.ws_path, self._tls) as socket:
             session = self._exchange.new_session(self._instruments)
             self._pending.clear()
+            self._asked_at.clear()
             self._heard_at.clear()
+            self._trial = None
             self._is_up = True
             try:
                 log.info("line.up", exchange=self._exchange.name, line=self.number, topics=len(self._topics))
                 for topic in self._topics:
-                    if topic not in self._suspects:
+                    if topic.symbol not in self._suspects:
                         self._ask(topic, subscribe=True)
                 for feed in list(self._feeds.values()):
                     feed.line_up()
@@ -117,7 +128,7 @@ class Line:
                     nursery.start_soon(self._watch)
                     nursery.start_soon(self._ping, socket)
                     if self._suspects:
-                        nursery.start_soon(self._try_suspects, session)
+                        nursery.start_soon(self._try_suspects, socket, session)
                     if self._exchange.heartbeat is not None:
                         nursery.start_soon(self._beat, socket, self._exchange.heartbeat)
                     await self._receive(socket, session)
@@ -132,13 +143,13 @@ class Line:
             try:
                 frame = await socket.get_message()
             except trio_websocket.ConnectionClosed as error:
-                if error.reason is None:
+                if error.reason is None or error.reason.code == CUT:
                     self._blame(session.unacknowledged())
                 raise LineLost(f"closed by the exchange, {closing(error)}") from None
             received_at = datetime.now(UTC)
             self.counts["frames"] += 1
             try:
-                said = session.receive(frame, received_at)
+                said = session.receive(frame, self._now())
             except UnknownMessage as error:
                 self._complain("unknown", error, frame)
                 continue
@@ -197,29 +208,55 @@ class Line:
     def _drop(self, topic: Topic, feed: Sink, reason: str) -> None:
         """Never ask for a topic again; a feed that has none left cannot be served."""
         del self._topics[topic]
+        self._asked_at.pop(topic, None)
         self._heard_at.pop(topic, None)
-        self._suspects.discard(topic)
         if not any(other.symbol == topic.symbol for other in self._topics):
             self._feeds.pop(topic.symbol, None)
             feed.line_refused(reason)
 
     def _blame(self, unacknowledged: Sequence[Topic]) -> None:
-        """An exchange that cuts the connection for one unknown name does not say which: find it by elimination."""
-        topics = [topic for topic in unacknowledged if topic in self._topics]
-        if len(topics) == 1:
-            self._reject(Rejected((topics[0],), "the exchange cuts the connection when asked for it"))
-        else:
-            self._suspects = set(topics)
+        """An exchange that cuts the connection for one unknown name does not say which: find it by elimination.
 
-    async def _try_suspects(self, session: Session) -> None:
-        """Ask for the suspects one by one, the next only when the last was confirmed."""
-        for topic in sorted(self._suspects):
-            while self._pending or session.unacknowledged():  # noqa: ASYNC110 - a session has no events
-                await trio.sleep(SUSPECT_PAUSE)
-            if topic in self._topics:
-                self._ask(topic, subscribe=True)
-            await trio.sleep(SUSPECT_PAUSE)
-            self._suspects.discard(topic)
+        Every symbol that was not confirmed is suspect, and asked for alone on the next connections.
+        """
+        symbols = {topic.symbol for topic in unacknowledged if topic in self._topics}
+        if symbols == {self._trial}:
+            [symbol] = symbols
+            self._cuts[symbol] += 1
+            if self._cuts[symbol] >= CUTS:
+                guilty = tuple(topic for topic in self._topics if topic.symbol == symbol)
+                self._suspects.discard(symbol)
+                self._reject(Rejected(guilty, f"the exchange cuts the connection when asked for {symbol}"))
+                return
+        self._suspects |= symbols
+
+    async def _try_suspects(self, socket: trio_websocket.WebSocketConnection, session: Session) -> None:
+        """Ask for one suspect after the other, on a connection that answers and has nothing else to confirm."""
+        heard = self.counts["frames"]
+        if self._exchange.heartbeat is not None:
+            await _send_frame(socket, self._exchange.heartbeat)
+        await self._settled(session)
+        with trio.move_on_after(ACKNOWLEDGED_WITHIN):
+            while self.counts["frames"] == heard:  # noqa: ASYNC110 (a plain counter)
+                await trio.sleep(LOOK)
+        answers = self.counts["frames"] > heard
+        for symbol in sorted(self._suspects):
+            self._trial = symbol if answers else None
+            for topic in self._topics:
+                if topic.symbol == symbol:
+                    self._ask(topic, subscribe=True)
+            await self._settled(session)
+            self._trial = None
+            self._suspects.discard(symbol)
+            self._cuts.pop(symbol, None)
+
+    async def _settled(self, session: Session) -> None:
+        """Wait until all that was asked for is confirmed, or is not going to be."""
+        while self._pending:  # noqa: ASYNC110 (a plain deque)
+            await trio.sleep(LOOK)
+        with trio.move_on_after(ACKNOWLEDGED_WITHIN):
+            while session.unacknowledged():  # noqa: ASYNC110 (state of a protocol without I/O)
+                await trio.sleep(LOOK)
 
     def _prove(self, topic: Topic, feed: Sink) -> None:
         now = trio.current_time()
@@ -241,6 +278,9 @@ class Line:
                 ):
                     topics.append(self._pending.popleft()[1])
                 frames = session.subscribe(topics) if subscribe else session.unsubscribe(topics)
+                for topic in topics:
+                    if subscribe and topic in self._topics and topic.kind in self._exchange.prompt:
+                        self._asked_at[topic] = trio.current_time()
                 for frame in frames:
                     await _send_frame(socket, frame)
                     await trio.sleep(1 / self._limits.frames_per_second)
@@ -248,21 +288,21 @@ class Line:
     async def _watch(self) -> None:
         """An ack proves nothing and an open socket proves nothing: only data does."""
         limit = self._limits.silence
-        asked_at: dict[Topic, float] = {}
         while True:
             await trio.sleep(WATCH_EVERY)
             now = trio.current_time()
             if self._topics and now - self._last_heard > limit:
                 raise LineLost(f"silence: no market data for {limit:g} s")
-            for topic, feed in list(self._topics.items()):
-                if topic.kind not in self._exchange.prompt:
-                    continue
-                since = max(asked_at.setdefault(topic, now), self._heard_at.get(topic, float("-inf")))
-                if now - since > limit:
-                    asked_at[topic] = now
-                    feed.topic_silent(topic, f"no {topic.kind} data for {limit:g} s")
-                    self._ask(topic, subscribe=False)
-                    self._ask(topic, subscribe=True)
+            silent = []
+            for topic, asked_at in self._asked_at.items():
+                if now - max(asked_at, self._heard_at.get(topic, float("-inf"))) > limit:
+                    silent.append(topic)
+                    self._topics[topic].topic_silent(topic, f"no {topic.kind} data for {limit:g} s")
+            # All ends before all beginnings: topics may share a subscription, which ends with the last of them.
+            for subscribe in (False, True):
+                for topic in silent:
+                    self._asked_at[topic] = now
+                    self._ask(topic, subscribe=subscribe)
 
     async def _beat(self, socket: trio_websocket.WebSocketConnection, heartbeat: str) -> None:
         while True:
@@ -276,7 +316,9 @@ class Line:
                 with trio.fail_after(self._limits.pong_within):
                     await socket.ping()
             except trio.TooSlowError:
-                raise LineLost(f"no pong within {self._limits.pong_within:g} s") from None
+                # Whoever still sends data is alive: its pong waits behind them, or is withheld.
+                if trio.current_time() - self._last_heard > self._limits.pong_within:
+                    raise LineLost(f"no pong within {self._limits.pong_within:g} s") from None
             except trio_websocket.ConnectionClosed:
                 return  # the receiving task says why
 
@@ -287,5 +329,5 @@ async def _send_frame(socket: trio_websocket.WebSocketConnection, frame: str) ->
             await socket.send_message(frame)
     except trio.TooSlowError:
         raise LineLost("the exchange does not read what is sent") from None
-    except trio_websocket.ConnectionClosed as error:
-        raise LineLost(f"closed by the exchange, {closing(error)}") from None
+    except trio_websocket.ConnectionClosed:
+        await trio.sleep_forever()  # the receiving task says why, when it has read what came before the end

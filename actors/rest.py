@@ -27,6 +27,7 @@ TIMEOUT = 10.0  # seconds for a whole request
 MAX_BYTES = 64 << 20  # of one answer
 CONCURRENCY = 16  # requests of one host in flight; httpx's pool is larger, so that it never queues (httpcore #1093)
 RETRY_AFTER_DEFAULT = {429: 60.0, 418: 120.0}  # seconds, where the exchange does not say
+LIMITED_PAUSE = 10.0  # seconds, where neither the status nor the exchange says
 RETRY_AFTER_MAX = 3 * 86_400.0  # Binance's longest ban
 FORBIDDEN_PAUSE = 300.0  # seconds between tries while a firewall turns us away
 
@@ -64,12 +65,17 @@ class RestClient:
         headers = {"Content-Type": "application/json"}
         return await self._ask(self._client.build_request("POST", path, content=body, headers=headers), bucket, weight)
 
+    def heed(self, error: MarketError) -> None:
+        """Ask nothing more until the time that an error names. For exchanges, too, that refuse within a 200."""
+        if error.retry_after is not None:
+            self._budget.close(min(error.retry_after, RETRY_AFTER_MAX), str(error))
+
     async def _ask(self, request: httpx.Request, bucket: str, weight: int) -> bytes:
         path = request.url.path
         for attempt in (1, 2):
-            await self._budget.spend(bucket, weight, background=self._background)
             try:
-                async with self._limit:
+                async with self._limit:  # first: what waits for its turn must see the gate as it is then
+                    await self._budget.spend(bucket, weight, background=self._background)
                     response, body = await self._exchange(request)
             except (httpx.TransportError, UpstreamTimeout) as error:
                 # A keep-alive connection that the server just closed fails at once: a question may be asked again.
@@ -116,28 +122,29 @@ class RestClient:
             if "html" in content_type or body[:1] == b"<":
                 raise BadMessage(f"{path}: the exchange answered {status} with a page instead of data")
             return
-        error = self._explain(status, body)
-        if status in (418, 429) or isinstance(error, UpstreamLimited):
-            said = error.retry_after if error else None
-            seconds = retry_after(response.headers.get("retry-after"))
-            pause = min(said or seconds or RETRY_AFTER_DEFAULT.get(status, 10.0), RETRY_AFTER_MAX)
-            reason = f"the exchange answered {status}: {error or 'too many requests'}"
-            self._budget.close(pause, reason)
-            raise UpstreamLimited(reason, retry_after=pause)
-        if error is not None:
-            raise error
+        error = self._error(response, body, path)
+        self.heed(error)
+        raise error
+
+    def _error(self, response: httpx.Response, body: bytes, path: str) -> MarketError:
+        status = response.status_code
+        said = self._explain(status, body)
+        if status in (418, 429) or isinstance(said, UpstreamLimited):
+            wait = (said and said.retry_after) or retry_after(response.headers.get("retry-after"))
+            wait = wait or RETRY_AFTER_DEFAULT.get(status, LIMITED_PAUSE)
+            text = f"the exchange answered {status}: {said or 'too many requests'}"
+            return UpstreamLimited(text, retry_after=min(wait, RETRY_AFTER_MAX))
         if status == 451:
-            self._budget.close(FORBIDDEN_PAUSE, "the exchange does not serve this location (451)")
-            raise UpstreamGeoBlocked(
-                f"the exchange does not serve this location (451): {excerpt(body)}",
-                retry_after=FORBIDDEN_PAUSE,
-            )
+            text = f"the exchange does not serve this location (451): {excerpt(body)}"
+            return UpstreamGeoBlocked(text, retry_after=FORBIDDEN_PAUSE)
+        if isinstance(said, UpstreamGeoBlocked):
+            return said
         if status == 403:
-            self._budget.close(FORBIDDEN_PAUSE, "the exchange's firewall refused this address (403)")
-            raise UpstreamError("the exchange's firewall refused this address (403)", retry_after=FORBIDDEN_PAUSE)
+            text = "the exchange's firewall refused this address (403)"
+            return UpstreamError(text, retry_after=FORBIDDEN_PAUSE)
         if status == 408:
-            raise UpstreamTimeout(f"{path}: the exchange timed out (408)")
-        raise UpstreamError(f"{path}: the exchange answered {status}: {excerpt(body)}")
+            return UpstreamTimeout(f"{path}: the exchange timed out (408)")
+        return said or UpstreamError(f"{path}: the exchange answered {status}: {excerpt(body)}")
 
 
 @asynccontextmanager
@@ -162,7 +169,7 @@ def retry_after(value: str | None) -> float | None:
         return float(value.strip()[:9])
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
@@ -172,6 +179,7 @@ def retry_after(value: str | None) -> float | None:
 def excerpt(body: bytes) -> str:
     """The beginning of a body that may be anything, as one printable line."""
     text = body[:200].decode("utf-8", "replace")
+    text = "".join(char if char.isprintable() else " " for char in text)
     return json.dumps(" ".join(text.split()), ensure_ascii=False)[1:-1] or "(empty)"
 
 

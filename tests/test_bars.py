@@ -504,6 +504,16 @@ def test_history_that_outgrew_memory_is_no_longer_whole() -> None:
     assert bars.newest(HISTORY + 1) is None
 
 
+def test_history_that_outgrows_memory_as_it_is_loaded_is_not_whole() -> None:
+    """REST answered late, of a young symbol: its few rows and the stream's are more than memory holds."""
+    bars = new_bars()
+    for update in closed(0, 1, 2, 3, 4):
+        bars.apply(update, pushed(update))
+    bars.loaded(closed(-4, -3, -2, -1, 0))
+    assert list(bars.rows) == closed(*range(-3, 5))
+    assert bars.between(at(-4), None, 3) is None
+
+
 @pytest.mark.parametrize(
     ("start", "end", "limit", "wanted"),
     [

@@ -76,7 +76,7 @@ class Fanout:
         try:
             while True:
                 self._send(await self._reader.receive())
-                with suppress(trio.WouldBlock):
+                with suppress(trio.WouldBlock, trio.ClosedResourceError):  # closed: the last client just left
                     for _ in range(BURST):
                         self._send(self._reader.receive_nowait())
         except Lagged:

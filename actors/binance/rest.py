@@ -4,8 +4,9 @@ Source: https://developers.binance.com/docs/derivatives/usds-margined-futures/ma
 """
 
 import re
+import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ from actors.errors import (
     Unsupported,
     UpstreamError,
     UpstreamLimited,
+    UpstreamTimeout,
 )
 from actors.events import (
     INTERVALS,
@@ -79,6 +81,7 @@ class BinanceRest:
     ) -> list[Ohlc]:
         """Up to `limit` bars of `[start, end)`: the first ones when `start` is given, else the last ones."""
         rows: list[wire.KlineRow] = []
+        asked_at = ms(self._now())
         while len(rows) < limit:
             size = min(limit - len(rows), KLINES_PAGE)
             body = await self._client.get(
@@ -104,8 +107,11 @@ class BinanceRest:
                 end = from_ms(page[0][0])
             else:
                 start = from_ms(page[-1][0] + 1)
-        now = ms(self._now())
-        return [bar(row, symbol, interval, now) for row in rows]
+        # A bar that ends while the answer travels is not whole in it; one that another follows is.
+        last = len(rows) - 1
+        return [
+            bar(row, symbol, interval, is_closed=index < last or row[6] < asked_at) for index, row in enumerate(rows)
+        ]
 
     async def open_interest(self, symbol: str) -> OpenInterest:
         body = await self._client.get("/fapi/v1/openInterest", {"symbol": symbol}, bucket="weight", weight=1)
@@ -129,8 +135,10 @@ class BinanceRest:
         rows: list[wire.OpenInterestRow] = []
         step = INTERVALS[period]
         final = min(end or self._now() + step, self._now() + step)
+        size = limit if start is None else OPEN_INTEREST_PAGE  # the same windows whatever the limit
         for _ in range(OPEN_INTEREST_WINDOWS):
-            size = min(limit - len(rows), OPEN_INTEREST_PAGE)
+            if start is not None and start >= final:
+                break
             until = end if start is None else min(start + size * step, final)
             body = await self._client.get(
                 "/futures/data/openInterestHist",
@@ -156,7 +164,7 @@ class BinanceRest:
                 open_interest=amount(row.open_interest),
                 open_interest_value=amount(row.open_interest_value),
             )
-            for row in rows
+            for row in rows[:limit]
         ]
 
     async def funding(self, instrument: Instrument) -> FundingRate:
@@ -226,6 +234,8 @@ def explain(status: int, body: bytes) -> MarketError | None:
             return UnknownSymbol(text)
         case -1120:
             return UnknownInterval(text)
+        case -1006 | -1007:
+            return UpstreamTimeout(text)
         case -1003 | -1008:
             return UpstreamLimited(text, retry_after=ban_seconds(error.msg))
         case _:
@@ -237,8 +247,8 @@ def ban_seconds(message: str) -> float | None:
     match = BANNED_UNTIL.search(message)
     if match is None:
         return None
-    until = from_ms(int(match[1]))
-    return max(1.0, (until - datetime.now(until.tzinfo)) / timedelta(seconds=1))
+    until = int(match[1]) / 1000
+    return max(1.0, until - time.time())
 
 
 def klines_weight(limit: int) -> int:
@@ -265,8 +275,8 @@ def integer(value: int | str) -> int:
         raise BadMessage(f"not a time: {str(value)[:40]!r}") from None
 
 
-def bar(row: wire.KlineRow, symbol: str, interval: str, now: int) -> Ohlc:
-    open_time, open_, high, low, close, volume, close_time, quote_volume, trades_count, *_ = row
+def bar(row: wire.KlineRow, symbol: str, interval: str, *, is_closed: bool) -> Ohlc:
+    open_time, open_, high, low, close, volume, _, quote_volume, trades_count, *_ = row
     return Ohlc(
         exchange=NAME,
         symbol=symbol,
@@ -279,7 +289,7 @@ def bar(row: wire.KlineRow, symbol: str, interval: str, now: int) -> Ohlc:
         volume=amount(volume),
         quote_volume=amount(quote_volume),
         trades_count=trades_count,
-        is_closed=close_time < now,
+        is_closed=is_closed,
     )
 
 

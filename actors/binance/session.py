@@ -29,6 +29,8 @@ from actors.exchange import Rejected, Update
 NAME = "binance"
 USD_MARGINED = 1  # `st`; all-market arrays also carry COIN-M (2) since 2026-06-30
 DEFAULT_FUNDING_HOURS = 8.0
+KNOWN_EVENTS = {"aggTrade", "kline", "forceOrder", "markPriceUpdate"}
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # the latter two come out of msgspec too
 
 
 def stream_name(topic: Topic) -> str:
@@ -71,7 +73,7 @@ class BinanceSession:
     def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Rejected]:
         try:
             push = wire.decode_frame(frame).data
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return self._receive_other(frame)
         return self._updates(push)
 
@@ -94,32 +96,40 @@ class BinanceSession:
         """Whatever is not a known push in the combined envelope: replies, bare pushes, arrays, surprises."""
         try:
             outer = wire.decode_any_frame(frame)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return self._receive_pushes(frame)
+        except UNREADABLE:
+            return self._receive_array(frame)
         if outer.data:
-            return self._receive_pushes(outer.data)
-        try:
-            reply = wire.decode_control(frame)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return self._receive_pushes(frame)
-        asked = self._asked.pop(reply.id, ()) if isinstance(reply.id, int) else ()
-        if reply.code is None and not reply.error:
-            return []
-        reason = bytes(reply.error).decode("utf-8", "replace") if reply.error else reply.msg
+            return self._receive_bare(bytes(outer.data))
+        if outer.event is not None:
+            return self._receive_bare(frame)
+        if outer.code is None and not outer.error:
+            if outer.result or outer.id is not None:
+                return []
+            raise BadMessage("neither a push nor a reply")
+        asked = self._asked.pop(outer.id, ()) if isinstance(outer.id, int) else ()
+        reason = bytes(outer.error).decode("utf-8", "replace") if outer.error else outer.msg
         return [Rejected(asked, f"Binance refused the subscription: {reason}", final=False)]
 
-    def _receive_pushes(self, body: str | bytes | msgspec.Raw) -> list[Update]:
-        """A push outside the combined envelope, or an all-market array of them."""
+    def _receive_bare(self, body: str | bytes) -> list[Update]:
+        """One push without its envelope, or an all-market array of them."""
         try:
-            event = wire.decode_any_push(body).event
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            event = None
+            return self._updates(wire.decode_push(body))
+        except UNREADABLE as error:
+            try:
+                event = wire.decode_any_frame(body).event
+            except UNREADABLE:
+                return self._receive_array(body)
+            raise complaint(event, error) from None
+
+    def _receive_array(self, body: str | bytes) -> list[Update]:
         try:
-            pushes = [wire.decode_push(body)] if event else wire.decode_pushes(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            if event and event not in KNOWN_EVENTS:
-                raise UnknownMessage(f"unknown event {event[:40]!r}") from None
-            raise BadMessage(f"undecodable {event or 'frame'}: {error}") from None
+            pushes = wire.decode_pushes(body)
+        except UNREADABLE as error:
+            try:
+                event = next((row.event for row in wire.decode_any_frames(body)), None)
+            except UNREADABLE:
+                event = None
+            raise complaint(event, error) from None
         return [update for push in pushes for update in self._updates(push)]
 
     def _funding(self, push: wire.MarkPrice) -> FundingRate | None:
@@ -137,7 +147,10 @@ class BinanceSession:
         )
 
 
-KNOWN_EVENTS = {"aggTrade", "kline", "forceOrder", "markPriceUpdate"}
+def complaint(event: str | None, error: Exception) -> BadMessage:
+    if event is not None and event not in KNOWN_EVENTS:
+        return UnknownMessage(f"unknown event {event[:40]!r}")
+    return BadMessage(f"undecodable {event or 'frame'}: {error}")
 
 
 def trade(push: wire.AggTrade) -> Trade:

@@ -98,32 +98,26 @@ class Frame(Struct, frozen=True):
     data: Push
 
 
-class Control(Struct, frozen=True):
-    """A reply to a request: {"result":null,"id":1}, {"code":2,"msg":"...","id":1} or {"error":{"code":..},"id":1}."""
+class AnyFrame(Struct, frozen=True):
+    """Just enough of a frame that is not a known push in the combined envelope to say what it is.
 
-    id: int | str | None
+    A reply to a request: {"result":null,"id":1}, {"code":2,"msg":"...","id":1} or {"error":{"code":..},"id":1};
+    a push outside the envelope has an `e` of its own."""
+
+    data: Raw = Raw()
+    event: str | None = field(name="e", default=None)
+    id: int | str | None = None
+    result: Raw = Raw()
     code: int | None = None
     msg: str | None = None
     error: Raw = Raw()
 
 
-class AnyFrame(Struct, frozen=True):
-    """Just enough of a frame that is not a known push to say what it is."""
-
-    stream: str | None = None
-    data: Raw = Raw()
-
-
-class AnyPush(Struct, frozen=True):
-    event: str | None = field(name="e", default=None)
-
-
 decode_frame = msgspec.json.Decoder(Frame).decode
 decode_push = msgspec.json.Decoder(Push).decode
 decode_pushes = msgspec.json.Decoder(list[Push]).decode
-decode_control = msgspec.json.Decoder(Control).decode
 decode_any_frame = msgspec.json.Decoder(AnyFrame).decode
-decode_any_push = msgspec.json.Decoder(AnyPush).decode
+decode_any_frames = msgspec.json.Decoder(list[AnyFrame]).decode
 
 # https://developers.binance.com/docs/derivatives/usds-margined-futures/market-data/rest-api
 
