@@ -4,7 +4,6 @@ Clients' requests enter here: answered by a feed's memory where it is current, e
 identical requests in flight share.
 """
 
-import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -32,7 +31,7 @@ from actors.exchange import Change, Exchange, Rest, Supervise
 from actors.feed import Feed
 from actors.flights import Flights
 from actors.line import Line
-from actors.rest import RestClient, open_http
+from actors.rest import RestClient, open_http, tls_for
 
 CATALOGUE_EVERY = 3600.0  # seconds between looks for listings and delistings
 LINGER = 60.0  # seconds that an on-demand feed outlives its last reader
@@ -79,8 +78,8 @@ class Connector:
 
     async def run(self) -> None:
         """Run the exchange until cancelled."""
-        self._tls = ssl.create_default_context()
-        async with open_http(self._rest_url) as client, trio.open_nursery() as nursery:
+        self._tls = tls_for(self._rest_url, self._ws_url)
+        async with open_http(self._rest_url, self._tls) as client, trio.open_nursery() as nursery:
             self._nursery = nursery
             self._flights = Flights(nursery)
             self._client = self._rest_client(client, background=False)

@@ -55,7 +55,7 @@ class _Watched(trio.abc.Stream):
 
 
 @asynccontextmanager
-async def open_socket(url: str, tls: ssl.SSLContext) -> AsyncIterator[trio_websocket.WebSocketConnection]:
+async def open_socket(url: str, tls: ssl.SSLContext | None) -> AsyncIterator[trio_websocket.WebSocketConnection]:
     """A connected WebSocket for as long as the block lasts. Raises LineLost where it cannot be had."""
     try:
         async with trio.open_nursery() as nursery:
@@ -76,14 +76,14 @@ async def open_socket(url: str, tls: ssl.SSLContext) -> AsyncIterator[trio_webso
         raise LineLost(f"the WebSocket handshake failed: {group.exceptions[0]!r}") from group
 
 
-async def _connect(url: str, tls: ssl.SSLContext) -> trio.abc.Stream:
+async def _connect(url: str, tls: ssl.SSLContext | None) -> trio.abc.Stream:
     """Name lookup, TCP and TLS within one deadline."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:
         with trio.fail_after(CONNECT_WITHIN):
             tcp = await trio.open_tcp_stream(host, parts.port or (443 if parts.scheme == "wss" else 80))
-            if parts.scheme != "wss":
+            if tls is None or parts.scheme != "wss":
                 return tcp
             stream = trio.SSLStream(tcp, tls, server_hostname=host, https_compatible=True)
             try:

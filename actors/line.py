@@ -47,7 +47,7 @@ class Line:
         self,
         exchange: Exchange,
         url: str,
-        tls: ssl.SSLContext,
+        tls: ssl.SSLContext | None,
         instruments: Mapping[str, Instrument],
         ready_to_connect: Callable[[], Awaitable[None]],
         number: int,

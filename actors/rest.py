@@ -5,6 +5,7 @@ uncompressed (a small gzip body may inflate to gigabytes). A failure is raised a
 """
 
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -147,11 +148,19 @@ class RestClient:
         return said or UpstreamError(f"{path}: the exchange answered {status}: {excerpt(body)}")
 
 
+def tls_for(*urls: str) -> ssl.SSLContext | None:
+    """A context that verifies, or None where no URL needs one: loading the authorities takes a while."""
+    if any(url.startswith(("https:", "wss:")) for url in urls):
+        return httpx.create_ssl_context()
+    return None
+
+
 @asynccontextmanager
-async def open_http(base_url: str) -> AsyncIterator[httpx.AsyncClient]:
+async def open_http(base_url: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """The connection pool to one REST host."""
     async with httpx.AsyncClient(
         base_url=base_url,
+        verify=tls or False,  # there is none only where nothing is encrypted, and redirects are not followed
         timeout=None,  # RestClient bounds each request as a whole
         limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=30),
         headers={"Accept-Encoding": "identity", "User-Agent": "marketd"},

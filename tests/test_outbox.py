@@ -9,9 +9,9 @@ from random import Random
 import pytest
 import trio
 import wsproto.events as ws
-from served import read_to_end, reset, tcp_pair, tls_contexts, until
 from wsproto.connection import Connection, ConnectionType
 
+from tests.served import read_to_end, reset, tcp_pair, tls_contexts, until
 from web.outbox import Outbox, close_frame, text_frame
 
 BIG = b"B" * 20_000  # a frame that a socket's buffers hold only a few of

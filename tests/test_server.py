@@ -9,7 +9,8 @@ import pytest
 import quart
 import trio
 from quart_trio import QuartTrio
-from served import (
+
+from tests.served import (
     CLOSE,
     HANDSHAKE,
     TEXT,
@@ -23,7 +24,6 @@ from served import (
     stock,
     until,
 )
-
 from web.outbox import Outbox
 from web.server import Limits
 

@@ -7,8 +7,8 @@ import asyncio
 import kosoku
 import pytest
 import trio
-from served import guarded
 
+from tests.served import guarded
 from web.server import Limits
 
 CASES = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"]

@@ -12,7 +12,8 @@ from typing import Any
 import hpack
 import pytest
 import trio
-from served import (
+
+from tests.served import (
     BINARY,
     CLOSE,
     HANDSHAKE,

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import trio
-from served import (
+
+from tests.served import (
     BINARY,
     HANDSHAKE,
     TEXT,
@@ -27,7 +28,6 @@ from served import (
     tls_contexts,
     until,
 )
-
 from web.server import Limits
 
 WRITE_DEADLINE = 0.5

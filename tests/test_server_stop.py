@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import trio
 from quart_trio import QuartTrio
-from served import (
+
+import web.pinned
+import web.server
+from tests.served import (
     TEXT,
     Contexts,
     captured_log,
@@ -25,9 +28,6 @@ from served import (
     tls_contexts,
     until,
 )
-
-import web.pinned
-import web.server
 from web.protocol import GuardedH11
 
 GET = b"GET /json HTTP/1.1\r\nhost: test\r\n%s\r\n"

@@ -76,13 +76,15 @@ class Fanout:
         try:
             while True:
                 self._send(await self._reader.receive())
-                with suppress(trio.WouldBlock, trio.ClosedResourceError):  # closed: the last client just left
+                with suppress(trio.WouldBlock):
                     for _ in range(BURST):
                         self._send(self._reader.receive_nowait())
         except Lagged:
             self.is_over = True
             for client in (*self._clients, *self._joining):
                 client.outbox.close(TRY_AGAIN_LATER, "the daemon is overloaded")
+        except trio.ClosedResourceError:
+            return  # the last client left
 
     def _send(self, said: Said) -> None:
         self._received += 1

@@ -4,6 +4,7 @@ The same structs describe the parameters in the OpenAPI document.
 """
 
 import math
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin
@@ -17,6 +18,8 @@ from web.problems import BadParameter, InvalidParameters
 
 Time = Annotated[datetime, Meta(description="Unix milliseconds, or ISO 8601 (UTC where no offset is given)")]
 MinValue = Annotated[float, Meta(ge=0, description="Only events of at least this value, in quote units")]
+
+WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 T = TypeVar("T", bound=Struct)
 
@@ -115,6 +118,8 @@ def _value(text: str, kind: Any) -> Any:
         return parse_time(text)
     if kind is str or _unannotated(kind) == str | None:
         return text
+    if _unannotated(kind) is int and not WHOLE.fullmatch(text):
+        raise ValueError("Expected a whole number")  # msgspec would also take 5.0 and 1e3
     try:
         value = msgspec.convert(text, kind, strict=False)
     except msgspec.ValidationError as error:

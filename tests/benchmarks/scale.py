@@ -1,0 +1,146 @@
+"""Whole markets: N symbols on every simulated exchange at once, with the daemon as a process of its own.
+
+Says when every feed was live, what the exchanges counted (connections, subscriptions, refused requests), and the
+daemon's CPU and memory once it runs steadily. The simulators run in this process and enforce the exchanges' limits: a
+client that breaks one is cut off or refused. Linux only.
+
+    python -m tests.benchmarks.scale --symbols 300 --seconds 60
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from datetime import UTC, datetime
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from actors.budget import Budget
+from actors.exchange import Exchange, load_exchanges
+from actors.rest import RestClient, open_http
+from actors.simulated_assets import synthetic
+from actors.simulated_market import Market
+from actors.simulator import Simulator
+from tests.benchmarks.processes import choose_cores, machine, read_cpu, read_memory, started, wait_for_address
+
+INTERVALS = ["1m", "5m", "15m"]
+
+
+async def main() -> None:
+    options = arguments()
+    cores = choose_cores()
+    os.sched_setaffinity(0, cores.others)
+    sys.stdout.write(machine(cores) + "\n")
+    exchanges = {name: exchange for name, exchange in load_exchanges().items() if name in (options.exchanges or [name])}
+    with tempfile.TemporaryDirectory() as folder:
+        async with trio.open_nursery() as nursery:
+            market = Market(seed=1, assets=synthetic(options.symbols))
+            simulators: dict[str, Simulator] = {}
+            for name in exchanges:
+                simulators[name] = await nursery.start(partial(import_module(f"actors.{name}.simulator").serve, market))
+            config, log = Path(folder) / "config.toml", Path(folder) / "marketd.log"
+            config.write_text(await configuration(exchanges, simulators))
+            command = [sys.executable, "-m", "daemon", "--config", str(config), "--port", "0"]
+            with started(command, log, [core for core in [cores.server] if core is not None] or cores.others) as daemon:
+                url = "http://" + await trio.to_thread.run_sync(wait_for_address, daemon, log)
+                await start(url, simulators, options.patience)
+                await run(daemon.pid, cores.server, simulators, options.seconds)
+                warnings = Counter(
+                    row["event"]
+                    for row in map(msgspec.json.decode, log.read_bytes().splitlines())
+                    if row["level"] != "info"
+                )
+                sys.stdout.write(f"warnings in the log: {dict(warnings)}\n")
+            nursery.cancel_scope.cancel()
+
+
+async def configuration(exchanges: dict[str, Exchange], simulators: dict[str, Simulator]) -> str:
+    """Every symbol that each simulated exchange lists as trading, as it spells them."""
+    lines = ["[streams]", f"intervals = {INTERVALS}", "[oi_vol]", 'timeframes = ["5m"]', 'symbols = ["none"]']
+    for name in load_exchanges():
+        lines.append(f"[exchanges.{name}]")
+        if name not in simulators:
+            lines.append("enabled = false")
+            continue
+        simulator = simulators[name]
+        symbols = await listed(exchanges[name], simulator.rest_url)
+        lines += [
+            f"symbols = {msgspec.json.encode(symbols).decode()}",
+            f'rest_url = "{simulator.rest_url}"',
+            f'ws_url = "{simulator.ws_url}"',
+        ]
+    return "\n".join(lines) + "\n"
+
+
+async def listed(exchange: Exchange, rest_url: str) -> list[str]:
+    async with open_http(rest_url) as http:
+        budget = Budget(exchange.budget)
+        client = RestClient(http, budget, exchange.explain, background=True, used_header=exchange.used_header)
+        rest = exchange.open_rest(client, lambda: datetime.now(UTC))
+        return [row.symbol for row in await rest.instruments() if row.is_trading]
+
+
+async def start(url: str, simulators: dict[str, Simulator], patience: float) -> None:
+    began = time.monotonic()
+    states: Counter[tuple[str, str]] = Counter()
+    while time.monotonic() - began < patience:
+        await trio.sleep(1)
+        states = Counter((feed["exchange"], feed["state"]) for feed in (await health(url))["feeds"])
+        if states and all(state == "live" for _, state in states):
+            break
+    said = ", ".join(f"{name} {count} {state}" for (name, state), count in states.items())
+    sys.stdout.write(f"after {time.monotonic() - began:.0f} s: {said}\n")
+    for name, simulator in simulators.items():
+        refused = Counter(served.status for served in simulator.requests if served.status >= 400)
+        subscriptions = sorted({len(connection.streams) for connection in simulator.connections})
+        sys.stdout.write(
+            f"{name}: {simulator.connections_total} connections, at most {subscriptions[-1] if subscriptions else 0} "
+            f"subscriptions on one, {len(simulator.requests)} requests, refused {dict(refused)}\n"
+        )
+
+
+async def run(pid: int, core: int | None, simulators: dict[str, Simulator], seconds: float) -> None:
+    for simulator in simulators.values():
+        simulator.sent.clear()
+    before, at = read_cpu(pid, core), time.monotonic()
+    frames = 0
+    while time.monotonic() - at < seconds:
+        await trio.sleep(1)
+        for simulator in simulators.values():  # a bounded log: count it before it is full
+            frames += len(simulator.sent)
+            simulator.sent.clear()
+    after, took = read_cpu(pid, core), time.monotonic() - at
+    cpu = after.user + after.system - before.user - before.system
+    sys.stdout.write(
+        f"steady: {frames / took:.0f} frames/s, CPU {100 * cpu / took:.1f} % of a core, "
+        f"{1e6 * cpu / max(frames, 1):.0f} us per frame, memory {read_memory(pid) / 1e6:.0f} MB\n"
+    )
+
+
+async def health(url: str) -> Any:
+    def ask() -> bytes:
+        with urllib.request.urlopen(f"{url}/health", timeout=20) as answer:
+            return bytes(answer.read())
+
+    return msgspec.json.decode(await trio.to_thread.run_sync(ask))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--symbols", type=int, default=300, help="on each exchange")
+    parser.add_argument("--seconds", type=float, default=60, help="of the steady measurement")
+    parser.add_argument("--patience", type=float, default=150, help="seconds until all should be live")
+    parser.add_argument("--exchanges", nargs="*", help="default: all")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    trio.run(main)
