@@ -65,8 +65,8 @@ class Bars:
             self.late += 1
             return []
         told: list[Ohlc] = []
-        if expected is not None and bar.timestamp > expected:
-            if bar.timestamp != bar_end(expected, self._interval) or not self._may_close():
+        if expected is not None and bar.timestamp > expected and not self._was_quiet():
+            if not self._may_close() or not self._follows(expected, bar.timestamp):
                 self.repair_from, self._final_before = expected, bar.timestamp
                 self._hold(bar, pushed_at)
                 return []
@@ -87,6 +87,15 @@ class Bars:
         """The expected bar is known, all of it, and on this exchange only the next bar or the clock can close it."""
         is_known = self._last is not None and self._last.timestamp == self._expected
         return is_known and not self._exchange.closes_bars and not self._interrupted
+
+    def _was_quiet(self) -> bool:
+        """The expected bar has not begun; that nothing was heard of it means, on this exchange, that nothing traded."""
+        has_begun = self._last is not None and self._last.timestamp == self._expected
+        return not self._exchange.has_empty_bars and not has_begun and not self._interrupted
+
+    def _follows(self, older: datetime, newer: datetime) -> bool:
+        """No bar is missing between two opens, as far as the exchange makes bars at all."""
+        return newer == bar_end(older, self._interval) or (newer > older and not self._exchange.has_empty_bars)
 
     def _close_last(self) -> Ohlc:
         if self._last is None:
@@ -124,6 +133,9 @@ class Bars:
             return []
         if self._may_close():
             return [self._close_last()]
+        if self._was_quiet():
+            self.due = now + RETRY
+            return []
         self.repair_from, self._final_before = self._expected, None
         return []
 
@@ -134,7 +146,7 @@ class Bars:
 
         `needs_load` stays set where they do not reach up to what the stream built meanwhile.
         """
-        run = _contiguous_tail(rows, self._interval)
+        run = self._contiguous_tail(rows)
         is_whole = len(run) == len(rows) < self.history
         self.needs_load = False
         if not self.rows:
@@ -143,7 +155,7 @@ class Bars:
         else:
             first = self.rows[0].timestamp
             older = [row for row in run if row.timestamp < first]
-            if older and (not older[-1].is_closed or bar_end(older[-1].timestamp, self._interval) != first):
+            if older and (not older[-1].is_closed or not self._reaches(run, older[-1], first)):
                 self.needs_load = True
             else:
                 fits = len(older) + len(self.rows) <= self.history
@@ -158,6 +170,12 @@ class Bars:
         self._set_due()
         return [current]
 
+    def _reaches(self, run: list[Ohlc], older: Ohlc, first: datetime) -> bool:
+        """REST's rows join those that begin at `first`: by their opens, or because they were made later."""
+        return bar_end(older.timestamp, self._interval) == first or (
+            not self._exchange.has_empty_bars and run[-1].timestamp >= first
+        )
+
     def repaired(self, rows: list[Ohlc], now: datetime, reason: str) -> list[Ohlc | Gap]:
         """The missed range arrived; returns its closed bars and what waited behind them, in order.
 
@@ -171,17 +189,28 @@ class Bars:
             return [*self._release(held)]
         self.due = now + RETRY  # in case nothing is found
         missed = [row for row in rows if row.timestamp >= start and (until is None or row.timestamp < until)]
-        for run in _runs([_closed(row) for row in missed if self._is_final(row)], self._interval):
+        for run in self._runs([_closed(row) for row in missed if self._is_final(row)]):
             if run[0].timestamp != self._expected:
-                told.append(self._lose(run[0].timestamp, now, reason))
+                told += self._skip(run[0].timestamp, now, reason)
             told.append(self._gap(run[0].timestamp, bar_end(run[-1].timestamp, self._interval), now, reason, True))
             for row in run:
                 self._tell(row)
                 told.append(row)
         may_still_come = any(row.timestamp == self._expected for row in missed)
         if until is not None and self._expected != until and not may_still_come:
-            told.append(self._lose(until, now, reason))
+            told += self._skip(until, now, reason)
+        if not held and not may_still_come and not self._exchange.has_empty_bars:
+            self._interrupted = False  # nothing traded until now
         return [*told, *self._release(held)]
+
+    def _skip(self, until: datetime, now: datetime, reason: str) -> list[Gap]:
+        """REST answered without the expected bars: lost, or never made where nothing traded."""
+        has_begun = self._last is not None and self._last.timestamp == self._expected
+        if self._exchange.has_empty_bars or has_begun:
+            return [self._lose(until, now, reason)]
+        self._expected = until
+        self._set_due()
+        return []
 
     def _is_final(self, row: Ohlc) -> bool:
         """By the exchange's clock as we know it, or because the stream had gone on to newer bars."""
@@ -263,13 +292,28 @@ class Bars:
             if bar.is_closed or not newest.is_closed:
                 self.rows[-1] = bar
         elif bar.timestamp > newest.timestamp:
-            if not newest.is_closed or bar.timestamp != bar_end(newest.timestamp, self._interval):
+            if not newest.is_closed or not self._follows(newest.timestamp, bar.timestamp):
                 self._forget()
             elif len(self.rows) == self.history:
                 self.is_whole = False
             self.rows.append(bar)
         elif len(self.rows) > 1 and self.rows[-2].timestamp == bar.timestamp and bar.is_closed:
             self.rows[-2] = bar  # REST was ahead of the stream by one bar
+
+    def _runs(self, rows: list[Ohlc]) -> list[list[Ohlc]]:
+        """The rows cut at every hole."""
+        runs = [rows[:1]] if rows else []
+        for older, newer in pairwise(rows):
+            if self._follows(older.timestamp, newer.timestamp):
+                runs[-1].append(newer)
+            else:
+                runs.append([newer])
+        return runs
+
+    def _contiguous_tail(self, rows: list[Ohlc]) -> list[Ohlc]:
+        """The run without a hole that ends with the newest row."""
+        runs = self._runs(rows)
+        return runs[-1] if runs else []
 
     # --- answers from memory; None means: ask the exchange ---
 
@@ -288,23 +332,6 @@ class Bars:
             return None
         found = (row for row in self.rows if row.timestamp >= start and (end is None or row.timestamp < end))
         return list(islice(found, limit))
-
-
-def _runs(rows: list[Ohlc], interval: str) -> list[list[Ohlc]]:
-    """The rows cut at every hole."""
-    runs = [rows[:1]] if rows else []
-    for older, newer in pairwise(rows):
-        if bar_end(older.timestamp, interval) == newer.timestamp:
-            runs[-1].append(newer)
-        else:
-            runs.append([newer])
-    return runs
-
-
-def _contiguous_tail(rows: list[Ohlc], interval: str) -> list[Ohlc]:
-    """The run without a hole that ends with the newest row."""
-    runs = _runs(rows, interval)
-    return runs[-1] if runs else []
 
 
 def _closed(bar: Ohlc) -> Ohlc:

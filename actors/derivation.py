@@ -17,33 +17,44 @@ DERIVABLE = frozenset(name for name, length in INTERVALS.items() if INTERVALS[BA
 class Derivation:
     """One interval of one symbol."""
 
-    def __init__(self, interval: str) -> None:
+    def __init__(self, interval: str, *, has_empty_bars: bool) -> None:
         self._interval = interval
+        self._has_empty_bars = has_empty_bars  # a minute without trades is a bar too
         self._length = INTERVALS[interval]
         self._made: Ohlc | None = None  # of the closed minutes of the running bar
-        self._next: datetime | None = None  # the minute that must come; None: the bar's beginning was missed
+        self._next: datetime | None = None  # the minute that must come next; None: some were missed
 
     def _start(self, minute: Ohlc) -> datetime:
         return minute.timestamp - (minute.timestamp - EPOCH) % self._length
 
+    def _follows(self, time: datetime) -> bool:
+        return self._next is not None and (time == self._next or (time > self._next and not self._has_empty_bars))
+
     def restart(self, minutes: Iterable[Ohlc]) -> None:
         """Begin again from minutes that are held, ascending and without a hole; the last may be open."""
-        self._made, self._next = None, None
+        self.interrupt()
         for minute in minutes:
             self.apply(minute)
+
+    def interrupt(self) -> None:
+        """Minutes were lost: no bar until the next one begins."""
+        self._made, self._next = None, None
 
     def apply(self, minute: Ohlc) -> Ohlc | None:
         """The longer bar after one more update of a minute; None while its beginning is unknown."""
         start = self._start(minute)
+        if self._made is not None and self._made.timestamp != start:
+            self._made = None
         if minute.timestamp == start:
             self._made, self._next = None, start
-        if minute.timestamp != self._next:
-            self._made, self._next = None, None
+        if self._next is None or not self._follows(minute.timestamp):
+            self.interrupt()
             return None
         end = minute.timestamp + INTERVALS[BASE]
         bar = _joined(
             self._made, minute, self._interval, start, is_closed=minute.is_closed and end == start + self._length
         )
+        self._next = minute.timestamp
         if minute.is_closed:
             self._made, self._next = bar, end
         return bar

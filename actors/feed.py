@@ -81,6 +81,7 @@ class Feed:
         )
         self._last_trade: Trade | None = None
         self._liquidated: dict[Liquidation, datetime] = {}  # recent ones, in order, and when they were pushed
+        self._was_cut_off = False  # since the last trade
         self._trade_ids: dict[int | str, None] = {}  # recent ones, in order, where ids do not count up
         self.liquidations: deque[Liquidation] = deque(maxlen=KEPT)
         self.large_trades: deque[LargeTrade] = deque(maxlen=KEPT)
@@ -152,6 +153,7 @@ class Feed:
 
     def line_down(self, reason: str, delay: float | None) -> None:
         self._history.interrupt()
+        self._was_cut_off = True
         for kind in self.exchange.pushed:
             self.health.trouble(kind, None)  # the connection's trouble is now the whole reason
         self.health.lost(reason, delay)
@@ -262,6 +264,9 @@ class Feed:
             self._trade_ids[trade.trade_id] = None
             if len(self._trade_ids) > RECENT:
                 del self._trade_ids[next(iter(self._trade_ids))]
+            if last and self._was_cut_off:
+                self._announce_lost_trades(last, trade, "the connection was lost: trades may be missing")
+            self._was_cut_off = False
         elif last:
             new_id, last_id = int(trade.trade_id), int(last.trade_id)
             if new_id <= last_id:
@@ -269,21 +274,21 @@ class Feed:
                 self.duplicates += 1
                 return
             if new_id > last_id + 1:
-                self._announce_lost_trades(last, trade, new_id - last_id - 1)
+                self._announce_lost_trades(last, trade, f"{new_id - last_id - 1} trades were not received")
         self._publish(self.topic("trades"), trade)
         if trade.value >= self._threshold:
             large = LargeTrade(**{name: getattr(trade, name) for name in trade.__struct_fields__})
             self.large_trades.append(large)
             self._publish(self.topic("large_trades"), large)
 
-    def _announce_lost_trades(self, last: Trade, trade: Trade, missing: int) -> None:
+    def _announce_lost_trades(self, last: Trade, trade: Trade, reason: str) -> None:
         gap = Gap(
             exchange=self.exchange.name,
             symbol=self.symbol,
             timestamp=trade.timestamp,
             start=last.timestamp,
             end=trade.timestamp,
-            reason=f"{missing} trades were not received",
+            reason=reason,
             repaired=False,
         )
         self._publish(self.topic("trades"), gap)

@@ -55,9 +55,12 @@ class History:
         if interval not in self._derived:
             return [interval]
         subscribe = self.add(BASE)
-        self._derivations[interval] = Derivation(interval)
+        self._derivations[interval] = self._new_derivation(interval)
         self._derivations[interval].restart(self._bars[BASE].rows)
         return subscribe
+
+    def _new_derivation(self, interval: str) -> Derivation:
+        return Derivation(interval, has_empty_bars=self._exchange.has_empty_bars)
 
     @property
     def subscribed(self) -> list[str]:
@@ -66,7 +69,7 @@ class History:
 
     def restart(self) -> None:
         """Forget what is held; what readers were told is not told again."""
-        self._derivations = {interval: Derivation(interval) for interval in self._derivations}
+        self._derivations = {interval: self._new_derivation(interval) for interval in self._derivations}
         self._bars = {interval: bars.successor() for interval, bars in self._bars.items()}
         self._exchange_time = None
 
@@ -99,10 +102,15 @@ class History:
     def _tell(self, interval: str, said: list[Ohlc] | list[Ohlc | Gap]) -> None:
         for item in said:
             self._publish(interval, item)
-            if interval == BASE and isinstance(item, Ohlc):
+            if interval == BASE:
                 self._derive(item)
 
-    def _derive(self, minute: Ohlc) -> None:
+    def _derive(self, minute: Ohlc | Gap) -> None:
+        if isinstance(minute, Gap):
+            for derivation in self._derivations.values():
+                if not minute.repaired:
+                    derivation.interrupt()
+            return
         if self._exchange_time is None:
             return
         for interval, derivation in self._derivations.items():

@@ -476,6 +476,58 @@ def test_an_open_row_is_not_left_behind_when_the_stream_goes_on_after_a_failed_r
     check_one_run(bars)
 
 
+# --- an exchange that makes no bar where nothing traded ---
+
+
+def sparse(*updates: Ohlc) -> Bars:
+    bars = Bars(replace(SILENT, has_empty_bars=False), "BTCUSDT", "1m")
+    bars.loaded(closed(*range(-HISTORY, 0)))
+    for update in updates:
+        bars.apply(update, pushed(update))
+    return bars
+
+
+def test_quiet_intervals_are_passed_over_in_silence() -> None:
+    bars = sparse(bar(0, 1))
+    assert bars.notice(at(1) + GRACE) == [bar(0, 1, closed=True)]
+    for index in range(2, 9):
+        assert bars.notice(at(index) + GRACE) == []
+    assert missed(bars) is None
+    assert bars.apply(bar(9, 1), at(9.5)) == [bar(9, 1)]
+    assert bars.newest(2) == [bar(0, 1, closed=True), bar(9, 1)]
+    assert bars.apply(bar(12, 1), at(12.5)) == [bar(9, 1, closed=True), bar(12, 1)]
+
+
+def test_after_an_interruption_rest_says_what_was_quiet() -> None:
+    bars = sparse(bar(0, 1))
+    bars.interrupt()
+    assert bars.apply(bar(5, 1), at(5.5)) == []
+    told = bars.repaired([bar(0, 4, closed=True), *closed(2)], at(5.6), "lost")
+    assert [said for said in told if isinstance(said, Ohlc)] == [bar(0, 4, closed=True), *closed(2), bar(5, 1)]
+    assert all(said.repaired for said in told if isinstance(said, Gap))
+
+
+def test_a_quiet_coin_is_not_asked_about_again_and_again() -> None:
+    bars = sparse(bar(0, 1))
+    bars.notice(at(1) + GRACE)
+    bars.interrupt()
+    bars.notice(at(2) + GRACE)
+    assert missed(bars) == at(1)
+    assert bars.repaired([], at(2) + GRACE, "lost") == []
+    for index in range(3, 30):
+        bars.notice(at(index) + GRACE)
+        assert missed(bars) is None
+    assert bars.apply(bar(40, 1), at(40.5)) == [bar(40, 1)]
+
+
+def test_a_bar_that_had_begun_is_never_passed_over() -> None:
+    bars = sparse(bar(0, 1))
+    bars.interrupt()
+    bars.apply(bar(5, 1), at(5.5))
+    told = bars.repaired([], at(5.6), "lost")
+    assert told == [gap(0, 5, at(5.6), "lost", repaired=False), bar(5, 1)]
+
+
 # --- answers from memory ---
 
 

@@ -31,6 +31,7 @@ EXCHANGE = Exchange(
     prompt=frozenset({"funding"}),  # markPrice@1s
     contiguous_trade_ids=True,
     closes_bars=True,
+    has_empty_bars=True,
     history=1500,
     limits=LineLimits(
         topics=200,  # documented 1024; the exchange's own SDK stops at 200

@@ -30,6 +30,7 @@ EXCHANGE = Exchange(
     prompt=frozenset({"oi"}),
     contiguous_trade_ids=False,
     closes_bars=True,
+    has_empty_bars=True,
     history=1500,
     limits=LineLimits(
         # The names of one connection may take 21,000 characters. A symbol of 20 characters takes 520 with all its

@@ -30,6 +30,7 @@ EXCHANGE = Exchange(
     prompt=frozenset({"funding", "oi"}),  # activeAssetCtx, about every second
     contiguous_trade_ids=False,
     closes_bars=False,
+    has_empty_bars=False,  # nothing is pushed for such a minute, and none was seen in snapshots
     history=500,  # 29 of weight per interval; 1500 bars would cost 45, and a minute's budget is 1200
     limits=LineLimits(
         topics=300,  # 356 on one connection were seen to work; there may be 10 connections
