@@ -208,7 +208,7 @@ class Feed:
         self.health.trouble("feed", None)
         async with trio.open_nursery() as nursery:
             self._start_helper(nursery, "history", self._load_history)
-            if "oi" not in self.exchange.pushed:
+            if self.exchange.capabilities.get("open_interest") and "oi" not in self.exchange.pushed:
                 self._start_helper(nursery, "open interest", self._poll_open_interest)
             nursery.start_soon(self._history.repair)
             while True:

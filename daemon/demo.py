@@ -28,7 +28,7 @@ async def run(
     market = Market(seed=seed)
     async with trio.open_nursery() as simulators:
         settings = dict(config.exchanges)
-        for name in exchanges:
+        for name in [name for name in exchanges if settings[name].enabled]:
             simulator = importlib.import_module(f"actors.{name}.simulator")
             running = await simulators.start(partial(simulator.serve, market))
             settings[name] = msgspec.structs.replace(settings[name], rest_url=running.rest_url, ws_url=running.ws_url)
@@ -43,8 +43,9 @@ async def run(
 def welcome(url: str, config: Config) -> str:
     """What a person may try next."""
     stream = url.replace("http", "ws", 1)
-    name, settings = next(iter(config.exchanges.items()))
-    symbol = settings.symbols[0]
+    running = {name: settings for name, settings in config.exchanges.items() if settings.enabled}
+    name, settings = next(iter(running.items()), ("binance", None))
+    symbol = next(iter(settings.symbols if settings else ()), "BTCUSDT")
     return f"""
 marketd is running on simulated exchanges: prices are invented, everything else is real. Ctrl-C stops it.
 

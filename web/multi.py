@@ -7,7 +7,7 @@ import trio
 from msgspec import UNSET, UnsetType, defstruct
 
 from actors.connector import Connector
-from actors.errors import MarketError, NotReady, UnknownSymbol, UpstreamError
+from actors.errors import MarketError, NotReady, UnknownInterval, UnknownSymbol, Unsupported, UpstreamError
 from actors.events import FundingRate, Instrument, Ohlc, OpenInterest, PredictedFunding
 from actors.exchange import load_exchanges
 from web import parameters as p
@@ -32,7 +32,7 @@ Ask = Callable[[Connector, str], Awaitable[Any]]
 async def ask_all(connectors: Connectors, symbol: str, ask: Ask) -> dict[str, Any]:
     """Every exchange's answer by name, and under `errors` the problems of those that have none.
 
-    Raises UnknownSymbol where no exchange lists it, UpstreamError where all failed for any other reason.
+    Where none has one: UnknownSymbol, UnknownInterval or Unsupported if that is so everywhere, else UpstreamError.
     """
     base = base_asset(connectors, symbol)
     answers: dict[str, Any] = dict.fromkeys(connectors)  # in the order of the configuration
@@ -49,9 +49,11 @@ async def ask_all(connectors: Connectors, symbol: str, ask: Ask) -> dict[str, An
         for name, connector in connectors.items():
             nursery.start_soon(ask_one, name, connector)
     if not answers:
-        if all(isinstance(error, UnknownSymbol) for error in failures.values()):
-            raise UnknownSymbol(f"no exchange lists {symbol[:60]!r}")
-        raise UpstreamError("every exchange failed: " + "; ".join(f"{name}: {e}" for name, e in failures.items()))
+        kinds = {type(error) for error in failures.values()}
+        kind = kinds.pop() if len(kinds) == 1 else UpstreamError
+        if not issubclass(kind, UnknownSymbol | UnknownInterval | Unsupported):
+            kind = UpstreamError
+        raise kind("no exchange has an answer: " + "; ".join(map(str, failures.values())))
     if failures:
         answers["errors"] = {name: problem_of(error, exchange=name) for name, error in failures.items()}
     return answers

@@ -26,6 +26,7 @@ EXCHANGE = Exchange(
         "funding_rate_history": True,
         "open_interest": True,
         "open_interest_history": True,
+        "predicted_funding": False,
     },
     pushed=frozenset({"ohlc", "trades", "liquidations", "funding"}),
     prompt=frozenset({"funding"}),  # markPrice@1s
