@@ -267,15 +267,17 @@ def load(
 ) -> Config:
     """The effective configuration; raises ConfigError.
 
-    `path` None: ./config.toml where it exists. `defaults`: every known exchange; one that nothing
-    mentions runs with these. A .env file beside the config supplies what `environ` has not.
+    `path` None: ./config.toml where it exists. `defaults`: every known exchange; all of them run where
+    the file names none, else those that the file, a variable or an option names. A .env file beside the
+    config supplies what `environ` has not.
     """
     file = Path("config.toml") if path is None else path
     kinds = _KINDS | {("exchanges", name, key): kind for name in defaults for key, kind in _EXCHANGE_KINDS.items()}
     settings: dict[_Key, object] = {}
     origins: dict[_Key, str] = {}  # what a message about a setting begins with
 
-    for key, value in _walk(_parse(_read(file, needed=path is not None), file), kinds, file):
+    tree = _parse(_read(file, needed=path is not None), file)
+    for key, value in _walk(tree, kinds, file):
         origins[key] = f"{file}: {'.'.join(key)}"
         settings[key] = _checked(kinds[key], value, origins[key])
 
@@ -299,6 +301,11 @@ def load(
     for key, (text, where) in given.items():
         origins[key] = where
         settings[key] = _from_text(kinds[key], text, where)
+    named = tree.get("exchanges")
+    if isinstance(named, dict) and named:
+        asked_for = {*named, *(key[1] for key in given if key[0] == "exchanges")}
+        for name in defaults.keys() - asked_for:
+            settings["exchanges", name, "enabled"] = False
     return _assemble(settings, origins, defaults)
 
 

@@ -60,6 +60,6 @@ marketd is running on simulated exchanges: prices are invented, everything else 
   large trades    {stream}/ws/{name}/{symbol}/large_trades?min_value_usd=250000
   liquidations    {stream}/ws/{name}/{symbol}/liquidations
 
-  Any WebSocket client will do, for example: python -m websockets '{stream}/ws/{name}/{symbol}/trades'
+  Any WebSocket client will do: pip install websockets; python -m websockets '{stream}/ws/{name}/{symbol}/trades'
 
 """

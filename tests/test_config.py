@@ -3,7 +3,7 @@
 import os
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,9 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
 
 
-def from_file(text: str) -> Config:
+def from_file(text: str, environ: Mapping[str, str] = NOWHERE) -> Config:
     Path("config.toml").write_text(text, encoding="utf-8")
-    return load(None, NOWHERE, defaults=DEFAULTS)
+    return load(None, environ, defaults=DEFAULTS)
 
 
 def from_environment(**environ: str) -> Config:
@@ -80,7 +80,24 @@ def test_every_field_has_a_kind() -> None:
 def test_a_partial_exchange_keeps_its_other_defaults() -> None:
     config = from_file('[exchanges.binance]\nsymbols = ["SOLUSDT"]\n')
     assert config.exchanges["binance"] == msgspec.structs.replace(DEFAULTS["binance"], symbols=("SOLUSDT",))
-    assert config.exchanges["bybit"] == DEFAULTS["bybit"]
+    assert config.exchanges["bybit"] == msgspec.structs.replace(DEFAULTS["bybit"], enabled=False)
+
+
+def running(config: Config) -> set[str]:
+    return {name for name, exchange in config.exchanges.items() if exchange.enabled}
+
+
+def test_a_file_that_names_exchanges_runs_those() -> None:
+    assert running(load(None, NOWHERE, defaults=DEFAULTS)) == set(DEFAULTS)
+    assert running(from_file("[server]\nport = 1\n")) == set(DEFAULTS)
+    assert running(from_file("[exchanges.binance]\n")) == {"binance"}
+    assert running(from_file("[exchanges.binance]\nenabled = false\n[exchanges.bybit]\n")) == {"bybit"}
+
+
+def test_a_variable_names_an_exchange_too() -> None:
+    environ = {"MARKETD_EXCHANGES__BYBIT__SYMBOLS": "BTCUSDT"}
+    assert running(from_file("[exchanges.binance]\n", environ)) == {"binance", "bybit"}
+    assert running(load(None, environ, defaults=DEFAULTS)) == set(DEFAULTS)
     assert DEFAULTS["binance"].symbols == ("BTCUSDT", "ETHUSDT")
 
 
