@@ -58,7 +58,7 @@ marketd is running on simulated exchanges: prices are invented, everything else 
 
   live bars       {stream}/ws/{name}/{symbol}/ohlc?interval=1m
   large trades    {stream}/ws/{name}/{symbol}/large_trades?min_value_usd=250000
-  liquidations    {stream}/ws/{name}/{symbol}/liquidations
+  liquidations    {stream}/ws/all/liquidations
 
   Any WebSocket client will do: pip install websockets; python -m websockets '{stream}/ws/{name}/{symbol}/trades'
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -31,6 +32,11 @@ from tests.served import (
 from web.server import Limits
 
 WRITE_DEADLINE = 0.5
+
+# Newer ones take messages off the connection whether the app reads or not.
+reads_for_the_app = pytest.mark.skipif(
+    version("quart").split(".")[:2] >= ["0", "23"], reason="Quart from 0.23 on reads messages for the app"
+)
 
 
 @pytest.fixture
@@ -236,6 +242,7 @@ async def test_ping_flood_that_reads_no_pong_is_cut() -> None:
         await flooding.aclose()
 
 
+@reads_for_the_app
 async def test_client_that_sends_without_reading_pins_stock() -> None:
     async with stock() as served:
         before = descriptors()
@@ -248,6 +255,7 @@ async def test_client_that_sends_without_reading_pins_stock() -> None:
         assert descriptors() >= before + 5
 
 
+@reads_for_the_app
 async def test_app_that_leaves_messages_unread_loses_the_client() -> None:
     async with guarded() as served, client(served.port, b"/ws/deaf") as flooding:
         await flooding.send(FLOOD)

@@ -53,9 +53,10 @@ async def ask_all(connectors: Connectors, symbol: str, ask: Ask) -> dict[str, An
         kind = kinds.pop() if len(kinds) == 1 else UpstreamError
         if not issubclass(kind, UnknownSymbol | UnknownInterval | Unsupported):
             kind = UpstreamError
-        raise kind("no exchange has an answer: " + "; ".join(map(str, failures.values())))
+        raise kind("no exchange has an answer: " + "; ".join(f"{name}: {error}" for name, error in failures.items()))
     if failures:
-        answers["errors"] = {name: problem_of(error, exchange=name) for name, error in failures.items()}
+        in_order = [name for name in connectors if name in failures]
+        answers["errors"] = {name: problem_of(failures[name], exchange=name) for name in in_order}
     return answers
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import msgspec
+import quart.wrappers.base
 import trio
 from msgspec import Struct
 from quart import abort, websocket
@@ -24,6 +25,9 @@ from web.outbox import Outbox, text_frame
 from web.problems import BadParameter, InvalidParameters, NotFound, problem_of
 from web.rest import Connectors, connector_of
 from web.server import OUTBOX
+
+# How Quart tells a handler that its client left; before 0.23 it only cancels it, and this is never raised.
+CLIENT_LEFT: type[Exception] = getattr(quart.wrappers.base, "ClientDisconnectedError", trio.EndOfChannel)
 
 POLICY_VIOLATION = 1008
 ALLOWANCE = 40  # messages that a client may send at once
@@ -159,7 +163,10 @@ async def drain(outbox: Outbox) -> None:
     """Read and drop what the client sends until it leaves (which cancels this) or sends too much."""
     allowance, checked_at = float(ALLOWANCE), trio.current_time()
     while True:
-        await websocket.receive()
+        try:
+            await websocket.receive()
+        except CLIENT_LEFT:
+            return
         now = trio.current_time()
         allowance = min(ALLOWANCE, allowance + (now - checked_at) * ALLOWANCE_PER_SECOND) - 1
         checked_at = now

@@ -62,7 +62,7 @@ BAD_FRAMES: dict[str, bytes] = {
     "huge price": b'{"topic":"publicTrade.BTCUSDT","ts":1,"data":[{"T":1,"S":"Buy","v":"1","p":"1e1000000","i":"a"}]}',
     "negative quantity": b'{"topic":"publicTrade.BTCUSDT","ts":1,"data":[{"T":1,"S":"Buy","v":"-1","p":"1","i":"a"}]}',
     "unknown interval": b'{"topic":"kline.7.BTCUSDT","type":"snapshot","ts":1,"data":[]}',
-    "nan interest": b'{"topic":"tickers.BTCUSDT","type":"delta","ts":1,"data":{"openInterest":"NaN"}}',
+    "nan interest": b'{"topic":"tickers.BTCUSDT","type":"delta","ts":1,"data":{"singleOpenInterest":"NaN"}}',
     "unknown kind of ticker": b'{"topic":"tickers.BTCUSDT","type":"whole","ts":1,"data":{"openInterest":"1"}}',
     "deep": b"[" * 20_000 + b"]" * 20_000,
     "not utf-8": b'{"topic":"\xff\xfe"}',
