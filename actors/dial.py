@@ -14,6 +14,7 @@ import trio
 import trio_websocket
 
 from actors.errors import LineLost
+from actors.inbound import InboundStream
 
 CONNECT_WITHIN = 10.0  # seconds
 CLOSE_WITHIN = 1.0  # seconds
@@ -23,39 +24,45 @@ SETTLE = 0.1  # seconds
 QUEUE = 1024  # messages; with the default of 1 the library stops answering pings while we are busy
 
 
-class _Watched(trio.abc.Stream):
-    """A stream that says when it ended: trio-websocket goes on waiting for a handshake that can no longer come."""
+class Socket:
+    """One WebSocket to an exchange. Every method raises trio_websocket.ConnectionClosed once it is closed."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
-        self.ended = trio.Event()
+    def __init__(
+        self, websocket: trio_websocket.WebSocketConnection, messages: trio.MemoryReceiveChannel[bytes | str]
+    ) -> None:
+        self._websocket = websocket
+        self._messages = messages
+        self._closed: trio_websocket.ConnectionClosed | None = None
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+    async def get_message(self) -> bytes | str:
+        """The next message: text in UTF-8 not yet judged, or what the library made of fragments and binary frames."""
         try:
-            data = await self._stream.receive_some(max_bytes)
-        except trio.BrokenResourceError:
-            self.ended.set()
-            raise
-        if not data:
-            self.ended.set()
-        return data
+            return await self._messages.receive()
+        except trio.EndOfChannel:
+            raise self._closed or trio_websocket.ConnectionClosed(None) from None
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        try:
-            await self._stream.send_all(data)
-        except trio.BrokenResourceError:
-            self.ended.set()
-            raise
+    async def send_message(self, message: str) -> None:
+        await self._websocket.send_message(message)
 
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
+    async def ping(self) -> None:
+        """Returns when the pong has come."""
+        await self._websocket.ping()
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        await self._websocket.aclose()
+
+    async def collect(self, messages: trio.MemorySendChannel[bytes | str]) -> None:
+        """Put what the library receives behind what the stream took; end the channel when the connection ends."""
+        with messages:
+            try:
+                while True:
+                    await messages.send(await self._websocket.get_message())
+            except trio_websocket.ConnectionClosed as closed:
+                self._closed = closed
 
 
 @asynccontextmanager
-async def open_socket(url: str, tls: ssl.SSLContext | None) -> AsyncIterator[trio_websocket.WebSocketConnection]:
+async def open_socket(url: str, tls: ssl.SSLContext | None) -> AsyncIterator[Socket]:
     """A connected WebSocket for as long as the block lasts. Raises LineLost where it cannot be had."""
     try:
         async with trio.open_nursery() as nursery:
@@ -99,22 +106,23 @@ async def _connect(url: str, tls: ssl.SSLContext | None) -> trio.abc.Stream:
         raise LineLost(f"cannot connect: {type(cause).__name__}: {cause}") from error
 
 
-async def _shake_hands(nursery: trio.Nursery, stream: trio.abc.Stream, url: str) -> trio_websocket.WebSocketConnection:
+async def _shake_hands(nursery: trio.Nursery, stream: trio.abc.Stream, url: str) -> Socket:
     parts = urlsplit(url)
-    watched = _Watched(stream)
-    socket: trio_websocket.WebSocketConnection | None = None
+    messages_in, messages = trio.open_memory_channel[bytes | str](QUEUE)
+    inbound = InboundStream(stream, messages_in, MAX_MESSAGE)
+    websocket: trio_websocket.WebSocketConnection | None = None
     with trio.move_on_after(CONNECT_WITHIN) as patience:
         async with trio.open_nursery() as attempt:
 
             async def give_up() -> None:
-                await watched.ended.wait()
+                await inbound.ended.wait()
                 await trio.sleep(SETTLE)  # an answer that came just before the end is still being read
                 attempt.cancel_scope.cancel()
 
             attempt.start_soon(give_up)
-            socket = await trio_websocket.wrap_client_stream(
+            websocket = await trio_websocket.wrap_client_stream(
                 nursery,
-                cast(trio.SocketStream, watched),
+                cast(trio.SocketStream, inbound),
                 parts.netloc.rpartition("@")[2],
                 (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
                 message_queue_size=QUEUE,
@@ -122,7 +130,9 @@ async def _shake_hands(nursery: trio.Nursery, stream: trio.abc.Stream, url: str)
                 receive_buffer_size=RECEIVE,
             )
             attempt.cancel_scope.cancel()
-    if socket is not None:
+    if websocket is not None:
+        socket = Socket(websocket, messages)
+        nursery.start_soon(socket.collect, messages_in)
         return socket
     if patience.cancelled_caught:
         raise LineLost(f"no connection within {CONNECT_WITHIN:g} s")

@@ -14,7 +14,7 @@ import structlog
 import trio
 import trio_websocket
 
-from actors.dial import closing, open_socket
+from actors.dial import Socket, closing, open_socket
 from actors.errors import BadMessage, LineLost, UnknownMessage
 from actors.events import Instrument, Topic
 from actors.exchange import Change, Exchange, Rejected, Session, Update
@@ -135,7 +135,7 @@ class Line:
             finally:
                 self._is_up = False
 
-    async def _receive(self, socket: trio_websocket.WebSocketConnection, session: Session) -> None:
+    async def _receive(self, socket: Socket, session: Session) -> None:
         garbage: deque[float] = deque(maxlen=GARBAGE[0])
         prompt = self._exchange.prompt
         self._last_heard = trio.current_time()
@@ -230,7 +230,7 @@ class Line:
                 return
         self._suspects |= symbols
 
-    async def _try_suspects(self, socket: trio_websocket.WebSocketConnection, session: Session) -> None:
+    async def _try_suspects(self, socket: Socket, session: Session) -> None:
         """Ask for one suspect after the other, on a connection that answers and has nothing else to confirm."""
         heard = self.counts["frames"]
         if self._exchange.heartbeat is not None:
@@ -265,7 +265,7 @@ class Line:
         if heard_at is None or now - heard_at > self._limits.silence:
             feed.topic_heard(topic)
 
-    async def _send(self, socket: trio_websocket.WebSocketConnection, session: Session) -> None:
+    async def _send(self, socket: Socket, session: Session) -> None:
         """Send what is pending, in few frames and slowly enough for the exchange."""
         while True:
             await self._work.wait()
@@ -304,12 +304,12 @@ class Line:
                     self._asked_at[topic] = now
                     self._ask(topic, subscribe=subscribe)
 
-    async def _beat(self, socket: trio_websocket.WebSocketConnection, heartbeat: str) -> None:
+    async def _beat(self, socket: Socket, heartbeat: str) -> None:
         while True:
             await trio.sleep(self._limits.heartbeat_every)
             await _send_frame(socket, heartbeat)
 
-    async def _ping(self, socket: trio_websocket.WebSocketConnection) -> None:
+    async def _ping(self, socket: Socket) -> None:
         while True:
             await trio.sleep(self._limits.ping_every)
             try:
@@ -323,7 +323,7 @@ class Line:
                 return  # the receiving task says why
 
 
-async def _send_frame(socket: trio_websocket.WebSocketConnection, frame: str) -> None:
+async def _send_frame(socket: Socket, frame: str) -> None:
     try:
         with trio.fail_after(10):
             await socket.send_message(frame)

@@ -92,7 +92,6 @@ async def struck(exchange: Exchange | None = None, **changes: Any) -> AsyncItera
         pytest.param(
             lambda w: w.sim.connections[0].send_raw(b"\xff" * 20), r"closed by the exchange", id="no websocket"
         ),
-        pytest.param(lambda w: w.sim.push(b"\xff\xfe not utf-8"), r"closed by the exchange", id="not utf-8"),
     ],
 )
 async def test_a_connection_that_ends_is_replaced_once(strike: Callable[[World], None], reason: str) -> None:
@@ -193,8 +192,6 @@ async def test_a_handshake_that_is_never_answered_is_given_up(monkeypatch: pytes
 async def test_a_bad_frame_is_dropped_and_said_once() -> None:
     async with struck() as scene:
         for kind, frame in BAD_FRAMES.items():
-            if kind == "not utf-8":  # is a broken WebSocket, not a bad frame
-                continue
             before = len(complaints(scene.w))
             for _ in range(3):
                 scene.w.sim.push(frame)

@@ -156,7 +156,7 @@ def _quoted(text: str) -> wire.Order | None:
 
 def _other(frame: str | bytes, error: Exception) -> list[Update | Rejected]:
     """What could not be read as any known frame: the greeting, another channel, or nonsense."""
-    if frame == GREETING:
+    if frame in (GREETING, GREETING.encode()):
         return []
     try:
         channel = wire.decode_any_frame(frame).channel
