@@ -98,17 +98,11 @@ class Trade(Event, frozen=True, kw_only=True):
     trade_id: int | str
 
 
-class LargeTrade(Event, frozen=True, kw_only=True):
+class LargeTrade(Trade, frozen=True, kw_only=True):
     """A trade whose `value` reached the configured threshold."""
 
     type: ClassVar[str] = "large_trade"
     kind: ClassVar[Kind] = "large_trades"
-    side: Side
-    price: float
-    quantity: float
-    value: float
-    is_buyer_maker: bool
-    trade_id: int | str
 
 
 class Liquidation(Event, frozen=True, kw_only=True):
