@@ -204,6 +204,15 @@ def ms(time: datetime) -> int:
     return (time - EPOCH) // _MILLISECOND
 
 
+def optional_ms(time: datetime | None) -> int | None:
+    return None if time is None else ms(time)
+
+
+def last_ms(end: datetime | None) -> int | None:
+    """The last millisecond before `end`: our ranges end before it, most exchanges' include theirs."""
+    return None if end is None else ms(end) - 1
+
+
 def from_ms(milliseconds: int) -> datetime:
     """The UTC time of Unix milliseconds; BadMessage outside the years 1970 to 9999."""
     if milliseconds < 0:

@@ -32,8 +32,10 @@ from actors.events import (
     OpenInterest,
     amount,
     from_ms,
+    last_ms,
     ms,
     number,
+    optional_ms,
 )
 from actors.rest import RestClient
 
@@ -257,15 +259,6 @@ def klines_weight(limit: int) -> int:
     if limit < 500:
         return 2
     return 5 if limit <= 1000 else 10
-
-
-def optional_ms(time: datetime | None) -> int | None:
-    return None if time is None else ms(time)
-
-
-def last_ms(end: datetime | None) -> int | None:
-    """Our ranges end before `end`, Binance's include their `endTime`."""
-    return None if end is None else ms(end) - 1
 
 
 def integer(value: int | str) -> int:

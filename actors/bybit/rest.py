@@ -37,7 +37,18 @@ from actors.errors import (
     UpstreamLimited,
     UpstreamTimeout,
 )
-from actors.events import INTERVALS, Event, FundingRate, Instrument, Ohlc, OpenInterest, from_ms, ms
+from actors.events import (
+    INTERVALS,
+    Event,
+    FundingRate,
+    Instrument,
+    Ohlc,
+    OpenInterest,
+    from_ms,
+    last_ms,
+    ms,
+    optional_ms,
+)
 from actors.rest import FORBIDDEN_PAUSE, Params, RestClient, excerpt
 
 CATALOGUE_PAGES = 50  # of 1000 rows; more would be a cursor that leads in circles
@@ -307,15 +318,6 @@ def refusal(code: int, message: str) -> MarketError:
             return UpstreamTimeout(text)
         case _:
             return UpstreamError(text)
-
-
-def optional_ms(time: datetime | None) -> int | None:
-    return None if time is None else ms(time)
-
-
-def last_ms(end: datetime | None) -> int | None:
-    """Our ranges end before `end`, Bybit's include theirs."""
-    return None if end is None else ms(end) - 1
 
 
 def ascending(rows: list[E], start: datetime | None, end: datetime | None) -> list[E]:
