@@ -1,10 +1,14 @@
-"""Calls under way, shared: whoever asks for the same thing while it is being fetched gets the same answer."""
+"""Calls shared: whoever asks for the same thing while it is being fetched, or just after, gets the same answer."""
 
 from collections.abc import Awaitable, Callable, Hashable
 from typing import TypeVar, cast
 
 import outcome
 import trio
+
+# Seconds that an answer is given to those who ask the same. Requests that were sent at one moment do not arrive at one:
+# a quick exchange has answered the first before the last of them is here.
+FRESH = 1.0
 
 T = TypeVar("T")
 
@@ -26,7 +30,7 @@ class Flights:
         self._flights: dict[Hashable, _Flight] = {}
 
     async def share(self, key: Hashable, call: Callable[[], Awaitable[T]]) -> T:
-        """The result of `call`, made once for all who ask for `key` while it is under way; its error likewise."""
+        """The result of `call`, made once for all who ask for `key` meanwhile or just after; errors only meanwhile."""
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight()
@@ -41,12 +45,14 @@ class Flights:
             return await call()
 
         result = await outcome.acapture(run)
-        del self._flights[key]
         match result:
             case outcome.Value(value=value):
                 flight.value = value
+                flight.landed.set()
+                await trio.sleep(FRESH)
             case outcome.Error(error=Exception() as error):
                 flight.error = error  # a fault of ours too: it belongs to those who asked, and only to them
+                flight.landed.set()
             case outcome.Error(error=error):
                 raise error
-        flight.landed.set()
+        del self._flights[key]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 import trio
 
-from actors import connector, dial, rest
+from actors import connector, dial, flights, rest
 from actors.binance import EXCHANGE
 from actors.binance.simulator import BAD_FRAMES
 from actors.binance.simulator_rest import banned, error, html, restricted, too_many_requests, unavailable
@@ -287,6 +287,7 @@ LASTING = {  # the exchange does not want to see us: no request leaves for minut
 
 async def test_rest_faults_are_told_and_touch_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "TIMEOUT", 0.5)
+    monkeypatch.setattr(flights, "FRESH", 0.0)  # the same is asked again and again
     async with struck() as scene:
         for fault, status, code in PASSING.values():
             await told(scene, fault, status, code)

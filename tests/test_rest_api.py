@@ -13,7 +13,7 @@ import trio.to_thread
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actors.simulator import Faults, RestFault
+from actors.simulator import Faults
 from daemon.config import Server
 from tests.daemon_fixtures import MINUTE, START, Json, World, assets, iso, world
 
@@ -491,7 +491,6 @@ async def test_numbers_have_no_binary_noise(w: World) -> None:
 
 
 async def test_identical_requests_at_the_same_time_are_one_upstream_call(w: World) -> None:
-    w.sim.faults.rest.append(RestFault(path="/fapi/v1/klines", delay=0.2))
     answers: list[Json] = []
 
     async def ask() -> None:
