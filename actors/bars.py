@@ -48,6 +48,7 @@ class Bars:
         bars = Bars(self._exchange, self._symbol, self._interval)
         bars._expected, bars._last, bars.due = self._expected, self._last, self.due
         bars._is_provisional, bars._pushed_at = self._is_provisional, self._pushed_at
+        bars.late = self.late
         bars._interrupted = True
         return bars
 
@@ -332,6 +333,18 @@ class Bars:
             return None
         found = (row for row in self.rows if row.timestamp >= start and (end is None or row.timestamp < end))
         return list(islice(found, limit))
+
+    def history_before_live(self, count: int) -> tuple[datetime, list[Ohlc], bool] | None:
+        """Where live updates go on, up to `count` closed bars right before it, and whether there are no older ones.
+
+        A reader who is told these, and from now on what all readers are told, misses no close and hears none twice.
+        None before anything was told.
+        """
+        if self._expected is None:
+            return None
+        self._is_provisional = False  # from REST or not: what is history now may not be told again by the stream
+        closed = [row for row in self.rows if row.is_closed and row.timestamp < self._expected]
+        return self._expected, closed[-count:], self.is_whole and not self.needs_load
 
 
 def _closed(bar: Ohlc) -> Ohlc:

@@ -7,6 +7,7 @@ identical requests in flight share.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -37,6 +38,8 @@ CATALOGUE_EVERY = 3600.0  # seconds between looks for listings and delistings
 LINGER = 60.0  # seconds that an on-demand feed outlives its last reader
 POLL_SHARE = 0.25  # of a minute's request weight that open-interest polling may use
 POLL_MIN = 10.0  # seconds between polls of one symbol
+LOOK_EVERY = 2.0  # seconds between looks for topics that are silent for longer than is usual for them
+PROBE_AFTER = 5.0  # seconds between the two bars that tell whether anything happens at the exchange
 
 log = structlog.get_logger()
 
@@ -84,9 +87,13 @@ class Connector:
             self._flights = Flights(nursery)
             self._client = self._rest_client(client, background=False)
             self._rest = self.exchange.open_rest(self._client, self.now)
-            self._background = self.exchange.open_rest(self._rest_client(client, background=True), self.now)
+            background = self._rest_client(client, background=True)
+            self._background = self.exchange.open_rest(background, self.now)
+            missed = self.exchange.missed_trades
+            self._missed_trades = None if missed is None else partial(missed, background)
             for symbol in self.symbols:
                 self.feeds[symbol] = self._new_feed(symbol)
+            nursery.start_soon(partial(self._supervise, "watch", self._watch, exchange=self.name))
             await self._supervise("catalogue", self._keep_catalogue, on_change=self._no_catalogue, exchange=self.name)
             for feed in self.feeds.values():  # only reached where the supervisor gives up
                 feed.health.fail(self.catalogue.problem or "the catalogue is no longer read")
@@ -154,6 +161,7 @@ class Connector:
             poll_every=self._poll_every,
             everything=self._everything,
             derived=self._derived(),
+            missed_trades=self._missed_trades,
         )
 
     def _derived(self) -> frozenset[str]:
@@ -237,6 +245,42 @@ class Connector:
     async def _run_line(self, line: Line) -> None:
         with line.scope:
             await self._supervise("line", line.run, on_change=line.changed, exchange=self.name, line=line.number)
+
+    # --- topics that fell silent ---
+
+    async def _watch(self) -> None:
+        probed: set[str] = set()  # symbols, one of whose topics is being looked into
+
+        async def look_into(feed: Feed, topic: Topic) -> None:
+            await self._probe(feed, topic)
+            probed.discard(feed.symbol)
+
+        async with trio.open_nursery() as probes:
+            while True:
+                await trio.sleep(LOOK_EVERY)
+                now = trio.current_time()
+                for feed in self.feeds.values():
+                    if feed.symbol not in probed and (topic := feed.overdue(now)):
+                        probed.add(feed.symbol)
+                        probes.start_soon(look_into, feed, topic)
+
+    async def _probe(self, feed: Feed, topic: Topic) -> None:
+        """Ask the exchange whether anything happens that a silent topic should tell; a quiet market is left alone."""
+        try:
+            before = await self._background.ohlc(feed.symbol, BASE, limit=1)
+            await trio.sleep(PROBE_AFTER)
+            after = await self._background.ohlc(feed.symbol, BASE, limit=1)
+        except MarketError as error:
+            log.info("topic.not_probed", topic=str(topic), reason=str(error))
+            feed.excuse(topic)  # nothing is known: ask again after another while
+        else:
+            line = self._line_of.get(feed.symbol)
+            if not _has_traded(before, after):
+                feed.excuse(topic)
+            elif line is not None and feed.is_overdue(topic):
+                log.warning("topic.silent", topic=str(topic))
+                line.doubt(topic, f"no {topic.kind} data, though the exchange has some")
+                feed.excuse(topic)
 
     async def _ready_to_connect(self) -> None:
         """Space out the connection attempts of all lines."""
@@ -391,6 +435,11 @@ class Connector:
             raise Unsupported(f"{self.name} predicts no funding")
         return await self._flights.share("predicted_funding", lambda: predict(self._client))
 
+    @property
+    def clock_skew(self) -> timedelta:
+        """The exchange's clock minus ours, as measured last."""
+        return self._clock_offset
+
     def liquidations(self, symbol: str) -> Sequence[Liquidation]:
         """What this daemon saw, ascending; nothing for a symbol that it does not collect."""
         self.check_capability("liquidations")
@@ -402,3 +451,12 @@ class Connector:
         self.check_capability("large_trades")
         feed = self.feeds.get(self.catalogue.resolve(symbol).symbol)
         return feed.large_trades if feed else ()
+
+
+def _has_traded(before: list[Ohlc], after: list[Ohlc]) -> bool:
+    """Whether the newest bar moved between two looks: a new one without volume says nothing."""
+    if not after:
+        return False
+    if before and before[-1].timestamp == after[-1].timestamp:
+        return after[-1].volume != before[-1].volume
+    return after[-1].volume > 0

@@ -21,6 +21,7 @@ from actors.events import (
     OpenInterest,
     PredictedFunding,
     Topic,
+    Trade,
 )
 from actors.rest import Explain, RestClient
 
@@ -32,6 +33,13 @@ class Update(NamedTuple):
 
     event: Event
     pushed_at: datetime
+
+
+class Backlog(NamedTuple):
+    """The recent trades of one symbol, ascending, as told at the start of a subscription: they may close a gap."""
+
+    symbol: str
+    trades: tuple[Trade, ...]
 
 
 class Rejected(NamedTuple):
@@ -61,7 +69,7 @@ class Session(Protocol):
         """Topics that were asked for and neither confirmed nor refused, where the exchange confirms each."""
         ...
 
-    def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Rejected]:
+    def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Backlog | Rejected]:
         """What a frame says; nothing for acks. Raises BadMessage for what the exchange never promised to send."""
         ...
 
@@ -136,7 +144,11 @@ class Exchange:
     new_session: Callable[[Mapping[str, Instrument]], Session]
     open_rest: Callable[[RestClient, Callable[[], datetime]], Rest]  # (client, the exchange's clock)
     predicted_funding: Callable[[RestClient], Awaitable[list[PredictedFunding]]] | None = None
+    # Trades between two that are known, ascending, as many as one request gives: (client, symbol, last, first). Where
+    # trade ids count up: those that follow `last`. Elsewhere: the most recent ones, which may hold both.
+    missed_trades: Callable[[RestClient, str, Trade, Trade], Awaitable[list[Trade]]] | None = None
     subscription_of: Callable[[Topic], Hashable] = lambda topic: topic  # what is subscribed to; topics may share one
+    unstamped: frozenset[Kind] = frozenset()  # pushed kinds whose frames do not say when they were pushed
     heartbeat: str | None = None  # a frame that the exchange wants regularly beside WebSocket pings
     aliases: Callable[[Instrument], Sequence[str]] = lambda instrument: ()  # other spellings that clients may use
 

@@ -4,17 +4,17 @@ State changes happen in plain functions; what needs I/O (history, repairs, polli
 are answered from memory or not at all (None): asking the exchange instead is the connector's business.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import structlog
 import trio
 
 from actors.broadcast import Broadcast, Reader
-from actors.errors import LineLost
+from actors.errors import LineLost, MarketError
 from actors.events import (
     Event,
     FundingRate,
@@ -30,20 +30,32 @@ from actors.events import (
     Trade,
 )
 from actors.everything import KINDS, Everything
-from actors.exchange import Change, Exchange, Rest, Supervise, Update
+from actors.exchange import Backlog, Change, Exchange, Rest, Supervise, Update
 from actors.health import FeedReport, Health
-from actors.history import History
+from actors.history import REPAIR_WITHIN, History
+from actors.pulse import Pulse
+from actors.quality import Lags, Quality, TopicReport
+from actors.trades import Missing, Told, Trades
 
 INBOX = 10_000  # updates; more than that unread means the feed is stuck
 KEPT = 5_000  # liquidations and large trades held for REST
-RECENT = 4_000  # ids and liquidations remembered to drop duplicates by
+RECENT = 4_000  # liquidations remembered to drop duplicates by
 BURST = 256  # updates handled before other tasks get their turn
+ASKED = 3  # answers that hardly help, until missed trades are given up: REST may lag a little behind the stream
+ASK_AGAIN = 0.5  # seconds in between
+HELPFUL = 100  # trades
 
 log = structlog.get_logger()
 
 
+AskMissed = Callable[[str, Trade, Trade], Awaitable[list[Trade]]]
+"""(symbol, last, first) -> trades between the two that the exchange still has; see Exchange.missed_trades."""
+
+
 class Delivery(NamedTuple):
-    update: Update
+    """What the line says, in its order; nothing: here the connection was lost."""
+
+    said: Update | Backlog | None
     received_at: datetime
 
 
@@ -61,6 +73,7 @@ class Feed:
         poll_every: Callable[[], float],
         everything: Everything,
         derived: frozenset[str] = frozenset(),
+        missed_trades: AskMissed | None = None,
     ) -> None:
         self.exchange, self.symbol = exchange, symbol
         self.derived = derived  # intervals that are made of minutes instead of being subscribed to
@@ -69,20 +82,25 @@ class Feed:
         self._background = background
         self._poll_every = poll_every
         self._everything = everything
+        self._missed_trades = missed_trades
         self._log = log.bind(exchange=exchange.name, symbol=symbol)
         self._broadcasts: dict[Topic, Broadcast[Said]] = {}
         self.scope = trio.CancelScope()  # cancelled when the feed is no longer wanted
         self.holds = 0  # clients that hold the feed
         self.left_at = float("-inf")  # when the last of them left
         self.health = Health(self._on_health)
-        self.duplicates = 0  # trades and liquidations delivered more than once
+        self.trades = Trades(exchange, symbol)
+        self.repeated_liquidations = 0  # delivered more than once
+        self.pulses: dict[str, Pulse] = {}  # of bars by interval, and of trades, as far as the line carries them
+        self._quality: defaultdict[Topic, Quality] = defaultdict(Quality)
+        self._lags: defaultdict[Kind, Lags] = defaultdict(Lags)
         self._history = History(
             exchange, symbol, rest=rest, background=background, publish=self._publish_bar, derived=derived
         )
-        self._last_trade: Trade | None = None
         self._liquidated: dict[Liquidation, datetime] = {}  # recent ones, in order, and when they were pushed
-        self._was_cut_off = False  # since the last trade
-        self._trade_ids: dict[int | str, None] = {}  # recent ones, in order, where ids do not count up
+        self._heard_until: datetime | None = None  # the exchange's time of the last update
+        self._received_at = datetime.now(UTC)  # of what is being handled
+        self._cut_at: datetime | None = None  # since then nothing came, for want of a connection
         self.liquidations: deque[Liquidation] = deque(maxlen=KEPT)
         self.large_trades: deque[LargeTrade] = deque(maxlen=KEPT)
         self._reset()
@@ -94,6 +112,9 @@ class Feed:
         self._inbox_in, self._inbox = trio.open_memory_channel[Delivery](INBOX)
         self._overflowed = False
         self._history.restart()
+        self.trades.restart()
+        self._trades_work = trio.Event()
+        self._cut_at = self._cut_at or self._heard_until  # what waited unread is lost
         self._funding: FundingRate | None = None
         self._open_interest: OpenInterest | None = None
 
@@ -114,7 +135,17 @@ class Feed:
 
     def add_interval(self, interval: str) -> list[Topic]:
         """Keep bars of one more interval from now on; returns what the line must carry for it."""
-        return [self.topic("ohlc", subscribed) for subscribed in self._history.add(interval)]
+        added = self._history.add(interval)
+        self._expect_pulses()
+        return [self.topic("ohlc", subscribed) for subscribed in added]
+
+    def _expect_pulses(self) -> None:
+        """Silence counts from now on, where a connection is there."""
+        for topic in self.upstream_topics():
+            if topic.kind in ("ohlc", "trades") and topic.kind not in self.exchange.prompt:
+                pulse = self.pulses.setdefault(topic.interval or topic.kind, Pulse())
+                if self.health.is_connected and pulse.last is None:
+                    pulse.expect(trio.current_time())
 
     def subscribe(self, topic: Topic, capacity: int) -> Reader[Said]:
         """A reader of one topic that holds up to `capacity` unread items."""
@@ -132,7 +163,24 @@ class Feed:
             case _:
                 return None
 
+    def overdue(self, now: float) -> Topic | None:
+        """A topic that is silent for longer than is usual for it, if there is one."""
+        return next((topic for topic in self.upstream_topics() if self.is_overdue(topic, now)), None)
+
+    def is_overdue(self, topic: Topic, now: float | None = None) -> bool:
+        pulse = self.pulses.get(topic.interval or topic.kind)
+        return pulse is not None and pulse.is_overdue(trio.current_time() if now is None else now)
+
+    def excuse(self, topic: Topic) -> None:
+        """A topic's silence so far is nothing unusual."""
+        if pulse := self.pulses.get(topic.interval or topic.kind):
+            pulse.excuse(trio.current_time())
+
     def _publish(self, topic: Topic, said: Said) -> None:
+        if isinstance(said, Gap):
+            self._quality[topic].noticed(said)
+        elif not isinstance(said, Status):
+            self._quality[topic].heard(self._received_at)
         if broadcast := self._broadcasts.get(topic):
             broadcast.publish(said)
         self._everything.publish(topic.kind, said)
@@ -142,21 +190,23 @@ class Feed:
 
     # --- what the line says (see line.Sink) ---
 
-    def deliver(self, update: Update, received_at: datetime) -> None:
+    def deliver(self, said: Update | Backlog | None, received_at: datetime) -> None:
         try:
-            self._inbox_in.send_nowait(Delivery(update, received_at))
+            self._inbox_in.send_nowait(Delivery(said, received_at))
         except trio.WouldBlock:
             self._overflowed = True  # a gap: the run ends and the next one starts from the exchange's own history
 
     def line_up(self) -> None:
         self.health.connected()
+        self._expect_pulses()
 
     def line_down(self, reason: str, delay: float | None) -> None:
-        self._history.interrupt()
-        self._was_cut_off = True
+        self.deliver(None, datetime.now(UTC))  # behind what the connection still brought
+        for pulse in self.pulses.values():
+            pulse.pause()
+        self.health.lost(reason, delay)
         for kind in self.exchange.pushed:
             self.health.trouble(kind, None)  # the connection's trouble is now the whole reason
-        self.health.lost(reason, delay)
 
     def topic_silent(self, topic: Topic, reason: str) -> None:
         self.health.trouble(topic.kind, reason)
@@ -211,6 +261,8 @@ class Feed:
             if self.exchange.capabilities.get("open_interest") and "oi" not in self.exchange.pushed:
                 self._start_helper(nursery, "open interest", self._poll_open_interest)
             nursery.start_soon(self._history.repair)
+            if self._missed_trades is not None:
+                nursery.start_soon(self._repair_trades, self._missed_trades)
             while True:
                 delivery = await self._inbox.receive()
                 self._handle(*delivery)
@@ -239,12 +291,32 @@ class Feed:
         else:
             self.health.trouble("feed", change.reason)
 
-    def _handle(self, update: Update, received_at: datetime) -> None:
-        event, pushed_at = update
+    def _handle(self, said: Update | Backlog | None, received_at: datetime) -> None:
+        self._received_at = received_at
+        match said:
+            case Update():
+                self._handle_update(*said)
+                self.health.heard(received_at)
+            case Backlog(trades=trades):
+                self._tell_trades(self.trades.backlog(trades))
+            case None:
+                self._history.interrupt()
+                self.trades.interrupt()
+                self._cut_at = self._cut_at or self._heard_until
+
+    def _handle_update(self, event: Event, pushed_at: datetime) -> None:
+        if self._cut_at is not None:
+            self._announce_cut(self._cut_at, pushed_at)
+            self._cut_at = None
+        self._heard_until = pushed_at
         match event:
             case Trade():
-                self._on_trade(event)
+                self._hear("trades")
+                self._tell_trades(self.trades.apply(event))
+                if self.trades.missing is not None:
+                    self._trades_work.set()
             case Ohlc():
+                self._hear(event.interval)
                 self._history.apply(event, pushed_at)
             case FundingRate():
                 self._on_funding(event)
@@ -252,52 +324,42 @@ class Feed:
                 self._on_liquidation(event, pushed_at)
             case OpenInterest():
                 self._on_open_interest(event)
+        if event.kind not in self.exchange.unstamped:
+            self._lags[event.kind].add(self._received_at - pushed_at)
         self._history.notice(pushed_at)
-        self.health.heard(received_at)
 
-    def _on_trade(self, trade: Trade) -> None:
-        last, self._last_trade = self._last_trade, trade
-        if not self.exchange.contiguous_trade_ids:
-            if trade.trade_id in self._trade_ids:
-                self.duplicates += 1
-                return
-            self._trade_ids[trade.trade_id] = None
-            if len(self._trade_ids) > RECENT:
-                del self._trade_ids[next(iter(self._trade_ids))]
-            if last and self._was_cut_off:
-                self._announce_lost_trades(last, trade, "the connection was lost: trades may be missing")
-            self._was_cut_off = False
-        elif last:
-            new_id, last_id = int(trade.trade_id), int(last.trade_id)
-            if new_id <= last_id:
-                self._last_trade = last
-                self.duplicates += 1
-                return
-            if new_id > last_id + 1:
-                self._announce_lost_trades(last, trade, f"{new_id - last_id - 1} trades were not received")
-        self._publish(self.topic("trades"), trade)
-        if trade.value >= self._threshold:
-            large = LargeTrade(**{name: getattr(trade, name) for name in trade.__struct_fields__})
-            self.large_trades.append(large)
-            self._publish(self.topic("large_trades"), large)
+    def _hear(self, pulse: str) -> None:
+        if known := self.pulses.get(pulse):
+            known.heard(trio.current_time())
 
-    def _announce_lost_trades(self, last: Trade, trade: Trade, reason: str) -> None:
-        gap = Gap(
-            exchange=self.exchange.name,
-            symbol=self.symbol,
-            timestamp=trade.timestamp,
-            start=last.timestamp,
-            end=trade.timestamp,
-            reason=reason,
-            repaired=False,
-        )
-        self._publish(self.topic("trades"), gap)
-        self._publish(self.topic("large_trades"), gap)
+    def _announce_cut(self, start: datetime, end: datetime) -> None:
+        """Liquidations cannot be asked for: those of an outage are lost. The other kinds know their own losses."""
+        if "liquidations" in self.exchange.pushed:
+            gap = Gap(
+                exchange=self.exchange.name,
+                symbol=self.symbol,
+                timestamp=end,
+                start=start,
+                end=max(start, end),
+                reason="the connection was lost: liquidations may be missing",
+                repaired=False,
+            )
+            self._publish(self.topic("liquidations"), gap)
+
+    def _tell_trades(self, told: Told) -> None:
+        for said in told:
+            self._publish(self.topic("trades"), said)
+            if isinstance(said, Gap):
+                self._publish(self.topic("large_trades"), said)
+            elif said.value >= self._threshold:
+                large = LargeTrade(**{name: getattr(said, name) for name in said.__struct_fields__})
+                self.large_trades.append(large)
+                self._publish(self.topic("large_trades"), large)
 
     def _on_liquidation(self, liquidation: Liquidation, pushed_at: datetime) -> None:
         """Liquidations have no id. Equal ones of one frame happened; those of a later frame are told again."""
         if self._liquidated.get(liquidation, pushed_at) != pushed_at:
-            self.duplicates += 1
+            self.repeated_liquidations += 1
             return
         self._liquidated[liquidation] = pushed_at
         if len(self._liquidated) > RECENT:
@@ -329,9 +391,42 @@ class Feed:
 
     async def _poll_open_interest(self) -> None:
         while True:
-            self._on_open_interest(await self._background.open_interest(self.symbol))
+            interest = await self._background.open_interest(self.symbol)
+            self._received_at = datetime.now(UTC)
+            self._on_open_interest(interest)
             self.health.trouble("open interest", None)
             await trio.sleep(self._poll_every())
+
+    async def _repair_trades(self, ask: AskMissed) -> None:
+        """Ask for trades that the stream did not deliver, for ever; newer ones wait for them, within a limit."""
+        while True:
+            await self._trades_work.wait()
+            self._trades_work = trio.Event()
+            while (missing := self.trades.missing) is not None:
+                problem = await self._ask_missed(ask)
+                told = self.trades.conclude(problem)
+                tell = self._log.info if problem is None else self._log.warning
+                tell("trades.repaired" if problem is None else "trades.lost", reason=problem, since=_since(missing))
+                self._tell_trades(told)
+
+    async def _ask_missed(self, ask: AskMissed) -> str | None:
+        """Learn what the exchange still has of the missing trades; why not all of them, if so."""
+        in_vain = 0
+        with trio.move_on_after(REPAIR_WITHIN):
+            try:
+                while (missing := self.trades.missing) is not None:
+                    rows = await ask(self.symbol, *missing)
+                    if self.trades.learn(rows):
+                        return None
+                    if self.trades.missing == missing or len(rows) < HELPFUL:
+                        in_vain += 1
+                        if in_vain == ASKED:
+                            return "the exchange does not have them"
+                        await trio.sleep(ASK_AGAIN)
+            except MarketError as error:
+                return str(error)
+            return None  # they came late, by the stream
+        return f"no whole answer within {REPAIR_WITHIN:g} s"
 
     async def _load_history(self) -> None:
         while True:
@@ -353,3 +448,39 @@ class Feed:
     def ohlc(self, interval: str, *, limit: int, start: datetime | None, end: datetime | None) -> list[Ohlc] | None:
         """Up to `limit` bars as the public contract orders them: the first after `start`, else the newest."""
         return self._history.ohlc(interval, limit=limit, start=start, end=end) if self.health.is_current else None
+
+    def closed_bars(self, interval: str, count: int) -> tuple[datetime, list[Ohlc], bool] | None:
+        """History up to where live updates go on: see `Bars.history_before_live`. None before the first bar."""
+        return self._history.closed_bars(interval, count)
+
+    # --- what is known of the data ---
+
+    def quality(self, now: datetime, skew: timedelta) -> list[TopicReport]:
+        """One report per topic that said anything; `skew` is the exchange's clock minus ours, `now` is by ours."""
+        down_since = None if self.health.is_connected else self._heard_until and self._heard_until - skew
+        lags = {kind: lags.report(skew) for kind, lags in self._lags.items()}
+        return [
+            quality.report(
+                str(topic),
+                now,
+                duplicates=self._duplicates(topic),
+                lag=lags.get("trades" if topic.kind == "large_trades" else topic.kind),
+                down_since=down_since,
+            )
+            for topic, quality in sorted(self._quality.items(), key=lambda item: str(item[0]))
+        ]
+
+    def _duplicates(self, topic: Topic) -> int:
+        match topic.kind:
+            case "trades":
+                return self.trades.duplicates
+            case "liquidations":
+                return self.repeated_liquidations
+            case "ohlc":
+                return self._history.late(topic.interval or "")
+            case _:
+                return 0
+
+
+def _since(missing: Missing) -> str:
+    return missing.last.timestamp.isoformat()

@@ -33,7 +33,7 @@ class Health:
         self.restarts = 0
         self.last_event: datetime | None = None
         self.next_retry: datetime | None = None
-        self._is_connected = False
+        self.is_connected = False
         self._down: str | None = None
         self._failed: str | None = None
         self._troubles: dict[str, str] = {}
@@ -46,16 +46,16 @@ class Health:
     @property
     def is_current(self) -> bool:
         """A connection delivers, so what is held in memory is up to date."""
-        return self._is_connected and not self._down and not self._failed and self.last_event is not None
+        return self.is_connected and not self._down and not self._failed and self.last_event is not None
 
     def connected(self) -> None:
         """There is a connection; only data will make the feed live."""
-        self._is_connected = True
+        self.is_connected = True
         self.next_retry = None
 
     def lost(self, reason: str, delay: float | None) -> None:
         """Nothing can come; the next try is in `delay` seconds, None = there will be none."""
-        self._is_connected = False
+        self.is_connected = False
         self.restarts += 1
         self._down = reason
         if delay is None:
@@ -66,7 +66,7 @@ class Health:
     def heard(self, received_at: datetime) -> None:
         """Data came."""
         self.last_event = received_at
-        if self._is_connected and (self._down is not None or self.state == "starting"):
+        if self.is_connected and (self._down is not None or self.state == "starting"):
             self._down = None
             self._update()
 

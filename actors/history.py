@@ -143,6 +143,16 @@ class History:
             return bars.newest(limit) if end is None else None
         return bars.between(start, end, limit)
 
+    def closed_bars(self, interval: str, count: int) -> tuple[datetime, list[Ohlc], bool] | None:
+        """See `Bars.history_before_live`; None too where the interval is not kept."""
+        bars = self._bars.get(interval)
+        return bars.history_before_live(count) if bars else None
+
+    def late(self, interval: str) -> int:
+        """Updates dropped as duplicates or out of order."""
+        bars = self._bars.get(interval)
+        return bars.late if bars else 0
+
     # --- tasks ---
 
     async def load(self) -> None:

@@ -16,8 +16,8 @@ import trio_websocket
 
 from actors.dial import Socket, closing, open_socket
 from actors.errors import BadMessage, LineLost, UnknownMessage
-from actors.events import Instrument, Topic
-from actors.exchange import Change, Exchange, Rejected, Session, Update
+from actors.events import Event, Instrument, Topic
+from actors.exchange import Backlog, Change, Exchange, Rejected, Session, Update
 
 WATCH_EVERY = 1.0  # seconds
 GARBAGE = (100, 60.0)  # so many undecodable frames within so many seconds end the connection
@@ -25,6 +25,7 @@ CUT = 1006  # what the library calls an end without a close frame
 CUTS = 2  # so many, each while one symbol alone was asked for, convict it: a network may cut one by chance
 LOOK = 0.05  # seconds between looks at what has no event to wait for
 ACKNOWLEDGED_WITHIN = 5.0  # seconds
+REPLACE_EVERY = 600.0  # seconds: one silent topic may cost the others their connection no more often
 REPORTED_MAX = 50  # distinct complaints that are logged per line
 
 log = structlog.get_logger()
@@ -33,7 +34,7 @@ log = structlog.get_logger()
 class Sink(Protocol):
     """What a line tells a feed."""
 
-    def deliver(self, update: Update, received_at: datetime) -> None: ...
+    def deliver(self, said: Update | Backlog, received_at: datetime) -> None: ...
     def line_up(self) -> None: ...
     def line_down(self, reason: str, delay: float | None) -> None: ...
     def topic_silent(self, topic: Topic, reason: str) -> None: ...
@@ -67,8 +68,11 @@ class Line:
         self._is_up = False
         self._pending: deque[tuple[bool, Topic]] = deque()  # (subscribe?, topic), not yet sent
         self._work = trio.Event()
-        self._heard_at: dict[Topic, float] = {}  # prompt topics only
-        self._asked_at: dict[Topic, float] = {}  # prompt topics only
+        # Topics that must speak within `limits.silence`: the prompt ones, and others that their feed says are silent.
+        self._heard_at: dict[Topic, float] = {}
+        self._asked_at: dict[Topic, float] = {}
+        self._doubted: set[Topic] = set()  # of these, the ones that were asked for again and have not spoken since
+        self._replaced_at: dict[Topic, float] = {}  # when a connection was given up for a topic's sake
         self._suspects: set[str] = set()  # symbols, one of which may have made the exchange cut a connection
         self._trial: str | None = None  # the only symbol that is asked for at the moment
         self._cuts: Counter[str] = Counter()  # by symbol, on trial
@@ -91,11 +95,25 @@ class Line:
     def remove(self, topics: Iterable[Topic]) -> None:
         for topic in list(topics):
             if self._topics.pop(topic, None) is not None and self._is_up:
-                self._asked_at.pop(topic, None)
-                self._heard_at.pop(topic, None)
+                self._stop_watching(topic)
                 self._ask(topic, subscribe=False)
         carried = {topic.symbol for topic in self._topics}
         self._feeds = {symbol: feed for symbol, feed in self._feeds.items() if symbol in carried}
+
+    def doubt(self, topic: Topic, reason: str) -> None:
+        """The feed is sure that a topic should have spoken: ask for it again, and if that is in vain, reconnect."""
+        feed = self._topics.get(topic)
+        if feed is not None and self._is_up and topic not in self._doubted:
+            feed.topic_silent(topic, reason)
+            self._doubted.add(topic)
+            self._asked_at[topic] = trio.current_time()
+            self._ask(topic, subscribe=False)
+            self._ask(topic, subscribe=True)
+
+    def _stop_watching(self, topic: Topic) -> None:
+        self._asked_at.pop(topic, None)
+        self._heard_at.pop(topic, None)
+        self._doubted.discard(topic)
 
     def changed(self, change: Change) -> None:
         """The supervisor's word that this line's run ended."""
@@ -114,6 +132,7 @@ class Line:
             self._pending.clear()
             self._asked_at.clear()
             self._heard_at.clear()
+            self._doubted.clear()
             self._trial = None
             self._is_up = True
             try:
@@ -164,14 +183,14 @@ class Line:
                 if isinstance(item, Rejected):
                     self._reject(item)
                     continue
-                event = item.event
-                feed = self._feeds.get(event.symbol)
+                symbol = item.symbol if isinstance(item, Backlog) else item.event.symbol
+                feed = self._feeds.get(symbol)
                 if feed is None:
                     self.counts["unlisted"] += 1
                     continue
                 self._last_heard = trio.current_time()
-                if event.kind in prompt:
-                    self._prove(Topic(event.exchange, event.symbol, event.kind), feed)
+                if isinstance(item, Update) and (item.event.kind in prompt or self._doubted):
+                    self._prove(item.event, feed)
                 feed.deliver(item, received_at)
 
     def _complain(self, kind: str, error: BadMessage, frame: str | bytes) -> None:
@@ -208,8 +227,7 @@ class Line:
     def _drop(self, topic: Topic, feed: Sink, reason: str) -> None:
         """Never ask for a topic again; a feed that has none left cannot be served."""
         del self._topics[topic]
-        self._asked_at.pop(topic, None)
-        self._heard_at.pop(topic, None)
+        self._stop_watching(topic)
         if not any(other.symbol == topic.symbol for other in self._topics):
             self._feeds.pop(topic.symbol, None)
             feed.line_refused(reason)
@@ -258,8 +276,15 @@ class Line:
             while session.unacknowledged():  # noqa: ASYNC110 (state of a protocol without I/O)
                 await trio.sleep(LOOK)
 
-    def _prove(self, topic: Topic, feed: Sink) -> None:
+    def _prove(self, event: Event, feed: Sink) -> None:
+        topic = Topic(event.exchange, event.symbol, event.kind, getattr(event, "interval", None))
+        if topic in self._doubted:
+            self._stop_watching(topic)
+            feed.topic_heard(topic)
+        if topic.kind not in self._exchange.prompt:
+            return
         now = trio.current_time()
+        self._asked_at.setdefault(topic, now)
         heard_at = self._heard_at.get(topic)
         self._heard_at[topic] = now
         if heard_at is None or now - heard_at > self._limits.silence:
@@ -296,7 +321,11 @@ class Line:
             silent = []
             for topic, asked_at in self._asked_at.items():
                 if now - max(asked_at, self._heard_at.get(topic, float("-inf"))) > limit:
+                    if topic in self._doubted and now - self._replaced_at.get(topic, float("-inf")) > REPLACE_EVERY:
+                        self._replaced_at[topic] = now
+                        raise LineLost(f"silence: no {topic.kind} data of {topic.symbol}, though asked for again")
                     silent.append(topic)
+                    self._doubted.add(topic)
                     self._topics[topic].topic_silent(topic, f"no {topic.kind} data for {limit:g} s")
             # All ends before all beginnings: topics may share a subscription, which ends with the last of them.
             for subscribe in (False, True):

@@ -277,6 +277,17 @@ async def test_a_silent_ticker_is_asked_for_again() -> None:
         assert world.sim.connections_total == 1
 
 
+async def test_a_ticker_that_stays_silent_costs_the_connection_once() -> None:
+    async with running(IMPATIENT) as world:
+        world.nursery.start_soon(keep_ticking, world)
+        await live(world)
+        world.sim.faults.mute.add("tickers.BTCUSDT")
+        await eventually(lambda: world.sim.connections_total == 2)
+        await eventually(lambda: world.state() == "stale")
+        await trio.sleep(2 * IMPATIENT.limits.silence + 1.2)  # asked for again in vain, but the others are left alone
+        assert (world.state(), world.sim.connections_total) == ("stale", 2)
+
+
 async def test_bad_frames_and_heartbeats_disturb_nothing() -> None:
     limits = replace(EXCHANGE.limits, heartbeat_every=0.02)
     async with running(replace(EXCHANGE, limits=limits)) as world:

@@ -128,7 +128,7 @@ async def test_what_the_exchange_sends_is_what_readers_get(nursery: trio.Nursery
     changes = [rates.receive_nowait() for _ in range(len({context["funding"] for context in contexts}))]
     assert [rate.funding_rate for rate in changes if isinstance(rate, FundingRate)][-1] == funding.funding_rate
     assert isinstance(interests.receive_nowait(), OpenInterest)
-    assert feed.duplicates == 0
+    assert feed.trades.duplicates == 0
     assert feed.large_trades
     assert connector.feeds["hyna:ETH"].funding() is not None
 

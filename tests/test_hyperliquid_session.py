@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from actors.errors import BadMessage, UnknownMessage
 from actors.events import FundingRate, Ohlc, OpenInterest, Topic, Trade, from_ms
-from actors.exchange import Rejected, Update
+from actors.exchange import Backlog, Rejected, Update
 from actors.hyperliquid import EXCHANGE
 from actors.hyperliquid.session import HyperliquidSession, subscription_of
 from actors.hyperliquid.simulator import BAD_FRAMES
@@ -57,7 +57,7 @@ def session(*topics: Topic) -> HyperliquidSession:
     return made
 
 
-def said(frame: str | bytes, to: HyperliquidSession | None = None) -> Sequence[Update | Rejected]:
+def said(frame: str | bytes, to: HyperliquidSession | None = None) -> Sequence[Update | Backlog | Rejected]:
     return (to or HyperliquidSession({})).receive(frame, NOW)
 
 

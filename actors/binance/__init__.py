@@ -1,6 +1,6 @@
 """Binance USD-M futures."""
 
-from actors.binance.rest import BinanceRest, explain
+from actors.binance.rest import BinanceRest, explain, missed_trades
 from actors.binance.session import NAME, BinanceSession
 from actors.budget import Window
 from actors.exchange import Exchange, LineLimits
@@ -49,4 +49,5 @@ EXCHANGE = Exchange(
     explain=explain,
     new_session=BinanceSession,
     open_rest=BinanceRest,
+    missed_trades=missed_trades,
 )

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from actors.binance import wire
-from actors.binance.session import DEFAULT_FUNDING_HOURS, NAME
+from actors.binance.session import DEFAULT_FUNDING_HOURS, NAME, trade
 from actors.errors import (
     BadMessage,
     MarketError,
@@ -30,6 +30,7 @@ from actors.events import (
     Instrument,
     Ohlc,
     OpenInterest,
+    Trade,
     amount,
     from_ms,
     last_ms,
@@ -37,9 +38,11 @@ from actors.events import (
     number,
     optional_ms,
 )
-from actors.rest import RestClient
+from actors.rest import Params, RestClient
 
 KLINES_PAGE = 1500
+AGG_TRADES_PAGE = 1000
+AGG_TRADES_WEIGHT = 20
 OPEN_INTEREST_PAGE = 500
 OPEN_INTEREST_WINDOWS = 20  # pages looked through for one answer: 30 days of 5m rows are 18
 BANNED_UNTIL = re.compile(r"banned until (\d{10,16})")
@@ -212,6 +215,14 @@ class BinanceRest:
             )
             for row in decode(wire.decode_funding_rows, body, "fundingRate")
         ]
+
+
+async def missed_trades(client: RestClient, symbol: str, last: Trade, first: Trade) -> list[Trade]:
+    """The aggregate trades that follow `last`, up to a page: `fromId` is inclusive. At least 24 hours are kept."""
+    start = int(last.trade_id) + 1
+    params: Params = {"symbol": symbol, "fromId": start, "limit": min(int(first.trade_id) - start, AGG_TRADES_PAGE)}
+    body = await client.get("/fapi/v1/aggTrades", params, bucket="weight", weight=AGG_TRADES_WEIGHT)
+    return [trade(row, symbol) for row in decode(wire.decode_agg_trades, body, "aggTrades")]
 
 
 def decode(decoder: Callable[[bytes], T], body: bytes, what: str) -> T:

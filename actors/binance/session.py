@@ -85,7 +85,7 @@ class BinanceSession:
             case wire.Kline():
                 event = ohlc(push)
             case wire.AggTrade():
-                event = trade(push)
+                event = trade(push, push.symbol)
             case wire.MarkPrice():
                 event = self._funding(push)
             case wire.ForceOrder():
@@ -153,17 +153,17 @@ def complaint(event: str | None, error: Exception) -> BadMessage:
     return BadMessage(f"undecodable {event or 'frame'}: {error}")
 
 
-def trade(push: wire.AggTrade) -> Trade:
+def trade(row: wire.AggTrade | wire.AggTradeRow, symbol: str) -> Trade:
     return Trade(
         exchange=NAME,
-        symbol=push.symbol,
-        timestamp=from_ms(push.time),
-        side="sell" if push.is_buyer_maker else "buy",
-        price=amount(push.price),
-        quantity=amount(push.quantity),
-        value=product(push.price, push.quantity),
-        is_buyer_maker=push.is_buyer_maker,
-        trade_id=push.id,
+        symbol=symbol,
+        timestamp=from_ms(row.time),
+        side="sell" if row.is_buyer_maker else "buy",
+        price=amount(row.price),
+        quantity=amount(row.quantity),
+        value=product(row.price, row.quantity),
+        is_buyer_maker=row.is_buyer_maker,
+        trade_id=row.id,
     )
 
 

@@ -201,6 +201,17 @@ class FundingRow(Struct, frozen=True):
     mark_price: str = field(name="markPrice", default="")
 
 
+class AggTradeRow(Struct, frozen=True):
+    """{"a":26129,"p":"0.01633102","q":"4.70443515","nq":"100","f":27781,"l":27781,"T":1498793709153,"m":true}"""
+
+    id: int = field(name="a")
+    price: str = field(name="p")
+    quantity: str = field(name="q")
+    time: int = field(name="T")
+    is_buyer_maker: bool = field(name="m")
+
+
+decode_agg_trades = msgspec.json.Decoder(list[AggTradeRow]).decode
 decode_error = msgspec.json.Decoder(ErrorBody).decode
 decode_server_time = msgspec.json.Decoder(ServerTime).decode
 decode_exchange_info = msgspec.json.Decoder(ExchangeInfo).decode

@@ -2,7 +2,7 @@
 
 from actors.budget import Window
 from actors.bybit.normalise import NAME, THEIR_INTERVALS
-from actors.bybit.rest import PERIODS, BybitRest, explain
+from actors.bybit.rest import PERIODS, BybitRest, explain, missed_trades
 from actors.bybit.session import BybitSession
 from actors.exchange import Exchange, LineLimits
 
@@ -45,5 +45,6 @@ EXCHANGE = Exchange(
     explain=explain,
     new_session=BybitSession,
     open_rest=BybitRest,
+    missed_trades=missed_trades,
     heartbeat='{"op":"ping"}',  # every 20 s, as documented
 )

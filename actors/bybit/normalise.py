@@ -57,11 +57,11 @@ def ohlc(bar: wire.Bar, symbol: str, interval: str) -> Ohlc:
     )
 
 
-def trade(row: wire.Trade, symbol: str) -> Trade:
+def trade(row: wire.Trade | wire.RecentTrade, symbol: str) -> Trade:
     return Trade(
         exchange=NAME,
         symbol=symbol,
-        timestamp=from_ms(row.time),
+        timestamp=from_ms(row.time if isinstance(row.time, int) else integer(row.time)),
         side="buy" if row.side == "Buy" else "sell",
         price=amount(row.price),
         quantity=amount(row.quantity),

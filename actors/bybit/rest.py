@@ -25,6 +25,7 @@ from actors.bybit.normalise import (
     interest_of,
     open_interest,
     settled,
+    trade,
 )
 from actors.errors import (
     BadMessage,
@@ -44,6 +45,7 @@ from actors.events import (
     Instrument,
     Ohlc,
     OpenInterest,
+    Trade,
     from_ms,
     last_ms,
     ms,
@@ -55,6 +57,7 @@ CATALOGUE_PAGES = 50  # of 1000 rows; more would be a cursor that leads in circl
 KLINES_PAGE = 1000
 OPEN_INTEREST_PAGE = 200
 FUNDING_PAGE = 200
+TRADES_PAGE = 1000
 WINDOWS = 50  # read for one answer; 1000 rates of a contract that lately went from 8 hours to 1 take 40
 MONTH = timedelta(days=31)
 PERIODS = {"5m": "5min", "15m": "15min", "30m": "30min", "1h": "1h", "4h": "4h", "1d": "1d"}
@@ -196,6 +199,15 @@ class BybitRest:
         page, _ = await self._get("/v5/market/funding/history", params, wire.decode_funding_rows)
         return ascending([settled(row, instrument) for row in page.rows], start, end)
 
+    async def recent_trades(self, symbol: str) -> list[Trade]:
+        """The last thousand, ascending; they have no range. That is half a minute to a minute of a busy symbol."""
+        params: Params = {"category": "linear", "symbol": symbol, "limit": TRADES_PAGE}
+        page, _ = await self._get("/v5/market/recent-trade", params, wire.decode_recent_trades)
+        trades = [trade(row, symbol) for row in page.rows]
+        if trades and trades[0].timestamp >= trades[-1].timestamp:  # newest first was seen, but is not documented
+            trades.reverse()
+        return trades
+
     # --- paging ---
 
     async def _newest(
@@ -283,6 +295,11 @@ class BybitRest:
             self._client.heed(error)
             raise error
         return answer
+
+
+async def missed_trades(client: RestClient, symbol: str, last: Trade, first: Trade) -> list[Trade]:
+    """Trades that may lie between two: Bybit shows only the most recent ones, whatever is asked."""
+    return await BybitRest(client, lambda: first.timestamp).recent_trades(symbol)
 
 
 def explain(status: int, body: bytes) -> MarketError | None:

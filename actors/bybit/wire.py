@@ -180,6 +180,23 @@ class Tickers(Struct, frozen=True):
     rows: list[Ticker] = field(name="list")
 
 
+class RecentTrade(Struct, frozen=True):
+    """{"execId":"9afd1288-...","price":"51444.40","size":"0.972","side":"Buy","time":"1707905515968","seq":"123456"}
+
+    `execId` is the stream's `i`."""
+
+    id: str = field(name="execId")
+    price: str
+    quantity: str = field(name="size")
+    side: Direction  # the taker's
+    time: str
+
+
+class RecentTrades(Struct, frozen=True):
+    rows: list[RecentTrade] = field(name="list")  # newest first, as far as is known
+
+
+decode_recent_trades = msgspec.json.Decoder(RecentTrades).decode
 decode_answer = msgspec.json.Decoder(Answer).decode
 decode_refusal = msgspec.json.Decoder(Refusal).decode
 decode_contracts = msgspec.json.Decoder(Contracts).decode

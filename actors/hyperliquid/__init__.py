@@ -28,6 +28,7 @@ EXCHANGE = Exchange(
     },
     pushed=frozenset({"ohlc", "trades", "funding", "oi"}),
     prompt=frozenset({"funding", "oi"}),  # activeAssetCtx, about every second
+    unstamped=frozenset({"ohlc", "funding", "oi"}),
     contiguous_trade_ids=False,
     closes_bars=False,
     has_empty_bars=False,  # nothing is pushed for such a minute, and none was seen in snapshots

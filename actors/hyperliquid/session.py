@@ -22,7 +22,7 @@ from actors.events import (
     number,
     product,
 )
-from actors.exchange import Rejected, Update
+from actors.exchange import Backlog, Rejected, Update
 from actors.hyperliquid import wire
 from actors.hyperliquid.wire import Subscription
 
@@ -86,7 +86,7 @@ class HyperliquidSession:
     def unacknowledged(self) -> Sequence[Topic]:
         return [topic for subscription in self._unacknowledged for topic in self._topics[subscription]]
 
-    def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Rejected]:
+    def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Backlog | Rejected]:
         try:
             push = wire.decode_frame(frame)
         except UNDECODABLE as error:
@@ -107,14 +107,15 @@ class HyperliquidSession:
                 pass
         return []
 
-    def _trades(self, rows: list[wire.TradeRow]) -> list[Update]:
-        """Nothing for the first frame of a subscription: it is a backlog, up to 20 s and 30 trades of the past."""
-        coins = {row.coin for row in rows}
-        told = coins & self._backlogs
-        self._backlogs -= told
-        # Their order within a frame is not documented.
-        news = sorted((row for row in rows if row.coin not in told), key=lambda row: row.time)
-        return [Update(trade(row), from_ms(row.time)) for row in news]
+    def _trades(self, rows: list[wire.TradeRow]) -> list[Update | Backlog]:
+        """The first frame of a subscription is a backlog: up to 20 s and 30 trades of the past."""
+        rows = sorted(rows, key=lambda row: row.time)  # their order within a frame is not documented
+        past = {row.coin for row in rows} & self._backlogs
+        self._backlogs -= past
+        said: list[Update | Backlog] = [
+            Backlog(coin, tuple(trade(row) for row in rows if row.coin == coin)) for coin in sorted(past)
+        ]
+        return said + [Update(trade(row), from_ms(row.time)) for row in rows if row.coin not in past]
 
     def _acknowledge(self, order: wire.Order) -> None:
         subscription = order.subscription
