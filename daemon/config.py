@@ -42,10 +42,18 @@ class Log(Struct, frozen=True):
 
 
 class Streams(Struct, frozen=True):
-    """`intervals`: at least one, of INTERVALS. `large_trade_threshold_usd`: quote units, >= 0."""
+    """`intervals`: at least one, of INTERVALS. `large_trade_threshold_usd`: quote units, >= 0.
+
+    `resume_frames`, `resume_seconds`: how much of a topic is remembered for clients that come back.
+    `topics_per_client`, `commands_per_second`: what one `/ws` connection may ask for.
+    """
 
     intervals: tuple[str, ...] = ("1m", "5m", "15m", "1h", "4h", "1d")
     large_trade_threshold_usd: float = 100_000.0
+    resume_frames: int = 5_000
+    resume_seconds: float = 300.0
+    topics_per_client: int = 1_000
+    commands_per_second: float = 20.0
 
 
 class OiVol(Struct, frozen=True):
@@ -221,6 +229,10 @@ _KINDS: dict[_Key, _Kind] = {
     ("log", "format"): _one_of("auto", "console", "json"),
     ("streams", "intervals"): _INTERVAL_LIST,
     ("streams", "large_trade_threshold_usd"): _number("a number of at least 0", lambda n: n >= 0),
+    ("streams", "resume_frames"): _integer("an integer from 1 to 1000000", 1, 1_000_000),
+    ("streams", "resume_seconds"): _SECONDS,
+    ("streams", "topics_per_client"): _integer("an integer from 1 to 10000", 1, 10_000),
+    ("streams", "commands_per_second"): _number("a number above 0", lambda n: n > 0),
     ("oi_vol", "timeframes"): _INTERVAL_LIST,
     ("oi_vol", "window"): _integer("an integer from 21 to 1500", 21, 1500),
     ("oi_vol", "z_threshold"): _number("a number above 0", lambda n: n > 0),

@@ -20,9 +20,10 @@ from actors.spikes import Spikes
 from daemon.config import Config, ConfigError, ExchangeSettings, Server, Supervision
 from daemon.supervisor import RestartPolicy, supervise
 from web.app import create_app
-from web.fanout import Fanouts
+from web.fanout import Fanouts, Memory
+from web.multiplex import ClientLimits
 from web.server import serve
-from web.stream import Sources
+from web.topics import Sources
 
 BACKLOG = 1024  # connections that the kernel holds while we are busy
 GRACE = 8.0  # seconds from the wish to stop until whatever is left is cut off
@@ -61,13 +62,23 @@ async def run(
         for connector in sources.connectors.values():
             nursery.start_soon(connector.run)
         nursery.start_soon(sources.spikes.run)
-        app = create_app(sources, Fanouts(nursery, supervised), cors_origins=config.server.cors_origins)
+        streams = config.streams
+        memory = Memory(streams.resume_frames, streams.resume_seconds)
+        limits = ClientLimits(streams.topics_per_client, streams.commands_per_second)
+        fanouts = Fanouts(nursery, supervised, sources, memory)
+        app = create_app(fanouts, cors_origins=config.server.cors_origins, client_limits=limits)
+        nursery.start_soon(_stop_streams, stop, fanouts)
         async with trio.open_nursery() as web:
             await web.start(partial(serve, app, listeners, stop=stop))
             log.info("web.listening", url=url)
             task_status.started(url)
         nursery.cancel_scope.cancel()
     log.info("daemon.stopped")
+
+
+async def _stop_streams(stop: trio.Event, fanouts: Fanouts) -> None:
+    await stop.wait()
+    fanouts.stop()
 
 
 async def _limit_stop(stop: trio.Event, scope: trio.CancelScope) -> None:

@@ -70,10 +70,10 @@ async def test_a_client_that_joins_while_events_are_on_their_way_gets_each_once_
     nursery.start_soon(fanout.run)
     await trio.testing.wait_all_tasks_blocked()
     old, new = Received(), Received()
-    fanout.join(client(old), None)
+    fanout.join(client(old))
     source.publish(1)
     source.publish(2)
-    fanout.join(client(new), source.current(TOPIC))
+    fanout.join(client(new))
     source.publish(3)
     await trio.testing.wait_all_tasks_blocked()
     assert old.numbers == [1, 2, 3]
@@ -98,7 +98,7 @@ def test_whoever_comes_whenever_hears_a_row_without_holes(steps: list[str]) -> N
                 elif step == "join":
                     received = Received()
                     one = client(received)
-                    fanout.join(one, source.current(TOPIC))
+                    fanout.join(one)
                     present.append((one, received, count))
                 elif step == "leave" and present:
                     one, received, since = present.pop(0)
@@ -122,23 +122,24 @@ async def test_a_fan_out_that_lags_tells_its_clients_to_come_back(nursery: trio.
     source = Source()
     fanout = Fanout(source, TOPIC)
     received = Received()
-    fanout.join(client(received), None)
+    fanout.join(client(received))
     for number in range(1, 6_000):  # it never gets to run meanwhile
         source.publish(number)
     await fanout.run()
     assert received.closed_with == 1013
 
 
-async def test_only_what_a_client_accepts_is_sent(nursery: trio.Nursery) -> None:
+async def test_only_what_a_filter_accepts_is_sent(nursery: trio.Nursery) -> None:
     source = Source()
-    fanout = Fanout(source, TOPIC)
-    nursery.start_soon(fanout.run)
+    source.publish(1)
     some, all_of_it = Received(), Received()
-    fanout.join(client(some, accepts=lambda event: event.open_interest >= 3), interest(1))
-    fanout.join(client(all_of_it), interest(1))
+    for received, accepts in ((some, lambda event: event.open_interest >= 3), (all_of_it, None)):
+        fanout = Fanout(source, TOPIC, accepts=accepts)
+        nursery.start_soon(fanout.run)
+        fanout.join(client(received))
     for number in range(2, 5):
         source.publish(number)
     await trio.testing.wait_all_tasks_blocked()
     assert some.numbers == [3, 4]
     assert all_of_it.numbers == [1, 2, 3, 4]
-    fanout.close()
+    nursery.cancel_scope.cancel()

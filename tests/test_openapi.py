@@ -22,7 +22,8 @@ from web.pages import inline, pretty, prose
 from web.problems import STATUS_OF, Problem
 from web.rest import Connectors, Ready, Route
 from web.routes import ROUTES
-from web.stream import STREAMS, Sources, StreamCatalog
+from web.stream import StreamCatalog
+from web.topics import STREAMS, Sources
 from web.words import CODES, FIELDS, PARAMETERS
 
 Json = dict[str, Any]
@@ -56,7 +57,7 @@ def sources_of(connectors: Connectors) -> Sources:
 
 @pytest.fixture
 async def app(connectors: Connectors, nursery: trio.Nursery) -> QuartTrio:
-    return create_app(sources_of(connectors), Fanouts(nursery, never), cors_origins=[])
+    return create_app(Fanouts(nursery, never, sources_of(connectors)), cors_origins=[])
 
 
 @pytest.fixture

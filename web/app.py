@@ -15,12 +15,14 @@ from werkzeug.routing.exceptions import WebsocketMismatch
 
 from actors.errors import MarketError
 from web.fanout import Fanouts
+from web.multiplex import ClientLimits
 from web.openapi import add_pages
 from web.parameters import NoQuery, parse
 from web.problems import InvalidParameters, NotFound, Problem, problem, problem_of
 from web.rest import Answer, Connectors, Route
 from web.routes import ROUTES
-from web.stream import Sources, catalog, outbox_of_client, serve_stream
+from web.sse import respond, topics_of
+from web.stream import catalog, outbox_of_client, serve_stream
 
 INTERNAL_ERROR = 1011
 BODY_MAX = 64 << 10  # bytes; no route reads a body
@@ -29,9 +31,13 @@ log = structlog.get_logger()
 _encode = msgspec.json.Encoder().encode
 
 
-def create_app(sources: Sources, fanouts: Fanouts, *, cors_origins: list[str] | str) -> QuartTrio:
+def create_app(
+    fanouts: Fanouts, *, cors_origins: list[str] | str, client_limits: ClientLimits | None = None
+) -> QuartTrio:
     """The HTTP face of the feeds. `cors_origins` is "*" or a list of exact origins."""
+    sources = fanouts.sources
     connectors = sources.connectors
+    limits = client_limits or ClientLimits()
     app = QuartTrio("marketd", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=BODY_MAX, BODY_TIMEOUT=10, PROPAGATE_EXCEPTIONS=False)
     app.url_map.redirect_defaults = False
@@ -47,6 +53,15 @@ def create_app(sources: Sources, fanouts: Fanouts, *, cors_origins: list[str] | 
         parse(request.args, NoQuery)
         return as_json(catalog(sources))
 
+    @app.get("/sse")
+    async def sse() -> Response:
+        return respond(
+            topics_of(request.args),
+            request.headers.get("Last-Event-ID"),
+            fanouts,
+            head_only=request.method == "HEAD",
+        )
+
     @app.get("/ws")
     @app.get("/ws/<path:path>")
     async def not_upgraded(path: str = "") -> Response:
@@ -57,11 +72,11 @@ def create_app(sources: Sources, fanouts: Fanouts, *, cors_origins: list[str] | 
 
     @app.websocket("/<path:path>")
     async def stream(path: str) -> None:
-        await serve_stream("/" + path, sources, fanouts, cors_origins)
+        await serve_stream("/" + path, fanouts, limits, cors_origins)
 
     @app.websocket("/")
     async def stream_root() -> None:
-        await serve_stream("/", sources, fanouts, cors_origins)
+        await serve_stream("/", fanouts, limits, cors_origins)
 
     @app.errorhandler(MarketError)
     async def market_error(error: MarketError) -> Response:
@@ -70,6 +85,10 @@ def create_app(sources: Sources, fanouts: Fanouts, *, cors_origins: list[str] | 
 
     @app.errorhandler(InvalidParameters)
     async def invalid_parameters(error: InvalidParameters) -> Response:
+        return as_problem(problem_of(error))
+
+    @app.errorhandler(NotFound)
+    async def not_found(error: NotFound) -> Response:
         return as_problem(problem_of(error))
 
     @app.errorhandler(HTTPException)

@@ -1,72 +1,233 @@
-"""One reader per topic for all WebSocket clients: each event is encoded once, framed once, written to every client.
+"""One reader per topic for all its clients: each event is encoded once, framed once, written to every client.
 
-No client is waited for: an Outbox takes the bytes or ends its client.
+No client is waited for: an Outbox takes the bytes or ends its client. For clients that may come back, events are
+numbered and the recent ones remembered: `seq` counts up by one within an `epoch`, and a client that names the last one
+it had is told what it missed. Gaps and changes of state are remembered in their places, but have no number.
 """
 
+import secrets
+import time
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import msgspec
 import trio
 
-from actors.broadcast import Lagged, Reader
-from actors.events import Event, Gap, Said, Status, Topic
+from actors.broadcast import Lagged
+from actors.errors import BadMessage
+from actors.events import EPOCH, Event, Gap, Said, Status, Topic, bar_end, from_ms
 from actors.exchange import Supervise
-from web.outbox import Outbox, text_frame
+from web.outbox import TRY_AGAIN_LATER, Outbox, text_frame
+from web.topics import Source, Sources, Wanted, acceptance, name_of, source_of
 
 CAPACITY = 4096  # events that may wait for the fan-out; it never waits, so more means the program is overloaded
 BURST = 256  # events sent before other tasks get their turn
-TRY_AGAIN_LATER = 1013
+LOOK_EVERY = 1.0  # seconds between looks for fan-outs that nobody came back to
+IDLE_MAX = 2_000  # fan-outs kept for clients that may come back; the longest left go first
 
 _encoder = msgspec.json.Encoder()
 
 
-class Source(Protocol):
-    """What topics are read from: a feed, or a stream over many."""
+class Memory(NamedTuple):
+    """How much of each topic is remembered for clients that come back."""
 
-    def subscribe(self, topic: Topic, capacity: int) -> Reader[Said]: ...
-    def current(self, topic: Topic) -> Event | None: ...
+    frames: int = 5_000
+    seconds: float = 300.0
+
+
+class Position(msgspec.Struct, frozen=True):
+    """The last numbered event that a client had of a topic."""
+
+    epoch: str
+    seq: int
+
+
+class Remembered(NamedTuple):
+    """What was said, as numbered JSON. `place` orders it: (seq, 0) for an event, (seq of the one before, 1) else."""
+
+    place: tuple[int, int]
+    at: float
+    text: bytes
+
+
+class Forgotten(Exception):
+    """What a client would have to be told next is no longer remembered."""
+
+
+class Opening(NamedTuple):
+    """A moment of a topic: its present value, the number of the event that made it, and where what follows begins."""
+
+    current: Event | None
+    seq: int
+    cursor: int
 
 
 class Client:
-    """One WebSocket client of a topic, and what of it the client wants (None: every event)."""
+    """One WebSocket client of a topic: a per-path stream, or (`numbered`) one of the topics of a `/ws`."""
 
-    __slots__ = ("accepts", "outbox", "wants_status")
+    __slots__ = ("numbered", "outbox", "wants_status")
 
-    def __init__(
-        self, outbox: Outbox, *, accepts: Callable[[Any], bool] | None = None, wants_status: bool = False
-    ) -> None:
+    def __init__(self, outbox: Outbox, *, wants_status: bool = False, numbered: bool = False) -> None:
         self.outbox = outbox
-        self.accepts = accepts
-        self.wants_status = wants_status
+        self.wants_status = wants_status or numbered
+        self.numbered = numbered
 
 
 class Fanout:
-    """The web layer's reader of one topic."""
+    """The web layer's reader of one topic, and its memory of what was said of it."""
 
-    def __init__(self, source: Source, topic: Topic) -> None:
-        self.topic = topic
+    def __init__(
+        self,
+        source: Source,
+        topic: Topic,
+        *,
+        name: str | None = None,
+        accepts: Callable[[Any], bool] | None = None,
+        memory: Memory | None = None,
+        epoch: str = "",
+    ) -> None:
+        self.source, self.topic = source, topic
+        self.name = name or str(topic)
+        self.epoch = epoch
+        self.seq = 0  # of the last event
         self.scope = trio.CancelScope()
-        self._reader = source.subscribe(topic, CAPACITY)
         self.is_over = False  # it lagged: its clients were told to come back
+        self.wakers: dict[object, Callable[[], object]] = {}  # of those who read by themselves: called when it is said
+        self._accepts = accepts
+        self._memory = memory or Memory()
+        self._remembers = False
+        self._reader = source.subscribe(topic, CAPACITY)
         self._received = 0  # of what was given to the reader
-        self._clients: dict[Client, Callable[[bytes], None]] = {}
-        self._joining: dict[Client, int] = {}  # how much was given when they came: they must not get that
+        self._plain: dict[Client, Callable[[bytes], None]] = {}
+        self._numbered: dict[Client, Callable[[bytes], None]] = {}
+        self._settling: dict[object, tuple[int, Callable[[], None]]] = {}  # see when_settled
+        self._ring: deque[Remembered] = deque()
+        self._first = 0  # the cursor of the ring's first entry
+        self._forgot = (0, 0)  # the place of the last one that fell out of it
         self._heads: dict[str, bytes] = {}  # the beginning of a frame, by the type of what it says
+        self._numbered_heads: dict[str, bytes] = {}
 
-    def __len__(self) -> int:
-        return len(self._clients) + len(self._joining)
+    # --- clients ---
 
-    def join(self, client: Client, current: Event | None) -> None:
+    def join(self, client: Client) -> None:
         """Send the present value and everything after it, nothing twice: what is on its way goes to the others."""
-        if current is not None and (client.accepts is None or client.accepts(current)):
-            client.outbox.send(self._frame(current))
-        self._joining[client] = self._reader.given
+        current = self._current()
 
-    def leave(self, client: Client) -> None:
-        self._clients.pop(client, None)
-        self._joining.pop(client, None)
+        def admit() -> None:
+            if client.numbered:
+                if current is not None:
+                    client.outbox.send(text_frame(self.numbered(current, self.seq)))
+                self.admit(client)
+            else:
+                self._plain[client] = client.outbox.send
+
+        if current is not None and not client.numbered:
+            client.outbox.send(text_frame(self._plain_text(current)))
+        self.when_settled(client, admit)
+
+    def admit(self, client: Client) -> None:
+        """From the next event on, `client` is sent numbered frames: it has been told all until now."""
+        self._numbered[client] = client.outbox.send
+
+    def leave(self, client: object) -> None:
+        self._settling.pop(client, None)
+        self.wakers.pop(client, None)
+        if isinstance(client, Client):
+            self._plain.pop(client, None)
+            self._numbered.pop(client, None)
+
+    def when_settled(self, key: object, then: Callable[[], None]) -> None:
+        """Call `then` as soon as all that is published by now has been sent: at once, or right behind it.
+
+        The source's present value already reflects what is still on its way to us; whoever was told the one must not
+        be sent the other. `leave(key)` calls it off.
+        """
+        if self._received == self._reader.given:
+            then()
+        else:
+            self._settling[key] = self._reader.given, then
+
+    async def open(self, key: object) -> Opening:
+        """The present, with nothing of what leads to it still on its way."""
+        current = self._current()
+        settled = trio.Event()
+        found: list[Opening] = []
+
+        def note() -> None:
+            found.append(Opening(current, self.seq, self.cursor))
+            settled.set()
+
+        self.when_settled(key, note)
+        await settled.wait()
+        return found[0]
+
+    def _current(self) -> Event | None:
+        current = self.source.current(self.topic)
+        return current if current is not None and (self._accepts is None or self._accepts(current)) else None
+
+    # --- what is remembered ---
+
+    def remember(self) -> None:
+        """Number events and keep them, from now on: there is a client that may come back."""
+        self._remembers = True
+
+    @property
+    def may_be_resumed(self) -> bool:
+        return self._remembers and not self.is_over
+
+    @property
+    def cursor(self) -> int:
+        """Where what is said next will be remembered."""
+        return self._first + len(self._ring)
+
+    def resume(self, since: Position) -> int | None:
+        """The cursor of what came after an event; None where that is not all remembered."""
+        self._forget()
+        if since.epoch != self.epoch or since.seq > self.seq or (since.seq, 0) < self._forgot:
+            return None
+        return self._first + bisect_right(self._ring, (since.seq, 0), key=lambda said: said.place)
+
+    def read(self, cursor: int, limit: int) -> list[Remembered]:
+        """Up to `limit` things said from `cursor` on; none: it has reached the present. Raises Forgotten."""
+        if cursor < self._first:
+            raise Forgotten
+        at = cursor - self._first
+        return [self._ring[index] for index in range(at, min(at + limit, len(self._ring)))]
+
+    def too_old(self, since: Position | None) -> bytes:
+        """The gap to tell a client that cannot be resumed: from when it may have left until now."""
+        now = datetime.now(UTC)
+        start = min(_began(since.epoch) if since else now, now)
+        if self.topic.interval:
+            start -= bar_end(EPOCH, self.topic.interval) - EPOCH  # a bar is named by its open
+        gap = Gap(
+            exchange=self.topic.exchange,
+            symbol=self.topic.symbol,
+            timestamp=now,
+            start=start,
+            end=now,
+            reason="resume_too_old",
+            repaired=False,
+        )
+        return self.numbered(gap, self.seq)
+
+    def _keep(self, place: tuple[int, int], text: bytes) -> None:
+        self._ring.append(Remembered(place, trio.current_time(), text))
+        if len(self._ring) > self._memory.frames or self._ring[0].at < self._ring[-1].at - self._memory.seconds:
+            self._forget()
+
+    def _forget(self) -> None:
+        oldest = trio.current_time() - self._memory.seconds
+        while self._ring and (len(self._ring) > self._memory.frames or self._ring[0].at < oldest):
+            place = self._ring.popleft().place
+            self._first += 1
+            self._forgot = (place[0] + place[1], 0)  # behind what has no number, only its successor can be resumed from
+
+    # --- what the source says ---
 
     def close(self) -> None:
         self.scope.cancel()
@@ -81,64 +242,157 @@ class Fanout:
                         self._send(self._reader.receive_nowait())
         except Lagged:
             self.is_over = True
-            for client in (*self._clients, *self._joining):
-                client.outbox.close(TRY_AGAIN_LATER, "the daemon is overloaded")
+            for client in (*self._plain, *self._numbered, *self._settling):
+                if isinstance(client, Client):
+                    client.outbox.close(TRY_AGAIN_LATER, "the daemon is overloaded")
+            # Whoever waits to settle or reads by themselves sees that it is over.
+            for _, then in list(self._settling.values()):
+                then()
+            for wake in list(self.wakers.values()):
+                wake()
         except trio.ClosedResourceError:
-            return  # the last client left
+            return  # nobody came back
 
     def _send(self, said: Said) -> None:
         self._received += 1
-        if self._joining:
-            self._admit()
-        frame = self._frame(said)
-        if isinstance(said, Status | Gap):
-            for client in self._clients:
-                if client.wants_status:
-                    client.outbox.send(frame)
-            return
-        for client, send in self._clients.items():
-            if client.accepts is None or client.accepts(said):
-                send(frame)
+        is_event = not isinstance(said, Status | Gap)
+        if not is_event or self._accepts is None or self._accepts(said):
+            self._distribute(said, is_event)
+        if self._settling:
+            self._settle()
 
-    def _admit(self) -> None:
-        """Let those in for whom this event is news."""
-        for client, given in list(self._joining.items()):
-            if self._received > given:
-                del self._joining[client]
-                self._clients[client] = client.outbox.send
+    def _distribute(self, said: Said, is_event: bool) -> None:
+        if self._plain:
+            frame = text_frame(self._plain_text(said))
+            if is_event:
+                for send in self._plain.values():
+                    send(frame)
+            else:
+                for client, send in self._plain.items():
+                    if client.wants_status:
+                        send(frame)
+        if self._remembers:
+            self.seq += is_event
+            text = self.numbered(said, self.seq)
+            self._keep((self.seq, 0 if is_event else 1), text)
+            if self._numbered:
+                frame = text_frame(text)
+                for send in self._numbered.values():
+                    send(frame)
+            for wake in self.wakers.values():
+                wake()
 
-    def _frame(self, said: Said) -> bytes:
+    def _settle(self) -> None:
+        for key, (given, then) in list(self._settling.items()):
+            if self._received >= given:
+                del self._settling[key]
+                then()
+
+    # --- frames ---
+
+    def _plain_text(self, said: Said) -> bytes:
+        """As per-path streams tell it."""
         head = self._heads.get(said.type)
         if head is None:
-            about = {"type": said.type} | ({"topic": str(self.topic)} if isinstance(said, Status | Gap) else {})
+            about = {"type": said.type} | ({"topic": self.name} if isinstance(said, Status | Gap) else {})
             head = self._heads[said.type] = _encoder.encode(about)[:-1] + b","
-        return text_frame(head + _encoder.encode(said)[1:])
+        return head + _encoder.encode(said)[1:]
+
+    def numbered(self, said: Said, seq: int) -> bytes:
+        """As `/ws` and `/sse` tell it: with its topic, and an event with its number."""
+        if isinstance(said, Status | Gap):
+            return self._plain_text(said)
+        head = self._numbered_heads.get(said.type)
+        if head is None:
+            about = {"type": said.type, "topic": self.name, "epoch": self.epoch}
+            head = self._numbered_heads[said.type] = _encoder.encode(about)[:-1] + b',"seq":'
+        return b"%b%d,%b" % (head, seq, _encoder.encode(said)[1:])
 
 
 class Fanouts:
-    """The fan-outs of all topics that have clients."""
+    """The fan-outs of all topics that have clients, or had some that may come back."""
 
-    def __init__(self, nursery: trio.Nursery, supervise: Supervise) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, supervise: Supervise, sources: Sources, memory: Memory | None = None
+    ) -> None:
+        self.sources = sources
+        self.memory = memory or Memory()
+        self.stopping = trio.Event()  # what has no end of its own is to end
         self._nursery = nursery
         self._supervise = supervise
-        self._fanouts: dict[Topic, Fanout] = {}
+        self._fanouts: dict[str, Fanout] = {}
+        self._holds: dict[Fanout, ExitStack] = {}  # what each fan-out holds of its source
+        self._holders: dict[Fanout, int] = {}
+        self._left_at: dict[Fanout, float] = {}  # those without holders, in the order in which they were left
+        nursery.start_soon(self._end_the_idle)
+
+    def stop(self) -> None:
+        """The server stops: end what would go on for ever."""
+        self.stopping.set()
+        for fanout in self._fanouts.values():
+            for wake in list(fanout.wakers.values()):
+                wake()
 
     @contextmanager
-    def joined(self, source: Source, topic: Topic, client: Client) -> Iterator[None]:
-        """`client` receives `topic` of `source` for as long as the block lasts."""
-        fanout = self._fanouts.get(topic)
-        if fanout is None or fanout.is_over:
-            fanout = self._fanouts[topic] = Fanout(source, topic)
-            self._nursery.start_soon(self._run, fanout)
-        fanout.join(client, source.current(topic))
+    def holding(self, wanted: Wanted, *, remember: bool = False) -> Iterator[Fanout]:
+        """The fan-out of a topic, for as long as the block lasts; with `remember`, one that numbers and keeps events.
+
+        Raises InvalidParameters or MarketError where the topic cannot be had.
+        """
+        accepts = acceptance(wanted.query, self.sources.spikes)
+        with source_of(wanted.topic, self.sources) as (source, topic):
+            name = name_of(topic, wanted.query)
+            fanout = self._fanouts.get(name)
+            if fanout is None or fanout.is_over:
+                fanout = Fanout(source, topic, name=name, accepts=accepts, memory=self.memory, epoch=new_epoch())
+                self._fanouts[name] = fanout
+                hold = self._holds[fanout] = ExitStack()
+                hold.enter_context(source_of(topic, self.sources))
+                self._nursery.start_soon(self._run, fanout)
+        if remember:
+            fanout.remember()
+        self._left_at.pop(fanout, None)
+        self._holders[fanout] = self._holders.get(fanout, 0) + 1
         try:
-            yield
+            yield fanout
         finally:
-            fanout.leave(client)
-            if len(fanout) == 0 and self._fanouts.get(topic) is fanout:
-                del self._fanouts[topic]
-                fanout.close()
+            self._holders[fanout] -= 1
+            if not self._holders[fanout]:
+                if fanout.may_be_resumed and not self.stopping.is_set():
+                    self._left_at[fanout] = trio.current_time()
+                else:
+                    self._end(fanout)
 
     async def _run(self, fanout: Fanout) -> None:
         with fanout.scope:
-            await self._supervise("fanout", fanout.run, topic=str(fanout.topic))
+            await self._supervise("fanout", fanout.run, topic=fanout.name)
+
+    async def _end_the_idle(self) -> None:
+        while True:
+            await trio.sleep(LOOK_EVERY)
+            oldest = trio.current_time() - self.memory.seconds
+            for fanout, left_at in list(self._left_at.items()):
+                if left_at > oldest and len(self._left_at) <= IDLE_MAX:
+                    break
+                self._end(fanout)
+
+    def _end(self, fanout: Fanout) -> None:
+        self._left_at.pop(fanout, None)
+        self._holders.pop(fanout, None)
+        if self._fanouts.get(fanout.name) is fanout:
+            del self._fanouts[fanout.name]
+        fanout.close()
+        self._holds.pop(fanout).close()
+
+
+def new_epoch() -> str:
+    """A name that no other run of this topic has; it tells when the run began."""
+    return f"{time.time_ns() // 1_000_000:x}-{secrets.token_hex(3)}"
+
+
+def _began(epoch: str) -> datetime:
+    """When an epoch began, which is before the last event that a client had of it; now, where the name is not ours."""
+    try:
+        return from_ms(int(epoch.partition("-")[0][:12], 16))
+    except (ValueError, BadMessage):
+        return datetime.now(UTC)

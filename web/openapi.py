@@ -20,7 +20,8 @@ from web.pages import add_docs, add_reference
 from web.problems import RETRY_DEFAULT, STATUS_OF, BadParameter, InvalidParameters, Problem, problem, problem_of
 from web.rest import VERSION, Route
 from web.routes import ROUTES
-from web.stream import Sources, StreamCatalog, catalog
+from web.stream import StreamCatalog, catalog
+from web.topics import Sources
 from web.words import ABOUT, CODES, EXAMPLES, FIELDS, PARAMETERS, TAGS
 
 Json = dict[str, Any]

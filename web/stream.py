@@ -4,9 +4,7 @@ A client is accepted first and told what is wrong in a frame: a browser cannot r
 client sends is read and dropped, so that its leaving is always noticed; a flood of it ends the client.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -16,15 +14,13 @@ from msgspec import Struct
 from quart import abort, websocket
 
 from actors.errors import MarketError, UnknownExchange
-from actors.events import Event, FundingRate, Kind, LargeTrade, Liquidation, Ohlc, OpenInterest, Topic, Trade
-from actors.everything import ALL, KINDS, Everything
-from actors.spikes import OiSpike, Spikes
-from web import parameters as p
-from web.fanout import Client, Fanouts, Source
+from actors.everything import KINDS
+from web.fanout import Client, Fanouts
+from web.multiplex import SOCKET, ClientLimits, Multiplex
 from web.outbox import Outbox, text_frame
-from web.problems import BadParameter, InvalidParameters, NotFound, problem_of
-from web.rest import Connectors, connector_of
+from web.problems import InvalidParameters, NotFound, problem_of
 from web.server import OUTBOX
+from web.topics import SPIKES, STREAMS, Sources, Stream, find_by_path
 
 # How Quart tells a handler that its client left; before 0.23 it only cancels it, and this is never raised.
 CLIENT_LEFT: type[Exception] = getattr(quart.wrappers.base, "ClientDisconnectedError", trio.EndOfChannel)
@@ -34,110 +30,40 @@ ALLOWANCE = 40  # messages that a client may send at once
 ALLOWANCE_PER_SECOND = 20.0
 
 
-class Sources(NamedTuple):
-    """Everything that topics are read from."""
-
-    connectors: Connectors
-    everything: Everything
-    spikes: Spikes
-
-
-class Stream(NamedTuple):
-    """One kind of per-path stream."""
-
-    name: str  # in the path
-    kind: Kind
-    query: type[p.StreamQuery]
-    event: type[Event]
-    capability: str
-    summary: str
-
-
-STREAMS = {
-    stream.name: stream
-    for stream in (
-        Stream("ohlc", "ohlc", p.OhlcStreamQuery, Ohlc, "ohlc", "The current bar at once, then every update"),
-        Stream("trades", "trades", p.StreamQuery, Trade, "trades", "Every trade"),
-        Stream(
-            *("large_trades", "large_trades", p.ValueStreamQuery, LargeTrade, "large_trades"),
-            "Trades of at least the configured value",
-        ),
-        Stream("liquidations", "liquidations", p.ValueStreamQuery, Liquidation, "liquidations", "Forced orders"),
-        Stream("funding", "funding", p.StreamQuery, FundingRate, "funding_rate", "The funding rate as it changes"),
-        Stream("oi", "oi", p.StreamQuery, OpenInterest, "open_interest", "Open interest as it changes"),
-    )
-}
-"""Of one exchange and symbol; those of `everything.KINDS` exist over all of them too."""
-
-SPIKES = Stream(
-    *("oi-vol", "oi-vol", p.SpikeStreamQuery, OiSpike, "open_interest"),
-    "Unusual changes of open interest, confirmed by unusual volume or not",
-)
-
-
-def find_topic(path: str, args: p.MultiArgs, sources: Sources) -> tuple[Topic, p.StreamQuery]:
-    """The topic that a path and its query name. Raises NotFound, InvalidParameters or MarketError."""
-    match path.strip("/").split("/"):
-        case ["ws", "oi-vol"]:
-            return Topic("", "", "oi-vol"), p.parse(args, SPIKES.query)
-        case ["ws", "all", name] if name in KINDS:
-            stream = STREAMS[name]
-            return Topic(ALL, "", stream.kind), p.parse(args, stream.query)
-        case ["ws", exchange, symbol, name]:
-            connector = connector_of(sources.connectors, exchange)
-            if name not in STREAMS:
-                raise NotFound(f"there is no stream {name[:60]!r}; known: {', '.join(STREAMS)}")
-            stream = STREAMS[name]
-            connector.check_capability(stream.capability)
-            query = p.parse(args, stream.query)
-            interval = query.interval if isinstance(query, p.OhlcStreamQuery) else None
-            connector.check_interval(interval)
-            return Topic(connector.name, symbol, stream.kind, interval), query
-        case ["ws", exchange, *_] if exchange != ALL:
-            connector_of(sources.connectors, exchange)
-    raise NotFound(f"there is no stream at {path[:100]!r}; /ws-catalog lists them")
-
-
-@contextmanager
-def source_of(topic: Topic, sources: Sources) -> Iterator[tuple[Source, Topic]]:
-    """What serves a topic, kept serving for as long as the block lasts; and the topic as it is spelled there."""
-    if topic.kind == "oi-vol":
-        yield sources.spikes, topic
-    elif topic.exchange == ALL:
-        yield sources.everything, topic
-    else:
-        with sources.connectors[topic.exchange].reading(topic) as feed:
-            yield feed, topic._replace(symbol=feed.symbol)
-
-
-def acceptance(query: p.StreamQuery, spikes: Spikes) -> Callable[[Any], bool] | None:
-    """Which events a client wants; None for all of them."""
-    match query:
-        case p.ValueStreamQuery(min_value_usd=least) if least > 0:
-            return lambda event: bool(event.value >= least)
-        case p.SpikeStreamQuery(timeframes=text) if text:
-            wanted = frozenset(text.split(","))
-            if unknown := wanted.difference(spikes.timeframes):
-                watched = ", ".join(spikes.timeframes)
-                detail = f"{', '.join(sorted(unknown))[:60]!r} is not watched; watched are: {watched}"
-                raise InvalidParameters([BadParameter("timeframes", detail)])
-            return lambda event: event.timeframe in wanted
-    return None
-
-
-async def serve_stream(path: str, sources: Sources, fanouts: Fanouts, origins: list[str] | str) -> None:
+async def serve_stream(path: str, fanouts: Fanouts, limits: ClientLimits, origins: list[str] | str) -> None:
     """One client's life on one stream."""
     if not is_allowed_origin(websocket.headers.get("Origin"), websocket.host, origins):
         abort(403)
     await websocket.accept()
     outbox = outbox_of_client()
+    if path == SOCKET:
+        await serve_socket(outbox, fanouts, limits)
+        return
     try:
-        topic, query = find_topic(path, websocket.args, sources)
-        client = Client(outbox, accepts=acceptance(query, sources.spikes), wants_status=query.status)
-        with source_of(topic, sources) as (source, spelled), fanouts.joined(source, spelled, client):
-            await drain(outbox)
+        wanted = find_by_path(path, websocket.args, fanouts.sources)
+        with fanouts.holding(wanted) as fanout:
+            client = Client(outbox, wants_status=wanted.query.status)
+            fanout.join(client)
+            try:
+                await drain(outbox)
+            finally:
+                fanout.leave(client)
     except (MarketError, InvalidParameters, NotFound) as error:
         refuse(outbox, error, path)
+
+
+async def serve_socket(outbox: Outbox, fanouts: Fanouts, limits: ClientLimits) -> None:
+    """One client's life on `/ws`."""
+    async with trio.open_nursery() as nursery:
+        multiplex = Multiplex(outbox, fanouts, limits, nursery)
+        try:
+            while multiplex.take(await websocket.receive()):
+                pass
+        except CLIENT_LEFT:
+            pass
+        finally:
+            multiplex.close()
+        nursery.cancel_scope.cancel()
 
 
 def outbox_of_client() -> Outbox:

@@ -1,0 +1,312 @@
+"""`/ws`: many topics on one socket. What a client may command, and what it is told. No sockets here: bytes come in by
+`take`, frames go out by the Outbox.
+
+A topic is told without a seam: what is remembered, what is fetched, and what happens meanwhile meet at a cursor of the
+topic's fan-out, behind which nothing is sent before all in front of it.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import trio
+from msgspec import Meta, Struct
+
+from actors.errors import MarketError, NotReady
+from actors.events import Ohlc
+from actors.feed import Feed
+from web.fanout import Client, Fanout, Fanouts, Forgotten, Opening, Position
+from web.outbox import TRY_AGAIN_LATER, Outbox, text_frame
+from web.problems import BadParameter, InvalidParameters, NotFound, Problem, problem, problem_of
+from web.topics import find_by_name
+
+SOCKET = "/ws"
+CHUNK = 256  # remembered frames written at once
+BEGUN_WITHIN = 10.0  # seconds that a backfill waits for the first bar of a topic that has only begun
+LOOK = 0.05  # seconds between looks for it
+PATIENCE = 4  # times the allowance of commands that may be refused before the client is cut off
+POLICY_VIOLATION = 1008
+
+Id = int | Annotated[str, Meta(max_length=64)]
+Name = Annotated[str, Meta(max_length=200)]
+
+
+class ClientLimits(NamedTuple):
+    """What one `/ws` connection may ask for."""
+
+    topics: int = 1000
+    commands_per_second: float = 20.0  # and twice as many at once
+
+
+class Subscribe(Struct, frozen=True, tag_field="op", tag="subscribe", forbid_unknown_fields=True):
+    """Follow topics. `since`: by topic, the last event the client had; `backfill`: closed bars to be told first."""
+
+    topics: Annotated[list[Name], Meta(min_length=1, max_length=10_000)]
+    id: Id | None = None
+    since: dict[Name, Position] = {}
+    backfill: Annotated[int, Meta(ge=1, le=1500)] | None = None
+
+
+class Unsubscribe(Struct, frozen=True, tag_field="op", tag="unsubscribe", forbid_unknown_fields=True):
+    """Leave topics."""
+
+    topics: Annotated[list[Name], Meta(min_length=1, max_length=10_000)]
+    id: Id | None = None
+
+
+class Ping(Struct, frozen=True, tag_field="op", tag="ping"):
+    """Answered by `pong`."""
+
+    id: Id | None = None
+
+
+class _AnyCommand(Struct):
+    id: Any = None
+
+
+_decode = msgspec.json.Decoder(Subscribe | Unsubscribe | Ping).decode
+_decode_id = msgspec.json.Decoder(_AnyCommand).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Subscription:
+    """One topic of one client."""
+
+    def __init__(self, fanout: Fanout, outbox: Outbox, hold: ExitStack) -> None:
+        self.fanout = fanout
+        self.client = Client(outbox, numbered=True)
+        self.scope = trio.CancelScope()  # of whatever brings the client up to the present
+        self._hold = hold
+
+    def close(self) -> None:
+        self.scope.cancel()
+        self.fanout.leave(self)
+        self.fanout.leave(self.client)
+        self._hold.close()
+
+
+class Multiplex:
+    """One client of `/ws`."""
+
+    def __init__(self, outbox: Outbox, fanouts: Fanouts, limits: ClientLimits, nursery: trio.Nursery) -> None:
+        self._outbox = outbox
+        self._fanouts = fanouts
+        self._limits = limits
+        self._nursery = nursery
+        self._subscriptions: dict[str, Subscription] = {}  # by the topic's name
+        self._spelled: dict[str, str] = {}  # the client's spellings of such names
+        self._burst = 2 * limits.commands_per_second
+        self._allowance, self._checked_at = self._burst, trio.current_time()
+
+    def close(self) -> None:
+        for subscription in self._subscriptions.values():
+            subscription.close()
+        self._subscriptions.clear()
+
+    # --- commands ---
+
+    def take(self, message: str | bytes | None) -> bool:
+        """Carry out one command; False: the client was cut off for sending too many."""
+        now = trio.current_time()
+        earned = (now - self._checked_at) * self._limits.commands_per_second
+        self._allowance = min(self._burst, self._allowance + earned) - 1
+        self._checked_at = now
+        if self._allowance < -PATIENCE * self._burst:
+            self._outbox.close(POLICY_VIOLATION, "too many messages")
+            return False
+        if self._allowance < 0:
+            detail = f"more than {self._limits.commands_per_second:g} commands a second: this one was ignored"
+            self._refuse(_id_of(message), problem("too_many_commands", detail, retry_after=1))
+            return True
+        try:
+            command = _decode(message or b"")
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            text = str(error).replace("`", "")
+            self._refuse(_id_of(message), problem("invalid_command", f"not a command: {text}"))
+            return True
+        match command:
+            case Subscribe():
+                self._subscribe(command)
+            case Unsubscribe():
+                self._unsubscribe(command)
+            case Ping():
+                self._say({"type": "pong"} | _id(command.id))
+        return True
+
+    def _subscribe(self, command: Subscribe) -> None:
+        """Topics that can be had are acknowledged and follow; each of the others has an error of its own."""
+        acknowledged: dict[str, None] = {}
+        begun: list[tuple[Subscription, Position | None]] = []
+        since = dict(command.since)
+        for text in command.topics:
+            try:
+                name, subscription = self._open(text, command.backfill)
+            except (MarketError, InvalidParameters, NotFound, _TooMany) as error:
+                since.pop(text, None)
+                self._refuse(command.id, _problem_of(error), topic=text)
+                continue
+            acknowledged[name] = None
+            if text != name:
+                self._spelled[text] = name
+            position = since.pop(text, None) or since.pop(name, None)
+            if subscription is not None:
+                begun.append((subscription, position))
+        if since:
+            stray = ", ".join(since)[:200]
+            bad = BadParameter("since", f"names topics that are not among the command's: {stray}")
+            self._refuse(command.id, problem_of(InvalidParameters([bad])))
+        if acknowledged:
+            self._acknowledge(command.id, list(acknowledged))
+        for subscription, position in begun:
+            if position is None and command.backfill is None:
+                subscription.fanout.join(subscription.client)
+            else:
+                self._nursery.start_soon(self._bring_up, subscription, position, command)
+
+    def _open(self, text: str, backfill: int | None) -> tuple[str, Subscription | None]:
+        """The topic's name, and a new subscription unless there is one."""
+        wanted = find_by_name(text, self._fanouts.sources)
+        if backfill is not None and wanted.topic.kind != "ohlc":
+            raise InvalidParameters(
+                [BadParameter("backfill", f"only bars have a past to be told, {text[:100]!r} has not")]
+            )
+        with ExitStack() as stack:
+            fanout = stack.enter_context(self._fanouts.holding(wanted, remember=True))
+            if fanout.name in self._subscriptions:
+                return fanout.name, None
+            if len(self._subscriptions) >= self._limits.topics:
+                raise _TooMany(f"one connection may follow {self._limits.topics} topics")
+            subscription = Subscription(fanout, self._outbox, stack.pop_all())
+        self._subscriptions[fanout.name] = subscription
+        return fanout.name, subscription
+
+    def _unsubscribe(self, command: Unsubscribe) -> None:
+        left = []
+        for text in command.topics:
+            name = self._spelled.get(text, text)
+            subscription = self._subscriptions.pop(name, None)
+            if subscription is None:
+                bad = BadParameter("topics", f"{text[:100]!r} was not subscribed to")
+                self._refuse(command.id, problem_of(InvalidParameters([bad])), topic=text)
+            else:
+                subscription.close()
+                left.append(name)
+                self._spelled = {text: other for text, other in self._spelled.items() if other != name}
+        if left:
+            self._acknowledge(command.id, left)
+
+    # --- bringing a client up to the present ---
+
+    async def _bring_up(self, subscription: Subscription, since: Position | None, command: Subscribe) -> None:
+        fanout = subscription.fanout
+        with subscription.scope:
+            try:
+                cursor = None if since is None else fanout.resume(since)
+                if cursor is None:
+                    if since is not None:
+                        self._outbox.send(text_frame(fanout.too_old(since)))
+                    cursor = await self._begin(subscription, command.backfill)
+                await self._catch_up(subscription, cursor)
+            except MarketError as error:
+                if self._subscriptions.pop(fanout.name, None):
+                    subscription.close()
+                self._refuse(command.id, _problem_of(error), topic=fanout.name)
+
+    async def _begin(self, subscription: Subscription, backfill: int | None) -> int:
+        """Tell the present, behind so many closed bars; where to go on."""
+        if backfill is not None:
+            return await self._tell_history(subscription, backfill)
+        opening = await subscription.fanout.open(subscription)
+        self._tell_present(subscription.fanout, opening)
+        return opening.cursor
+
+    async def _tell_history(self, subscription: Subscription, count: int) -> int:
+        fanout, feed = subscription.fanout, subscription.fanout.source
+        topic = fanout.topic
+        if not isinstance(feed, Feed) or topic.interval is None:
+            raise NotReady("only bars have a past to be told")
+        with trio.move_on_after(BEGUN_WITHIN):
+            while (known := feed.closed_bars(topic.interval, count)) is None:  # noqa: ASYNC110 (plain state)
+                await trio.sleep(LOOK)
+        if known is None:
+            raise NotReady(f"{fanout.name} has no bar yet", retry_after=BEGUN_WITHIN)
+        begins, bars, is_whole = known
+        opening = await fanout.open(subscription)  # of the very moment of `known`: nothing was awaited in between
+        if len(bars) < count and not is_whole:
+            end = bars[0].timestamp if bars else begins
+            connector = self._fanouts.sources.connectors[topic.exchange]
+            older = await connector.ohlc(topic.symbol, topic.interval, limit=count - len(bars), start=None, end=end)
+            bars = [*(msgspec.structs.replace(bar, is_closed=True) for bar in older), *bars]
+        await self._write([_past(fanout.name, bar) for bar in bars])
+        self._say({"type": "live", "topic": fanout.name})
+        if isinstance(opening.current, Ohlc) and not opening.current.is_closed:
+            self._tell_present(fanout, opening)
+        return opening.cursor
+
+    def _tell_present(self, fanout: Fanout, opening: Opening) -> None:
+        if opening.current is not None:
+            self._outbox.send(text_frame(fanout.numbered(opening.current, opening.seq)))
+
+    async def _catch_up(self, subscription: Subscription, cursor: int) -> None:
+        fanout = subscription.fanout
+        while True:
+            try:
+                said = fanout.read(cursor, CHUNK)
+            except Forgotten:
+                self._outbox.send(text_frame(fanout.too_old(Position(fanout.epoch, 0))))
+                opening = await fanout.open(subscription)
+                self._tell_present(fanout, opening)
+                cursor = opening.cursor
+                continue
+            if not said:
+                break
+            cursor += len(said)
+            await self._write([text for _, _, text in said])
+        if fanout.is_over:
+            self._outbox.close(TRY_AGAIN_LATER, "the daemon is overloaded")
+        fanout.admit(subscription.client)  # at the present: nothing was awaited since it was read
+
+    async def _write(self, texts: Sequence[bytes]) -> None:
+        """Frames of the past, in pieces: a client that reads slowly is waited for, within the outbox's patience."""
+        for at in range(0, len(texts), CHUNK):
+            await self._outbox.write(b"".join(map(text_frame, texts[at : at + CHUNK])))
+
+    # --- answers ---
+
+    def _acknowledge(self, id: Id | None, names: list[str]) -> None:
+        self._say({"type": "ack"} | _id(id) | {"topics": names})
+
+    def _refuse(self, id: object, told: Problem, topic: str | None = None) -> None:
+        where = {} if topic is None else {"topic": topic}
+        # A problem's own `type` is a URI; a frame's says what kind of frame it is.
+        self._say(msgspec.to_builtins(told) | {"type": "error"} | _id(id) | where)
+
+    def _say(self, frame: dict[str, Any]) -> None:
+        self._outbox.send(text_frame(_encode(frame)))
+
+
+class _TooMany(Exception):
+    """The connection's limit of topics is reached."""
+
+
+def _problem_of(error: MarketError | InvalidParameters | NotFound | _TooMany) -> Problem:
+    return problem("too_many_topics", str(error)) if isinstance(error, _TooMany) else problem_of(error)
+
+
+def _id(id: object) -> dict[str, object]:
+    return {} if id is None else {"id": id}
+
+
+def _id_of(message: str | bytes | None) -> int | str | None:
+    """The id of a command that is otherwise unreadable, where it has a usable one."""
+    try:
+        id = _decode_id(message or b"").id
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return id if isinstance(id, int | str) and len(str(id)) <= 64 else None
+
+
+def _past(name: str, bar: Ohlc) -> bytes:
+    """A bar of history: it has no number."""
+    return _encode({"type": bar.type, "topic": name})[:-1] + b"," + _encode(bar)[1:]
