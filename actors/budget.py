@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import trio
+from msgspec import Struct
 
 from actors.errors import UpstreamLimited
 
@@ -22,6 +23,24 @@ class Window(NamedTuple):
 
     limit: int
     seconds: float
+
+
+class BucketReport(Struct, frozen=True, kw_only=True):
+    """Weight spent within the window that ends now, our own and what the exchange counted beside it."""
+
+    name: str
+    used: int
+    limit: int
+    window_seconds: float
+
+
+class BudgetReport(Struct, frozen=True, kw_only=True):
+    """`closed_for`: seconds until requests may leave again, after a rate limit or a ban; null where they may."""
+
+    buckets: list[BucketReport]
+    waiting: int
+    closed_for: float | None
+    closed_reason: str | None
 
 
 class Bucket:
@@ -71,6 +90,20 @@ class Budget:
     def closed_for(self) -> float:
         """Seconds until the gate opens; 0 when it is open."""
         return max(0.0, self._closed_until - trio.current_time())
+
+    def report(self) -> BudgetReport:
+        closed = self.closed_for()
+        return BudgetReport(
+            buckets=[
+                BucketReport(
+                    name=name, used=bucket.used(), limit=bucket.window.limit, window_seconds=bucket.window.seconds
+                )
+                for name, bucket in self.buckets.items()
+            ],
+            waiting=self._queue.statistics().tasks_waiting,
+            closed_for=round(closed, 3) if closed else None,
+            closed_reason=self._closed_reason if closed else None,
+        )
 
     def observe(self, bucket: str, used: int) -> None:
         """The exchange's own count, where it is higher: other programs share this address."""

@@ -1,7 +1,7 @@
 """What can be said of a topic's data: how much of it came, what was lost, how late it was. No I/O."""
 
 from collections import deque
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from msgspec import Struct
 
@@ -116,7 +116,3 @@ class Lags:
 
 def _milliseconds(lag: timedelta) -> float:
     return round(lag / timedelta(milliseconds=1), 3)
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)

@@ -48,7 +48,7 @@ async def test_root_and_health_when_all_is_well(w: World) -> None:
 
 async def test_exchanges_lists_capabilities_symbols_and_intervals(w: World) -> None:
     (binance,) = (await w.get("/exchanges"))["exchanges"]
-    assert binance.keys() == {"name", "capabilities", "symbols", "intervals"}
+    assert binance.keys() == {"name", "capabilities", "symbols", "intervals", "budget"}
     capabilities = binance["capabilities"]
     assert {"ohlc", "open_interest", "open_interest_history", "funding_rate", "funding_rate_history"} <= {
         name for name, value in capabilities.items() if value is True

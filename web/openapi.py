@@ -197,7 +197,7 @@ def explain_fields(answers: Iterable[Any], components: Json) -> None:
     for name, struct in _structs(types.multi_type_info(list(answers))).items():
         for field in struct.fields:
             schema = components[name]["properties"][field.encode_name]
-            words = FIELDS.get(f"{name}.{field.name}") or FIELDS.get(field.name)
+            words = FIELDS.get(f"{name}.{field.encode_name}") or FIELDS.get(field.encode_name)
             if words:
                 schema.setdefault("description", words)
             if isinstance(field.type, types.DateTimeType):

@@ -4,18 +4,22 @@ A handler turns a parsed query into one call of a connector. No upstream detail 
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import trio
 from msgspec import UNSET, Struct, UnsetType
 
+from actors.budget import BudgetReport
 from actors.connector import Connector
-from actors.errors import NotReady, UnknownExchange
-from actors.events import FundingRate, Instrument, LargeTrade, Liquidation, Ohlc, OpenInterest
+from actors.errors import NotReady, UnknownExchange, UnknownSymbol
+from actors.events import FeedState, FundingRate, Instrument, LargeTrade, Liquidation, Ohlc, OpenInterest
 from actors.exchange import Capability
+from actors.feed import Feed
 from actors.health import FeedReport
+from actors.quality import TopicReport
 from web import parameters as p
 from web.problems import BadParameter, InvalidParameters
 
@@ -38,6 +42,7 @@ class Health(Struct, frozen=True):
     status: HealthState
     exchanges: dict[str, bool]
     feeds: list[FeedReport]
+    budgets: dict[str, BudgetReport]
 
 
 class Live(Struct, frozen=True):
@@ -58,10 +63,21 @@ class ExchangeSummary(Struct, frozen=True):
     capabilities: dict[str, Capability]
     symbols: list[str]
     intervals: list[str]
+    budget: BudgetReport
 
 
 class ExchangesAnswer(Struct, frozen=True):
     exchanges: list[ExchangeSummary]
+
+
+class FeedQuality(Struct, frozen=True):
+    """What can be said of one feed's data. `clock_skew_ms`: the exchange's clock minus ours; `lag` is without it."""
+
+    exchange: str
+    symbol: str
+    state: FeedState
+    clock_skew_ms: float
+    topics: list[TopicReport]
 
 
 class Answer(NamedTuple):
@@ -93,6 +109,7 @@ async def health(connectors: Connectors, query: p.NoQuery) -> Health:
         health_state(connectors),
         {name: connector.is_live for name, connector in connectors.items()},
         [feed.report() for connector in connectors.values() for feed in connector.feeds.values()],
+        {name: connector.budget.report() for name, connector in connectors.items()},
     )
 
 
@@ -127,6 +144,7 @@ async def exchanges(connectors: Connectors, query: p.NoQuery) -> ExchangesAnswer
                 dict(connector.exchange.capabilities),
                 list(connector.feeds),
                 list(connector.exchange.intervals),
+                connector.budget.report(),
             )
             for name, connector in connectors.items()
         ]
@@ -145,6 +163,36 @@ async def symbols(connectors: Connectors, query: p.SymbolsQuery) -> list[Instrum
         for instrument in connector.catalogue.instruments.values()
         if part in instrument.symbol.upper() or part in instrument.base.upper()
     ]
+
+
+async def quality(connectors: Connectors, query: p.NoQuery) -> list[FeedQuality]:
+    """One entry per feed and topic that said anything since the start. Hundreds of feeds are told one by one."""
+    found = []
+    for connector in connectors.values():
+        for feed in list(connector.feeds.values()):
+            found.append(_quality(connector, feed))
+            await trio.lowlevel.checkpoint()
+    return found
+
+
+async def feed_quality(connectors: Connectors, query: p.NoQuery, *, exchange: str, symbol: str) -> FeedQuality:
+    connector = connector_of(connectors, exchange)
+    symbol = symbol if symbol in connector.feeds else connector.catalogue.resolve(symbol).symbol
+    feed = connector.feeds.get(symbol)
+    if feed is None:
+        raise UnknownSymbol(f"{symbol} is not collected here, so nothing is known of its data")
+    return _quality(connector, feed)
+
+
+def _quality(connector: Connector, feed: Feed) -> FeedQuality:
+    skew = connector.clock_skew
+    return FeedQuality(
+        connector.name,
+        feed.symbol,
+        feed.health.state,
+        round(skew / timedelta(milliseconds=1), 3),
+        feed.quality(datetime.now(UTC), skew),
+    )
 
 
 def connector_of(connectors: Connectors, exchange: str) -> Connector:
@@ -218,6 +266,13 @@ ROUTES = [
     Route("/health/live", health_live, p.NoQuery, Live, "daemon", "200 while the process runs"),
     Route("/health/ready", health_ready, p.NoQuery, Ready, "daemon", "200 when every exchange delivers, else 503"),
     Route("/exchanges", exchanges, p.NoQuery, ExchangesAnswer, "daemon", "Exchanges and what each can do"),
+    Route(
+        "/quality", quality, p.NoQuery, list[FeedQuality], "daemon", "How complete and how late every feed's data is"
+    ),
+    Route(
+        "/quality/{exchange}/{symbol}",
+        *(feed_quality, p.NoQuery, FeedQuality, "daemon", "How complete and how late one feed's data is"),
+    ),
     Route("/symbols", symbols, p.SymbolsQuery, list[Instrument], "daemon", "The instrument catalogue"),
     Route(
         "/{exchange}/ohlc/{symbol}/{interval}",

@@ -6,8 +6,10 @@ Only text and values live here. Examples are instances of the answer types, so t
 from datetime import UTC, datetime
 from typing import Any
 
+from actors.budget import BucketReport, BudgetReport
 from actors.events import (
     FundingRate,
+    Gap,
     Instrument,
     LargeTrade,
     Liquidation,
@@ -18,9 +20,10 @@ from actors.events import (
 )
 from actors.exchange import load_exchanges
 from actors.health import FeedReport
+from actors.quality import Lag, TopicReport
 from web.multi import MultiFunding, MultiOhlc, MultiOpenInterest
 from web.problems import problem
-from web.rest import VERSION, ExchangesAnswer, ExchangeSummary, Health, Live, Ready, Root
+from web.rest import VERSION, ExchangesAnswer, ExchangeSummary, FeedQuality, Health, Live, Ready, Root
 
 ABOUT = """\
 Bars, trades, liquidations, funding and open interest of crypto derivatives exchanges, in one shape for all of them.
@@ -127,6 +130,37 @@ FIELDS = {
     "last_event": "When the last event came",
     "reason": "Why it is not live",
     "next_retry": "When the next attempt is due",
+    "Health.budgets": "By exchange: how much was asked of its REST host lately",
+    "budget": "How much was asked of its REST host lately",
+    "buckets": "What the exchange counts, each by itself",
+    "BucketReport.name": "Name of the count",
+    "used": "Weight spent within the window",
+    "BucketReport.limit": "Weight that the exchange allows within the window",
+    "window_seconds": "Length of the window",
+    "waiting": "Background requests that wait for room",
+    "closed_for": "Seconds until requests may leave again, after a rate limit or a ban",
+    "closed_reason": "Why none may leave",
+    "FeedQuality.state": "State of the feed",
+    "clock_skew_ms": "The exchange's clock minus ours, in milliseconds",
+    "topics": "One entry per topic that said anything since the feed began",
+    "TopicReport.topic": "Name of the topic",
+    "TopicReport.since": "When the first event was received",
+    "events": "Events told to readers",
+    "covered": "Share of the time since then without unrepaired loss, 0 to 1",
+    "gaps_repaired": "Losses that were noticed and fetched",
+    "gaps_unrepaired": "Losses that could not be had again",
+    "gaps": "The recent ones of both",
+    "Gap.from": "Start of the lost range, inclusive",
+    "Gap.to": "End of the lost range, exclusive",
+    "Gap.timestamp": "When it was noticed, at the exchange",
+    "Gap.reason": "What happened",
+    "repaired": "Whether the range was fetched and told before anything newer",
+    "duplicates": "Events that came more than once, or too late, and were dropped",
+    "TopicReport.last_event": "When the newest event was received",
+    "last_event_age": "Seconds since then",
+    "lag": "From the exchange's pushing to our receiving, without the skew of the clocks",
+    "median_ms": "Half of the recent events were faster",
+    "p99_ms": "99 of 100 of the recent events were faster",
     "reasons": "By exchange: why it is not ready",
     "capabilities": "By kind of data: `true`, `false`, or `partial` where the exchange holds some of it back",
     "symbols": "Symbols collected now",
@@ -185,6 +219,42 @@ _BAR = Ohlc(
     trades_count=1284,
     is_closed=True,
 )
+_BUDGET = BudgetReport(
+    buckets=[BucketReport(name="weight", used=184, limit=2400, window_seconds=60.0)],
+    waiting=0,
+    closed_for=None,
+    closed_reason=None,
+)
+_QUALITY = FeedQuality(
+    "binance",
+    "BTCUSDT",
+    "live",
+    -3.5,
+    [
+        TopicReport(
+            topic="binance:BTCUSDT:trades",
+            since=_at(8, 30, 2),
+            events=148_211,
+            covered=1.0,
+            gaps_repaired=1,
+            gaps_unrepaired=0,
+            gaps=[
+                Gap(
+                    **_WHERE,
+                    timestamp=_at(9, 14, 8),
+                    start=_at(9, 14, 6),
+                    end=_at(9, 14, 8),
+                    reason="trades were not received",
+                    repaired=True,
+                )
+            ],
+            duplicates=4,
+            last_event=_at(12, 0, 3, 412),
+            last_event_age=0.21,
+            lag=Lag(median_ms=48.2, p99_ms=131.9),
+        )
+    ],
+)
 _FAILED = {"bybit": problem("upstream_timeout", "/v5/market/kline: no answer within 10 s", exchange="bybit")}
 
 EXAMPLES: dict[Any, object] = {
@@ -203,6 +273,7 @@ EXAMPLES: dict[Any, object] = {
                 next_retry=None,
             )
         ],
+        {"binance": _BUDGET},
     ),
     Live: Live("live"),
     Ready: Ready("ready"),
@@ -214,9 +285,12 @@ EXAMPLES: dict[Any, object] = {
                 {"ohlc": True, "funding_rate": True, "open_interest": True, "liquidations": "partial"},
                 ["BTCUSDT", "ETHUSDT"],
                 ["1m", "5m", "1h", "1d"],
+                _BUDGET,
             )
         ]
     ),
+    FeedQuality: _QUALITY,
+    list[FeedQuality]: [_QUALITY],
     list[Instrument]: [
         Instrument(
             **_WHERE,
