@@ -40,7 +40,8 @@ class ClientLimits(NamedTuple):
 
 
 class Subscribe(Struct, frozen=True, tag_field="op", tag="subscribe", forbid_unknown_fields=True):
-    """Follow topics. `since`: by topic, the last event the client had; `backfill`: closed bars to be told first."""
+    """Follow topics. `since`: by topic, the last event the client had. `backfill`: closed bars to be told before what
+    is live, of those topics that are bars."""
 
     topics: Annotated[list[Name], Meta(min_length=1, max_length=10_000)]
     id: Id | None = None
@@ -141,7 +142,7 @@ class Multiplex:
         since = dict(command.since)
         for text in command.topics:
             try:
-                name, subscription = self._open(text, command.backfill)
+                name, subscription = self._open(text)
             except (MarketError, InvalidParameters, NotFound, _TooMany) as error:
                 since.pop(text, None)
                 self._refuse(command.id, _problem_of(error), topic=text)
@@ -164,13 +165,9 @@ class Multiplex:
             else:
                 self._nursery.start_soon(self._bring_up, subscription, position, command)
 
-    def _open(self, text: str, backfill: int | None) -> tuple[str, Subscription | None]:
+    def _open(self, text: str) -> tuple[str, Subscription | None]:
         """The topic's name, and a new subscription unless there is one."""
         wanted = find_by_name(text, self._fanouts.sources)
-        if backfill is not None and wanted.topic.kind != "ohlc":
-            raise InvalidParameters(
-                [BadParameter("backfill", f"only bars have a past to be told, {text[:100]!r} has not")]
-            )
         with ExitStack() as stack:
             fanout = stack.enter_context(self._fanouts.holding(wanted, remember=True))
             if fanout.name in self._subscriptions:
@@ -215,19 +212,17 @@ class Multiplex:
 
     async def _begin(self, subscription: Subscription, backfill: int | None) -> int:
         """Tell the present, behind so many closed bars; where to go on."""
-        if backfill is not None:
-            return await self._tell_history(subscription, backfill)
+        feed = subscription.fanout.source
+        if backfill is not None and isinstance(feed, Feed) and subscription.fanout.topic.interval:
+            return await self._tell_history(subscription, feed, subscription.fanout.topic.interval, backfill)
         opening = await subscription.fanout.open(subscription)
         self._tell_present(subscription.fanout, opening)
         return opening.cursor
 
-    async def _tell_history(self, subscription: Subscription, count: int) -> int:
-        fanout, feed = subscription.fanout, subscription.fanout.source
-        topic = fanout.topic
-        if not isinstance(feed, Feed) or topic.interval is None:
-            raise NotReady("only bars have a past to be told")
+    async def _tell_history(self, subscription: Subscription, feed: Feed, interval: str, count: int) -> int:
+        fanout = subscription.fanout
         with trio.move_on_after(BEGUN_WITHIN):
-            while (known := feed.closed_bars(topic.interval, count)) is None:  # noqa: ASYNC110 (plain state)
+            while (known := feed.closed_bars(interval, count)) is None:  # noqa: ASYNC110 (plain state)
                 await trio.sleep(LOOK)
         if known is None:
             raise NotReady(f"{fanout.name} has no bar yet", retry_after=BEGUN_WITHIN)
@@ -235,8 +230,8 @@ class Multiplex:
         opening = await fanout.open(subscription)  # of the very moment of `known`: nothing was awaited in between
         if len(bars) < count and not is_whole:
             end = bars[0].timestamp if bars else begins
-            connector = self._fanouts.sources.connectors[topic.exchange]
-            older = await connector.ohlc(topic.symbol, topic.interval, limit=count - len(bars), start=None, end=end)
+            connector = self._fanouts.sources.connectors[feed.exchange.name]
+            older = await connector.ohlc(feed.symbol, interval, limit=count - len(bars), start=None, end=end)
             bars = [*(msgspec.structs.replace(bar, is_closed=True) for bar in older), *bars]
         await self._write([_past(fanout.name, bar) for bar in bars])
         self._say({"type": "live", "topic": fanout.name})
