@@ -31,7 +31,7 @@ from actors.everything import Everything
 from actors.exchange import Change, Exchange, Rest, Supervise
 from actors.feed import Feed
 from actors.flights import Flights
-from actors.line import Line
+from actors.lines import Lines
 from actors.rest import RestClient, open_http, tls_for
 
 CATALOGUE_EVERY = 3600.0  # seconds between looks for listings and delistings
@@ -73,11 +73,7 @@ class Connector:
         self.budget = Budget(exchange.budget)
         self.catalogue = Catalogue(exchange.name, exchange.aliases)
         self.feeds: dict[str, Feed] = {}
-        self._lines: list[Line] = []
-        self._line_of: dict[str, Line] = {}
-        self._lines_made = 0
         self._clock_offset = timedelta(0)  # the exchange's clock minus ours
-        self._next_connect = float("-inf")
 
     async def run(self) -> None:
         """Run the exchange until cancelled."""
@@ -85,6 +81,9 @@ class Connector:
         async with open_http(self._rest_url, self._tls) as client, trio.open_nursery() as nursery:
             self._nursery = nursery
             self._flights = Flights(nursery)
+            self._lines = Lines(
+                self.exchange, self._ws_url, self._tls, self.catalogue.instruments, nursery, self._supervise, self.now
+            )
             self._client = self._rest_client(client, background=False)
             self._rest = self.exchange.open_rest(self._client, self.now)
             background = self._rest_client(client, background=True)
@@ -93,7 +92,8 @@ class Connector:
             self._missed_trades = None if missed is None else partial(missed, background)
             for symbol in self.symbols:
                 self.feeds[symbol] = self._new_feed(symbol)
-            nursery.start_soon(partial(self._supervise, "watch", self._watch, exchange=self.name))
+            for name, task in (("watch", self._watch), ("rotation", self._lines.replace_the_old)):
+                nursery.start_soon(partial(self._supervise, name, task, exchange=self.name))
             await self._supervise("catalogue", self._keep_catalogue, on_change=self._no_catalogue, exchange=self.name)
             for feed in self.feeds.values():  # only reached where the supervisor gives up
                 feed.health.fail(self.catalogue.problem or "the catalogue is no longer read")
@@ -144,7 +144,7 @@ class Connector:
             problem = self.catalogue.problem_of(feed.symbol)
             if problem:
                 self._stop(feed, problem)
-            elif feed.symbol not in self._line_of:
+            elif feed.symbol not in self._lines:
                 self._start(feed)
 
     # --- feeds and lines ---
@@ -190,7 +190,7 @@ class Connector:
             return
         feed.health.revive()
         self._nursery.start_soon(self._run_feed, feed)
-        self._carry(feed, topics)
+        self._lines.carry(feed, topics)
 
     async def _run_feed(self, feed: Feed) -> None:
         with feed.scope:
@@ -199,52 +199,14 @@ class Connector:
     def _stop(self, feed: Feed, reason: str) -> None:
         feed.scope.cancel()
         feed.health.fail(reason)
-        line = self._line_of.pop(feed.symbol, None)
-        if line is not None:
-            line.remove(feed.upstream_topics())
-            if len(line) == 0:
-                self._lines.remove(line)
-                line.scope.cancel()
+        self._lines.drop(feed)
 
     def _no_room_for(self, topics: list[Topic]) -> str | None:
-        """Why topics cannot be subscribed to beside all others; None where the exchange does not limit their number.
-
-        Feeds are served in the order of their coming: those beyond the limit wait for the next look at the catalogue.
-        """
-        limit = self.exchange.limits.subscriptions
-        if limit is None:
-            return None
-        carried = [topic for symbol in self._line_of for topic in self.feeds[symbol].upstream_topics()]
-        needed = {self.exchange.subscription_of(topic) for topic in (*carried, *topics)}
-        if len(needed) <= limit:
-            return None
-        return f"{self.name} allows {limit} subscriptions in all, and {len(needed)} would be needed"
-
-    def _carry(self, feed: Feed, topics: list[Topic]) -> None:
-        """Give a feed's topics to the line it is on already, or to the first one with room."""
-        line = self._line_of.get(feed.symbol)
-        if line is None:
-            room = self.exchange.limits.topics - len(topics)
-            line = next((line for line in self._lines if len(line) <= room), None)
-        if line is None:
-            self._lines_made += 1
-            line = Line(
-                self.exchange,
-                self._ws_url,
-                self._tls,
-                self.catalogue.instruments,
-                self._ready_to_connect,
-                self._lines_made,
-                self.now,
-            )
-            self._lines.append(line)
-            self._nursery.start_soon(self._run_line, line)
-        self._line_of[feed.symbol] = line
-        line.add(feed, topics)
-
-    async def _run_line(self, line: Line) -> None:
-        with line.scope:
-            await self._supervise("line", line.run, on_change=line.changed, exchange=self.name, line=line.number)
+        """Why topics cannot be subscribed to beside all others; None where they can."""
+        carried = [
+            topic for feed in self.feeds.values() if feed.symbol in self._lines for topic in feed.upstream_topics()
+        ]
+        return self._lines.no_room_for(topics, carried)
 
     # --- topics that fell silent ---
 
@@ -274,20 +236,10 @@ class Connector:
             log.info("topic.not_probed", topic=str(topic), reason=str(error))
             feed.excuse(topic)  # nothing is known: ask again after another while
         else:
-            line = self._line_of.get(feed.symbol)
-            if not _has_traded(before, after):
-                feed.excuse(topic)
-            elif line is not None and feed.is_overdue(topic):
+            if _has_traded(before, after) and feed.is_overdue(topic):
                 log.warning("topic.silent", topic=str(topic))
-                line.doubt(topic, f"no {topic.kind} data, though the exchange has some")
-                feed.excuse(topic)
-
-    async def _ready_to_connect(self) -> None:
-        """Space out the connection attempts of all lines."""
-        now = trio.current_time()
-        at = max(now, self._next_connect)
-        self._next_connect = at + self.exchange.limits.connect_spacing
-        await trio.sleep(at - now)
+                self._lines.doubt(topic, f"no {topic.kind} data, though the exchange has some")
+            feed.excuse(topic)
 
     @contextmanager
     def reading(self, topic: Topic) -> Iterator[Feed]:
@@ -326,8 +278,8 @@ class Connector:
             if problem := self._no_room_for([feed.topic("ohlc", needed)]):
                 raise UpstreamLimited(problem)
             topics = feed.add_interval(topic.interval)
-            if symbol in self._line_of:
-                self._carry(feed, topics)
+            if symbol in self._lines:
+                self._lines.carry(feed, topics)
         return feed
 
     async def _end_when_idle(self, feed: Feed) -> None:

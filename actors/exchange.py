@@ -116,6 +116,7 @@ class LineLimits:
     ping_every: float = 30.0  # seconds between WebSocket pings
     pong_within: float = 10.0  # seconds
     heartbeat_every: float = 20.0  # seconds between the exchange's own heartbeats, where it has one
+    lifetime: float | None = None  # seconds after which a connection is replaced, before the exchange would cut it
     subscriptions: int | None = None  # of all connections together, where the exchange counts them
 
 

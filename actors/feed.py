@@ -97,7 +97,7 @@ class Feed:
         self._history = History(
             exchange, symbol, rest=rest, background=background, publish=self._publish_bar, derived=derived
         )
-        self._liquidated: dict[Liquidation, datetime] = {}  # recent ones, in order, and when they were pushed
+        self._liquidated: dict[Liquidation, datetime] = {}  # recent ones, in order, and when they were received
         self._heard_until: datetime | None = None  # the exchange's time of the last update
         self._received_at = datetime.now(UTC)  # of what is being handled
         self._cut_at: datetime | None = None  # since then nothing came, for want of a connection
@@ -321,7 +321,7 @@ class Feed:
             case FundingRate():
                 self._on_funding(event)
             case Liquidation():
-                self._on_liquidation(event, pushed_at)
+                self._on_liquidation(event)
             case OpenInterest():
                 self._on_open_interest(event)
         if event.kind not in self.exchange.unstamped:
@@ -356,12 +356,15 @@ class Feed:
                 self.large_trades.append(large)
                 self._publish(self.topic("large_trades"), large)
 
-    def _on_liquidation(self, liquidation: Liquidation, pushed_at: datetime) -> None:
-        """Liquidations have no id. Equal ones of one frame happened; those of a later frame are told again."""
-        if self._liquidated.get(liquidation, pushed_at) != pushed_at:
+    def _on_liquidation(self, liquidation: Liquidation) -> None:
+        """Liquidations have no id. Equal ones of one frame happened; those of a later frame are told again.
+
+        What tells frames apart is the moment of receiving, one object for all updates of a frame.
+        """
+        if self._liquidated.get(liquidation, self._received_at) is not self._received_at:
             self.repeated_liquidations += 1
             return
-        self._liquidated[liquidation] = pushed_at
+        self._liquidated[liquidation] = self._received_at
         if len(self._liquidated) > RECENT:
             del self._liquidated[next(iter(self._liquidated))]
         self.liquidations.append(liquidation)

@@ -6,7 +6,7 @@ delivers, and watches that data really comes; it keeps no market state and never
 
 import ssl
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -53,6 +53,8 @@ class Line:
         ready_to_connect: Callable[[], Awaitable[None]],
         number: int,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        stands_in: bool = False,
     ) -> None:
         self._exchange = exchange
         self._limits = exchange.limits
@@ -66,6 +68,8 @@ class Line:
         self._topics: dict[Topic, Sink] = {}
         self._feeds: dict[str, Sink] = {}  # by symbol
         self._is_up = False
+        self._up_at = 0.0
+        self._stands_in = stands_in  # for another that still delivers: feeds are told of data, and of nothing else
         self._pending: deque[tuple[bool, Topic]] = deque()  # (subscribe?, topic), not yet sent
         self._work = trio.Event()
         # Topics that must speak within `limits.silence`: the prompt ones, and others that their feed says are silent.
@@ -89,7 +93,7 @@ class Line:
             self._feeds[topic.symbol] = feed
             if self._is_up:
                 self._ask(topic, subscribe=True)
-        if self._is_up:
+        if self._is_up and not self._stands_in:
             feed.line_up()
 
     def remove(self, topics: Iterable[Topic]) -> None:
@@ -99,6 +103,32 @@ class Line:
                 self._ask(topic, subscribe=False)
         carried = {topic.symbol for topic in self._topics}
         self._feeds = {symbol: feed for symbol, feed in self._feeds.items() if symbol in carried}
+
+    @property
+    def age(self) -> float:
+        """Seconds since the present connection was made; 0 while there is none."""
+        return trio.current_time() - self._up_at if self._is_up else 0.0
+
+    def _carried(self) -> Iterator[tuple[Sink, list[Topic]]]:
+        """Every feed and its topics."""
+        for symbol, feed in list(self._feeds.items()):
+            yield feed, [topic for topic in self._topics if topic.symbol == symbol]
+
+    def follow(self, other: "Line") -> None:
+        """Carry what the other one carries, and nothing else."""
+        self.remove([topic for topic in self._topics if topic not in other._topics])
+        for feed, topics in other._carried():
+            self.add(feed, [topic for topic in topics if topic not in self._topics])
+
+    def delivers_like(self, other: "Line") -> bool:
+        """Every topic that proves the other one's connection has been heard here too."""
+        return self._is_up and other._heard_at.keys() & other._topics.keys() <= self._heard_at.keys()
+
+    def takes_over(self) -> None:
+        """From now on the feeds' data comes from here."""
+        self._stands_in = False
+        for feed in list(self._feeds.values()):
+            feed.line_up()
 
     def doubt(self, topic: Topic, reason: str) -> None:
         """The feed is sure that a topic should have spoken: ask for it again, and if that is in vain, reconnect."""
@@ -117,8 +147,9 @@ class Line:
 
     def changed(self, change: Change) -> None:
         """The supervisor's word that this line's run ended."""
-        for feed in list(self._feeds.values()):
-            feed.line_down(change.reason, change.delay)
+        if not self._stands_in:
+            for feed in list(self._feeds.values()):
+                feed.line_down(change.reason, change.delay)
 
     def _ask(self, topic: Topic, *, subscribe: bool) -> None:
         self._pending.append((subscribe, topic))
@@ -135,13 +166,15 @@ class Line:
             self._doubted.clear()
             self._trial = None
             self._is_up = True
+            self._up_at = trio.current_time()
             try:
                 log.info("line.up", exchange=self._exchange.name, line=self.number, topics=len(self._topics))
                 for topic in self._topics:
                     if topic.symbol not in self._suspects:
                         self._ask(topic, subscribe=True)
-                for feed in list(self._feeds.values()):
-                    feed.line_up()
+                if not self._stands_in:
+                    for feed in list(self._feeds.values()):
+                        feed.line_up()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._send, socket, session)
                     nursery.start_soon(self._watch)

@@ -39,6 +39,7 @@ EXCHANGE = Exchange(
         topics_per_frame=50,
         frames_per_second=4.0,  # documented 10, pongs included
         connect_spacing=1.0,
+        lifetime=23.5 * 3600,  # documented: cut after 24 hours
     ),
     budget={
         "weight": Window(2400, 60.0),
