@@ -82,6 +82,12 @@ class Stream:
         self.frames: list[Json] = []
         self.closed: tuple[int, str | None] | None = None  # code and reason
         self._leaving, self._left = trio.Event(), trio.Event()
+        self._socket: trio_websocket.WebSocketConnection | None = None
+
+    async def say(self, command: Json) -> None:
+        """Send a command, as JSON."""
+        assert self._socket is not None
+        await self._socket.send_message(msgspec.json.encode(command).decode())
 
     def of(self, *types: str) -> list[Json]:
         return [frame for frame in self.frames if frame["type"] in types]
@@ -105,6 +111,7 @@ class Stream:
 
     async def run(self, url: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio_websocket.open_websocket_url(url) as socket, trio.open_nursery() as nursery:
+            self._socket = socket
             nursery.start_soon(self._read, socket)
             task_status.started()
             await self._leaving.wait()

@@ -9,10 +9,11 @@ import secrets
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from math import inf
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import trio
@@ -21,7 +22,9 @@ from actors.broadcast import Lagged
 from actors.errors import BadMessage
 from actors.events import EPOCH, Event, Gap, Said, Status, Topic, bar_end, from_ms
 from actors.exchange import Supervise
-from web.outbox import TRY_AGAIN_LATER, Outbox, text_frame
+from web.outbox import TRY_AGAIN_LATER, text_frame
+from web.pacing import Conflater
+from web.parameters import OhlcStreamQuery, StreamQuery
 from web.topics import Source, Sources, Wanted, acceptance, name_of, source_of
 
 CAPACITY = 4096  # events that may wait for the fan-out; it never waits, so more means the program is overloaded
@@ -66,12 +69,20 @@ class Opening(NamedTuple):
     cursor: int
 
 
+class Outlet(Protocol):
+    """One client's way out: an Outbox, or what joins frames before one."""
+
+    def send(self, frame: bytes) -> None: ...
+    def close(self, code: int, reason: str = "") -> None: ...
+    async def write_texts(self, texts: Sequence[bytes]) -> None: ...
+
+
 class Client:
     """One WebSocket client of a topic: a per-path stream, or (`numbered`) one of the topics of a `/ws`."""
 
     __slots__ = ("numbered", "outbox", "wants_status")
 
-    def __init__(self, outbox: Outbox, *, wants_status: bool = False, numbered: bool = False) -> None:
+    def __init__(self, outbox: Outlet, *, wants_status: bool = False, numbered: bool = False) -> None:
         self.outbox = outbox
         self.wants_status = wants_status or numbered
         self.numbered = numbered
@@ -87,6 +98,7 @@ class Fanout:
         *,
         name: str | None = None,
         accepts: Callable[[Any], bool] | None = None,
+        conflater: Conflater | None = None,
         memory: Memory | None = None,
         epoch: str = "",
     ) -> None:
@@ -98,6 +110,7 @@ class Fanout:
         self.is_over = False  # it lagged: its clients were told to come back
         self.wakers: dict[object, Callable[[], object]] = {}  # of those who read by themselves: called when it is said
         self._accepts = accepts
+        self._conflater = conflater
         self._memory = memory or Memory()
         self._remembers = False
         self._reader = source.subscribe(topic, CAPACITY)
@@ -147,6 +160,7 @@ class Fanout:
         be sent the other. `leave(key)` calls it off.
         """
         if self._received == self._reader.given:
+            self._flush()
             then()
         else:
             self._settling[key] = self._reader.given, then
@@ -236,7 +250,10 @@ class Fanout:
     async def run(self) -> None:
         try:
             while True:
-                self._send(await self._reader.receive())
+                with trio.CancelScope(deadline=self._conflater.due if self._conflater else inf) as waiting:
+                    self._send(await self._reader.receive())
+                if waiting.cancelled_caught:
+                    self._flush()
                 with suppress(trio.WouldBlock):
                     for _ in range(BURST):
                         self._send(self._reader.receive_nowait())
@@ -255,13 +272,23 @@ class Fanout:
 
     def _send(self, said: Said) -> None:
         self._received += 1
-        is_event = not isinstance(said, Status | Gap)
-        if not is_event or self._accepts is None or self._accepts(said):
-            self._distribute(said, is_event)
+        if isinstance(said, Status | Gap) or self._accepts is None or self._accepts(said):
+            if self._conflater is None:
+                self._distribute(said)
+            else:
+                for item in self._conflater.take(said, trio.current_time()):
+                    self._distribute(item)
         if self._settling:
             self._settle()
 
-    def _distribute(self, said: Said, is_event: bool) -> None:
+    def _flush(self) -> None:
+        """Tell what is held back, before its time: whoever comes now is told the present."""
+        if self._conflater is not None:
+            for item in self._conflater.flush(trio.current_time()):
+                self._distribute(item)
+
+    def _distribute(self, said: Said) -> None:
+        is_event = not isinstance(said, Status | Gap)
         if self._plain:
             frame = text_frame(self._plain_text(said))
             if is_event:
@@ -286,6 +313,7 @@ class Fanout:
         for key, (given, then) in list(self._settling.items()):
             if self._received >= given:
                 del self._settling[key]
+                self._flush()
                 then()
 
     # --- frames ---
@@ -344,7 +372,15 @@ class Fanouts:
             name = name_of(topic, wanted.query)
             fanout = self._fanouts.get(name)
             if fanout is None or fanout.is_over:
-                fanout = Fanout(source, topic, name=name, accepts=accepts, memory=self.memory, epoch=new_epoch())
+                fanout = Fanout(
+                    source,
+                    topic,
+                    name=name,
+                    accepts=accepts,
+                    conflater=conflater(wanted.query),
+                    memory=self.memory,
+                    epoch=new_epoch(),
+                )
                 self._fanouts[name] = fanout
                 hold = self._holds[fanout] = ExitStack()
                 hold.enter_context(source_of(topic, self.sources))
@@ -383,6 +419,14 @@ class Fanouts:
             del self._fanouts[fanout.name]
         fanout.close()
         self._holds.pop(fanout).close()
+
+
+def conflater(query: StreamQuery) -> Conflater | None:
+    """What keeps the rate of a topic's updates down, where that is asked for."""
+    match query:
+        case OhlcStreamQuery(max_rate=rate) if rate > 0:
+            return Conflater(rate)
+    return None
 
 
 def new_epoch() -> str:

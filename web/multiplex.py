@@ -16,8 +16,8 @@ from msgspec import Meta, Struct
 from actors.errors import MarketError, NotReady
 from actors.events import Ohlc
 from actors.feed import Feed
-from web.fanout import Client, Fanout, Fanouts, Forgotten, Opening, Position
-from web.outbox import TRY_AGAIN_LATER, Outbox, text_frame
+from web.fanout import Client, Fanout, Fanouts, Forgotten, Opening, Outlet, Position
+from web.outbox import TRY_AGAIN_LATER, text_frame
 from web.problems import BadParameter, InvalidParameters, NotFound, Problem, problem, problem_of
 from web.topics import find_by_name
 
@@ -74,7 +74,7 @@ _encode = msgspec.json.Encoder().encode
 class Subscription:
     """One topic of one client."""
 
-    def __init__(self, fanout: Fanout, outbox: Outbox, hold: ExitStack) -> None:
+    def __init__(self, fanout: Fanout, outbox: Outlet, hold: ExitStack) -> None:
         self.fanout = fanout
         self.client = Client(outbox, numbered=True)
         self.scope = trio.CancelScope()  # of whatever brings the client up to the present
@@ -90,7 +90,7 @@ class Subscription:
 class Multiplex:
     """One client of `/ws`."""
 
-    def __init__(self, outbox: Outbox, fanouts: Fanouts, limits: ClientLimits, nursery: trio.Nursery) -> None:
+    def __init__(self, outbox: Outlet, fanouts: Fanouts, limits: ClientLimits, nursery: trio.Nursery) -> None:
         self._outbox = outbox
         self._fanouts = fanouts
         self._limits = limits
@@ -265,7 +265,7 @@ class Multiplex:
     async def _write(self, texts: Sequence[bytes]) -> None:
         """Frames of the past, in pieces: a client that reads slowly is waited for, within the outbox's patience."""
         for at in range(0, len(texts), CHUNK):
-            await self._outbox.write(b"".join(map(text_frame, texts[at : at + CHUNK])))
+            await self._outbox.write_texts(texts[at : at + CHUNK])
 
     # --- answers ---
 

@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from math import inf
@@ -38,6 +39,12 @@ def text_frame(payload: bytes) -> bytes:
     if size < 1 << 16:
         return struct.pack("!BBH", 0x81, 126, size) + payload
     return struct.pack("!BBQ", 0x81, 127, size) + payload
+
+
+def payload_of(frame: bytes) -> bytes:
+    """What `text_frame` framed."""
+    size = frame[1]
+    return frame[2 if size < 126 else 4 if size == 126 else 10 :]
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
@@ -141,6 +148,11 @@ class Outbox:
             while self._queued - self._size < mark:
                 await self._progress.park()
         await trio.lowlevel.checkpoint()
+
+    async def write_texts(self, texts: Sequence[bytes]) -> None:
+        """Send one text frame each, as `write` does: waits for a client that reads slowly."""
+        if not self.closed:
+            await self.write(b"".join(map(text_frame, texts)))
 
     def finish(self) -> None:
         """Accept nothing more; once everything pending has left, the peer sees the end."""

@@ -19,6 +19,14 @@ from web.problems import BadParameter, InvalidParameters
 Time = Annotated[datetime, Meta(description="Unix milliseconds, or ISO 8601 (UTC where no offset is given)")]
 MinValue = Annotated[float, Meta(ge=0, description="Only events of at least this value, in quote units")]
 
+BatchMs = Annotated[
+    int, Meta(ge=0, le=10_000, description="Join what comes within so many milliseconds into one frame, a JSON array")
+]
+MaxRate = Annotated[
+    float,
+    Meta(ge=0, le=1000, description="At most so many updates of an open bar a second; 0: all. Closed ones always"),
+]
+
 WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 T = TypeVar("T", bound=Struct)
@@ -29,6 +37,12 @@ class MultiArgs(Protocol):
 
     def keys(self) -> Iterable[str]: ...
     def getlist(self, key: str) -> list[str]: ...
+
+
+class SocketQuery(Struct, frozen=True):
+    """Of /ws."""
+
+    batch_ms: BatchMs = 0
 
 
 class NoQuery(Struct, frozen=True):
@@ -73,11 +87,15 @@ class PredictedFundingQuery(Struct, frozen=True):
 
 
 class StreamQuery(Struct, frozen=True):
+    """`status` and `batch_ms` say how a client is told; the others belong to the topic."""
+
     status: Annotated[bool, Meta(description="Also send `status` and `gap` frames")] = False
+    batch_ms: BatchMs = 0
 
 
 class OhlcStreamQuery(StreamQuery, frozen=True):
     interval: str = "1m"
+    max_rate: MaxRate = 0.0
 
 
 class ValueStreamQuery(StreamQuery, frozen=True):

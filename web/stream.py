@@ -15,12 +15,14 @@ from quart import abort, websocket
 
 from actors.errors import MarketError, UnknownExchange
 from actors.everything import KINDS
-from web.fanout import Client, Fanouts
+from web.fanout import Client, Fanouts, Outlet
 from web.multiplex import SOCKET, ClientLimits, Multiplex
 from web.outbox import Outbox, text_frame
+from web.pacing import Batcher
+from web.parameters import SocketQuery, parse
 from web.problems import InvalidParameters, NotFound, problem_of
 from web.server import OUTBOX
-from web.topics import SPIKES, STREAMS, Sources, Stream, find_by_path
+from web.topics import SPIKES, STREAMS, Sources, Stream, Wanted, find_by_path
 
 # How Quart tells a handler that its client left; before 0.23 it only cancels it, and this is never raised.
 CLIENT_LEFT: type[Exception] = getattr(quart.wrappers.base, "ClientDisconnectedError", trio.EndOfChannel)
@@ -36,26 +38,41 @@ async def serve_stream(path: str, fanouts: Fanouts, limits: ClientLimits, origin
         abort(403)
     await websocket.accept()
     outbox = outbox_of_client()
-    if path == SOCKET:
-        await serve_socket(outbox, fanouts, limits)
-        return
     try:
-        wanted = find_by_path(path, websocket.args, fanouts.sources)
-        with fanouts.holding(wanted) as fanout:
-            client = Client(outbox, wants_status=wanted.query.status)
-            fanout.join(client)
-            try:
-                await drain(outbox)
-            finally:
-                fanout.leave(client)
+        if path == SOCKET:
+            await serve_socket(outbox, fanouts, limits, parse(websocket.args, SocketQuery))
+        else:
+            await serve_topic(outbox, fanouts, find_by_path(path, websocket.args, fanouts.sources))
     except (MarketError, InvalidParameters, NotFound) as error:
         refuse(outbox, error, path)
 
 
-async def serve_socket(outbox: Outbox, fanouts: Fanouts, limits: ClientLimits) -> None:
+async def serve_topic(outbox: Outbox, fanouts: Fanouts, wanted: Wanted) -> None:
+    """One client's life on a per-path stream."""
+    if not wanted.query.batch_ms:
+        await follow(outbox, outbox, fanouts, wanted)
+        return
+    async with trio.open_nursery() as nursery:
+        await follow(outbox, Batcher(outbox, wanted.query.batch_ms / 1000, nursery.start_soon), fanouts, wanted)
+        nursery.cancel_scope.cancel()
+
+
+async def follow(outbox: Outbox, out: Outlet, fanouts: Fanouts, wanted: Wanted) -> None:
+    """Send a topic by `out` until the client of `outbox` leaves."""
+    with fanouts.holding(wanted) as fanout:
+        client = Client(out, wants_status=wanted.query.status)
+        fanout.join(client)
+        try:
+            await drain(outbox)
+        finally:
+            fanout.leave(client)
+
+
+async def serve_socket(outbox: Outbox, fanouts: Fanouts, limits: ClientLimits, query: SocketQuery) -> None:
     """One client's life on `/ws`."""
     async with trio.open_nursery() as nursery:
-        multiplex = Multiplex(outbox, fanouts, limits, nursery)
+        out = Batcher(outbox, query.batch_ms / 1000, nursery.start_soon) if query.batch_ms else outbox
+        multiplex = Multiplex(out, fanouts, limits, nursery)
         try:
             while multiplex.take(await websocket.receive()):
                 pass

@@ -68,6 +68,13 @@ SPIKES = Stream(
 )
 
 
+NOT_IN_NAMES = {
+    "status": "is for per-path streams; here status and gap always come",
+    "batch_ms": "is for per-path streams and for /ws itself, not for one of its topics",
+}
+"""Parameters of streams that are not part of a topic's name, and why."""
+
+
 class Wanted(NamedTuple):
     """A topic as a client asked for it, and what of it."""
 
@@ -97,8 +104,8 @@ def find_by_name(name: str, sources: Sources) -> Wanted:
     """
     text, _, query = name.partition("?")
     args = MultiDict(_pairs(query))
-    if "status" in args:
-        raise InvalidParameters([BadParameter("status", "is for per-path streams; here status and gap always come")])
+    if stray := [BadParameter(name, said) for name, said in NOT_IN_NAMES.items() if name in args]:
+        raise InvalidParameters(stray)
     match text.split(":"):
         case ["oi-vol"]:
             return Wanted(Topic("", "", "oi-vol"), p.parse(args, SPIKES.query))
@@ -136,11 +143,16 @@ def name_of(topic: Topic, query: p.StreamQuery) -> str:
     """The one name of a topic, its filter included."""
     match query:
         case p.ValueStreamQuery(min_value_usd=least) if least > 0:
-            number = int(least) if least.is_integer() and least < 1e15 else least
-            return f"{topic}?min_value_usd={number}"
+            return f"{topic}?min_value_usd={_short(least)}"
+        case p.OhlcStreamQuery(max_rate=rate) if rate > 0:
+            return f"{topic}?max_rate={_short(rate)}"
         case p.SpikeStreamQuery(timeframes=text) if text:
             return f"{topic}?timeframes={text}"
     return str(topic)
+
+
+def _short(number: float) -> str:
+    return str(int(number) if number.is_integer() and number < 1e15 else number)
 
 
 def acceptance(query: p.StreamQuery, spikes: Spikes) -> Callable[[Any], bool] | None:
