@@ -1,0 +1,57 @@
+"""What the README shows is what the program does."""
+
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import trio
+
+from tests.daemon_fixtures import Json, assets, eventually, world
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+RUN = """
+
+async def main():
+    async for bar in closed_bars(URL):
+        print(json.dumps(bar), flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_the_example_client_hears_every_bar_once_through_lost_connections() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    heard: list[Json] = []
+    async with world(rate=60, market=assets("BTC")) as w:
+        url = w.url.replace("http", "ws", 1) + "/ws"
+        command = [sys.executable, "-c", f"URL = {url!r}\n{example}{RUN}"]
+
+        async def listen(process: trio.Process) -> None:
+            assert process.stdout is not None
+            rest = b""
+            async for data in process.stdout:
+                *lines, rest = (rest + data).split(b"\n")
+                heard.extend(map(msgspec.json.decode, lines))
+
+        async with trio.open_nursery() as nursery:
+            process = await nursery.start(partial(trio.run_process, command, stdout=subprocess.PIPE, check=False))
+            nursery.start_soon(listen, process)
+            await eventually(lambda: len(heard) >= 100, 15, "the backfill")
+            for _ in range(3):
+                count = len(heard)
+                w.sim.drop()  # the exchange's connection
+                await eventually(lambda: len(heard) > count, 15)  # noqa: B023 - awaited here
+            process.terminate()
+            nursery.cancel_scope.cancel()
+        times = [bar["timestamp"] for bar in heard]
+        assert times == sorted(set(times))
+        rows = await w.bars(limit=len(heard) + 30)
+        known = {row["timestamp"]: row for row in rows}
+        within = [row for row in rows if times[0] <= row["timestamp"] <= times[-1]]
+        assert [row["timestamp"] for row in within] == times, "none is missing"
+        for bar in heard:
+            assert known[bar["timestamp"]].items() <= bar.items()
