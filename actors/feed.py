@@ -184,7 +184,7 @@ class Feed:
             reason=health.reason,
             next_retry=health.next_retry,
         )
-        for topic in {*self._broadcasts, *map(self.topic, KINDS)}:
+        for topic in dict.fromkeys((*self._broadcasts, *map(self.topic, KINDS))):  # in an order that does not change
             self._publish(topic, status)
 
     def report(self) -> FeedReport:
