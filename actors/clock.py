@@ -57,8 +57,9 @@ class RecordedClock(trio.abc.Clock, trio.abc.Instrument):
         self._anchor = inf  # when, by the machine's clock, this clock's zero was or would have been
         self._stuck_since: float | None = None
 
-    def start(self) -> None:
-        self._anchor = time.perf_counter() - self._time / self._speed
+    def start(self, delay: float = 0.0) -> None:
+        """Move, `delay` seconds from now."""
+        self._anchor = time.perf_counter() + delay - self._time / self._speed
 
     def finish(self) -> None:
         """The recording is over: go on at the pace of the world, in which clients must be let go."""

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import trio
 import trio_websocket
-from trio_websocket import CloseReason, ConnectionClosed
+from trio_websocket import CloseReason
+from trio_websocket import ConnectionClosed as ConnectionClosed
 
 from actors import clock
 from actors.errors import LineLost
