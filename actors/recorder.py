@@ -47,18 +47,16 @@ class Recorder:
         self._parts = _Parts(folder, self.run_name, dict(config), part_bytes)
         self._pending = bytearray()
         self._count = 0  # of records pending
-        self._unsaid = 0  # records lost since the file last said so
+        self._unsaid = 0  # records of earlier batches that are lost, which the file does not say yet
+        self._overflown = 0  # records that came when no more could be pending
 
     def put(self, record: AnyRecord) -> None:
         if len(self._pending) > PENDING_MAX:
-            self._lose(1)
+            self._overflown += 1
+            self.lost += 1
             return
         self._pending += encoded(record)
         self._count += 1
-
-    def _lose(self, count: int) -> None:
-        self.lost += count
-        self._unsaid += count
 
     async def run(self) -> None:
         """Write until cancelled, and then what is left."""
@@ -73,19 +71,22 @@ class Recorder:
 
     async def write(self) -> None:
         """Write what is pending."""
-        batch, count, unsaid = self._pending, self._count, self._unsaid
-        self._pending, self._count = bytearray(), 0
-        if unsaid:
-            batch[:0] = encoded(recording.Lost(clock.to_us(clock.now()), unsaid))
+        batch, count, overflown = self._pending, self._count, self._overflown
+        self._pending, self._count, self._overflown = bytearray(), 0, 0
+        if self._unsaid:
+            batch[:0] = encoded(recording.Lost(_now(), self._unsaid))
+        if overflown:
+            batch += encoded(recording.Lost(_now(), overflown))
         # A disk may hang: it must not hold up the end of the program.
         problem = await trio.to_thread.run_sync(self._parts.write, batch, abandon_on_cancel=True)
         if problem is None:
-            self._unsaid -= unsaid
+            self._unsaid = 0
             if self.is_failing:
                 self.is_failing = False
                 log.info("record.resumed", run=self.run_name, lost=self.lost)
             return
-        self._lose(count)
+        self.lost += count
+        self._unsaid += count + overflown
         if not self.is_failing:
             self.is_failing = True
             log.error("record.failing", run=self.run_name, reason=problem)
@@ -102,8 +103,8 @@ class _Parts:
         self._number = 0
         self._file: BinaryIO | None = None
         self._size = 0  # of what is known to be whole
-        self._deflate: Any = None  # None: begin a new member of gzip
-        self._began_at = clock.to_us(clock.now())  # before the first record, which may be older than the first file
+        self._deflate: Any = None  # the compressor, as of `_size`
+        self._began_at = _now()  # before the first record, which may be older than the first file
         self._lock = threading.Lock()  # an abandoned thread may still be writing
 
     def write(self, batch: bytes | bytearray) -> str | None:
@@ -123,8 +124,8 @@ class _Parts:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self._run}-{self._number + 1:04}.marketd.gz"
         self._file = path.open("wb", buffering=0)
-        self._size, self._deflate = 0, None
-        at = clock.to_us(clock.now()) if self._number else self._began_at
+        self._size, self._deflate = 0, zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP)
+        at = _now() if self._number else self._began_at
         begin = recording.Begin(at, recording.VERSION, self._run, self._number + 1, self._config)
         try:
             self._append(encoded(begin))
@@ -138,9 +139,8 @@ class _Parts:
     def _append(self, batch: bytes | bytearray) -> None:
         if self._file is None:
             raise RuntimeError("no file is open")
-        deflate = self._deflate or zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP)
+        deflate = self._deflate.copy()
         data = memoryview(deflate.compress(batch) + deflate.flush(zlib.Z_SYNC_FLUSH))
-        self._deflate = None
         try:
             while data:
                 data = data[self._file.write(data) :]

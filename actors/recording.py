@@ -9,21 +9,25 @@ stream is flushed after every batch, so a file that was cut off anywhere is read
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 VERSION = 1
 GZIP = 31  # zlib's number for its largest window and gzip's envelope
 CHUNK = 64 << 10  # bytes read at once
+YEAR_9999 = 253_402_300_799_999_999
 RECORD_MAX = 256 << 20  # bytes; more than the largest answer: anything longer is no record
+
+
+Microseconds = Annotated[int, Meta(ge=0, le=YEAR_9999)]
 
 
 class Record(Struct, frozen=True, array_like=True, gc=False):
     """`at`: when it came, or was done."""
 
-    at: int
+    at: Microseconds
 
 
 class Begin(Record, tag="begin", frozen=True, array_like=True):
@@ -87,7 +91,7 @@ class Asked(Record, frozen=True, array_like=True):
     """A REST request. `at` is when its answer was complete; `query` is encoded as in a URL."""
 
     exchange: str
-    asked_at: int
+    asked_at: Microseconds
     method: str
     path: str
     query: str
@@ -144,7 +148,7 @@ def read(path: Path) -> Iterator[AnyRecord]:
                 break
             try:
                 record = _decode(memoryview(buffer)[at + 4 : end])
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:  # the latter two come out too
                 raise BadRecording(f"{path}: no record at byte {offset + at} of what it holds: {error}") from None
             at = end
             yield record

@@ -131,7 +131,7 @@ class Replay:
             case recording.Frame():
                 line = self._line(record.exchange, record.line)
                 if line.open is not None:
-                    data = record.data.decode() if record.is_str else record.data
+                    data = record.data.decode(errors="replace") if record.is_str else record.data
                     was_unread = line.open.is_unread
                     line.open.put((data, from_us(record.at)))
                     if line.open.is_unread and not was_unread:

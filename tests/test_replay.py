@@ -151,7 +151,7 @@ async def an_eventful_life(folder: Path) -> dict[str, Listener]:
         w.sims["hyperliquid"].faults.ws_accept = 502
         w.sims["hyperliquid"].drop()
         await w.pass_time(MINUTE)  # a bar closes meanwhile
-        await eventually(lambda: w.sims["hyperliquid"].attempts >= 3)
+        await eventually(lambda: [down["exchange"] for down in w.logged("line.down")].count("hyperliquid") >= 3)
         w.sims["hyperliquid"].faults.ws_accept = "accept"
         for name in w.sims:
             await live(w, name, restarts=1)

@@ -2,9 +2,9 @@
 
     python -m actors.binance.cryptofeed BINANCE_FUTURES.0 BINANCE_FUTURES.ws.1.0 -o capture.marketd.gz
 
-A capture is text, one event per line: `URL -> time: body` is a REST answer, `URL <-> time` a connection,
-`time: frame` what came on it and `configuration: ...` what cryptofeed was asked for, with times in Unix seconds. What cryptofeed did not ask for is not in it and not made up:
-the replayed daemon is refused the exchange's time, its history and its open interest, and says so.
+A capture is text, one event per line: `URL -> time: body` is a REST answer, `URL <-> time` a connection, `time: frame`
+what came on it and `configuration: ...` what cryptofeed was asked for, with times in Unix seconds. What is not in it is
+not made up: the replayed daemon is refused the exchange's time, its history and its open interest, and says so.
 """
 
 import argparse
