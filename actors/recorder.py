@@ -28,7 +28,7 @@ from actors.upstream import Socket, Upstream
 WRITE_EVERY = 1.0  # seconds; what a crash of the machine or a kill may cost
 WRITE_WITHIN = 3.0  # seconds for the last batch, when the program ends
 PENDING_MAX = 64 << 20  # bytes that may wait for a disk that is slow
-LEVEL = 1  # of gzip: the next ones gain a tenth of the size for twice the time
+LEVEL = 3  # of gzip: 1 costs a quarter less and takes a sixth more room, 6 costs 2.5 times as much and saves an eighth
 HEADERS = ("content-type", "date", "retry-after")  # that matter beside those that begin with x-
 
 log = structlog.get_logger()
