@@ -55,7 +55,8 @@ class RecordedClock(trio.abc.Clock, trio.abc.Instrument):
         self._time = 0.0
         self._target: float | None = None  # where the next step leads; None while tasks can run
         self._anchor = inf  # when, by the machine's clock, this clock's zero was or would have been
-        self._stuck_since: float | None = None
+        self._stuck_since: float | None = None  # when more clients than were given up began not to read
+        self._given_up = 0  # clients that do not read and are not waited for
 
     def start(self, delay: float = 0.0) -> None:
         """Move, `delay` seconds from now."""
@@ -105,12 +106,17 @@ class RecordedClock(trio.abc.Clock, trio.abc.Instrument):
         statistics = trio.lowlevel.current_statistics()
         if statistics.tasks_runnable:
             return True
-        if not getattr(statistics.io_statistics, "tasks_waiting_write", 0):
+        waiting = getattr(statistics.io_statistics, "tasks_waiting_write", 0)
+        self._given_up = min(self._given_up, waiting)
+        if waiting == self._given_up:
             self._stuck_since = None
             return False
         if self._stuck_since is None:
             self._stuck_since = time.perf_counter()
-        return time.perf_counter() - self._stuck_since < STUCK
+        if time.perf_counter() - self._stuck_since < STUCK:
+            return True
+        self._given_up, self._stuck_since = waiting, None
+        return False
 
 
 class _InOrder(random.Random):

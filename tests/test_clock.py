@@ -109,30 +109,47 @@ def test_it_keeps_its_pace_and_steps_for_the_timers_of_clients() -> None:
     assert len(steps) >= 3
 
 
-def test_it_waits_for_a_client_that_reads_slowly_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_waits_for_clients_that_read_slowly_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "STUCK", 0.3)
 
-    async def program(recorded: RecordedClock) -> tuple[float, float]:
+    def unread() -> tuple[trio.SocketStream, socket.socket]:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
-        with theirs:
-            recorded.start()
+        return trio.SocketStream(trio.socket.from_stdlib_socket(ours)), theirs
 
-            async def send() -> None:
-                await stream.send_all(bytes(16 << 20))
+    async def timed(seconds: float) -> float:
+        began = time.perf_counter()
+        await trio.sleep(seconds)
+        return time.perf_counter() - began
 
+    async def program(recorded: RecordedClock) -> tuple[list[float], float]:
+        recorded.start()
+        (to_dead, dead), (to_slow, slow) = unread(), unread()
+
+        async def send(stream: trio.SocketStream) -> None:
+            await stream.send_all(bytes(4 << 20))
+
+        def read_late() -> None:
+            time.sleep(0.1)
+            while slow.recv(1 << 20):
+                pass
+
+        with dead, slow:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(send)
-                began = time.perf_counter()
-                await trio.sleep(1000)  # nobody reads: it stands still for a while
-                stuck = time.perf_counter() - began
+                nursery.start_soon(send, to_dead)
+                waits = [await timed(1000), await timed(1000)]  # then it is given up
+                nursery.start_soon(send, to_slow)
+                nursery.start_soon(trio.to_thread.run_sync, read_late)
+                waits += [await timed(1000)]  # the other one is waited for all the same
+                await to_slow.aclose()
                 nursery.cancel_scope.cancel()
-        return stuck, trio.current_time()
+        return waits, trio.current_time()
 
-    stuck, at = run(program)
-    assert at == 1000
-    assert stuck >= 0.3
+    (dead, given_up, slow), at = run(program)
+    assert at == 3000
+    assert dead >= 0.3
+    assert given_up < 0.2
+    assert slow >= 0.1
 
 
 def test_tasks_run_in_the_same_order_each_time() -> None:

@@ -3,6 +3,9 @@
 What clients are sent on every topic is compared as the bytes of whole WebSocket messages.
 """
 
+import gzip
+import socket
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +27,7 @@ from actors.binance import cryptofeed
 from actors.clock import RecordedClock, fixed_order
 from actors.everything import KINDS
 from actors.exchange import Exchange
-from actors.recording import Answered, Failed, Recording
+from actors.recording import VERSION, Answered, AnyRecord, Begin, Failed, Frame, Recording, Up, encoded
 from actors.simulated_http import Reply
 from actors.simulator import RestFault
 from daemon import replay
@@ -233,13 +236,18 @@ def test_what_is_no_capture_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
 # --- the program
 
 
-async def heard_of(daemon: Process, path: str) -> list[bytes]:
-    """What a client of another program's making is sent until the end."""
+async def heard_of(daemon: Process, path: str, pause: float = 0.0) -> list[bytes]:
+    """What a client of another program's making is sent until the end; `pause`: seconds in which it reads nothing."""
     messages = []
 
     def listen() -> None:
-        with connect(daemon.url.replace("http", "ws", 1) + path, open_timeout=10, proxy=None) as client:
+        ours = socket.socket()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        ours.connect(("127.0.0.1", int(daemon.url.rpartition(":")[2])))
+        with connect(daemon.url.replace("http", "ws", 1) + path, sock=ours, max_queue=4, proxy=None) as client:
             with suppress(ConnectionClosed):
+                messages.append(client.recv(timeout=20, decode=False))
+                time.sleep(pause)
                 while True:
                     messages.append(client.recv(timeout=20, decode=False))
             assert client.protocol.close_code == 1001
@@ -279,6 +287,41 @@ async def test_the_program_records_until_it_is_killed_and_replays_that(tmp_path:
         nursery.start_soon(replay_it, "2")
     assert heard[0] == heard[1]
     assert len(heard[0]) > 20
+
+
+def many_trades(path: Path, count: int) -> None:
+    """A recording of nothing but so many trades of one symbol, ten in a millisecond."""
+    contract = {
+        **{"symbol": "BTCUSDT", "status": "TRADING", "contractType": "PERPETUAL", "filters": []},
+        **{"baseAsset": "BTC", "quoteAsset": "USDT", "marginAsset": "USDT"},
+    }
+    config = {
+        **{"streams": {"intervals": ["1m"]}, "oi_vol": {"timeframes": []}, "supervision": {}},
+        "exchanges": {"binance": {"symbols": ["BTCUSDT"]}},
+    }
+    catalogue = msgspec.json.encode({"symbols": [contract]})
+    records: list[AnyRecord] = [
+        Begin(0, VERSION, "run", 1, config, is_complete=False),
+        Answered(0, "binance", 0, "GET", "/fapi/v1/exchangeInfo", "", b"", 200, {}, catalogue),
+        Up(0, "binance", 1, []),
+    ]
+    for number in range(1, count + 1):
+        fields = {"E": number // 10, "T": number // 10, "a": number, "s": "BTCUSDT", "p": "84000.10", "q": "0.001"}
+        push = {"e": "aggTrade", **fields, "f": number, "l": number, "m": False}
+        frame = msgspec.json.encode({"stream": "btcusdt@aggTrade", "data": push})
+        records.append(Frame(1_000_000 + number * 100, "binance", 1, frame, False))
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.writelines(map(encoded, records))
+
+
+async def test_without_waits_a_slow_client_is_waited_for(tmp_path: Path) -> None:
+    path, count = tmp_path / "trades.gz", 25_000  # more than the sockets between us hold
+    many_trades(path, count)
+    arguments = ("replay", str(path), "--speed", "max", "--delay", "1")
+    async with listening(*arguments, cwd=tmp_path) as daemon:
+        heard = await heard_of(daemon, "/ws/binance/BTCUSDT/trades", pause=0.5)
+        assert await daemon.process.wait() == 0
+    assert [msgspec.json.decode(said)["trade_id"] for said in heard] == [*range(1, count + 1)]
 
 
 async def test_what_cannot_be_replayed_is_refused_in_a_line(tmp_path: Path) -> None:
