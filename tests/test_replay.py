@@ -290,7 +290,7 @@ async def test_the_program_records_until_it_is_killed_and_replays_that(tmp_path:
 
 
 def many_trades(path: Path, count: int) -> None:
-    """A recording of nothing but so many trades of one symbol, ten in a millisecond."""
+    """A recording of nothing but so many trades of one symbol, a hundred in a second."""
     contract = {
         **{"symbol": "BTCUSDT", "status": "TRADING", "contractType": "PERPETUAL", "filters": []},
         **{"baseAsset": "BTC", "quoteAsset": "USDT", "marginAsset": "USDT"},
@@ -309,7 +309,7 @@ def many_trades(path: Path, count: int) -> None:
         fields = {"E": number // 10, "T": number // 10, "a": number, "s": "BTCUSDT", "p": "84000.10", "q": "0.001"}
         push = {"e": "aggTrade", **fields, "f": number, "l": number, "m": False}
         frame = msgspec.json.encode({"stream": "btcusdt@aggTrade", "data": push})
-        records.append(Frame(1_000_000 + number * 100, "binance", 1, frame, False))
+        records.append(Frame(1_000_000 + number * 10_000, "binance", 1, frame, False))
     with gzip.open(path, "wb", compresslevel=1) as file:
         file.writelines(map(encoded, records))
 
