@@ -6,13 +6,13 @@ identical requests in flight share.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 import structlog
 import trio
 
+from actors import clock
 from actors.budget import Budget
 from actors.catalogue import Catalogue
 from actors.derivation import BASE, DERIVABLE
@@ -32,7 +32,8 @@ from actors.exchange import Change, Exchange, Rest, Supervise
 from actors.feed import Feed
 from actors.flights import Flights
 from actors.lines import Lines
-from actors.rest import RestClient, open_http, tls_for
+from actors.rest import Http, RestClient, tls_for
+from actors.upstream import LIVE, Upstream
 
 CATALOGUE_EVERY = 3600.0  # seconds between looks for listings and delistings
 LINGER = 60.0  # seconds that an on-demand feed outlives its last reader
@@ -58,6 +59,7 @@ class Connector:
         supervise: Supervise,
         everything: Everything | None = None,
         linger: float = LINGER,
+        upstream: Upstream = LIVE,
     ) -> None:
         self.exchange = exchange
         self.name = exchange.name
@@ -69,6 +71,7 @@ class Connector:
         self._supervise = supervise
         self._everything = everything or Everything()
         self._linger = linger
+        self._upstream = upstream
         self.listed = trio.Event()  # the catalogue has arrived
         self.budget = Budget(exchange.budget)
         self.catalogue = Catalogue(exchange.name, exchange.aliases)
@@ -78,16 +81,29 @@ class Connector:
     async def run(self) -> None:
         """Run the exchange until cancelled."""
         self._tls = tls_for(self._rest_url, self._ws_url)
-        async with open_http(self._rest_url, self._tls) as client, trio.open_nursery() as nursery:
+        async with (
+            self._upstream.open_http(self.name, self._rest_url, self._tls) as http,
+            trio.open_nursery() as nursery,
+        ):
             self._nursery = nursery
             self._flights = Flights(nursery)
             self._lines = Lines(
-                self.exchange, self._ws_url, self._tls, self.catalogue.instruments, nursery, self._supervise, self.now
+                self.exchange,
+                self._ws_url,
+                self._tls,
+                self.catalogue.instruments,
+                nursery,
+                self._supervise,
+                self._exchange_time,
+                self._upstream,
             )
-            self._client = self._rest_client(client, background=False)
+            self._client = self._rest_client(http, background=False)
             self._rest = self.exchange.open_rest(self._client, self.now)
-            background = self._rest_client(client, background=True)
+            background = self._rest_client(http, background=True)
             self._background = self.exchange.open_rest(background, self.now)
+            # Of its own, so that the last answer is the one that said the time.
+            self._clock_client = self._rest_client(http, background=True)
+            self._clock = self.exchange.open_rest(self._clock_client, self.now)
             missed = self.exchange.missed_trades
             self._missed_trades = None if missed is None else partial(missed, background)
             for symbol in self.symbols:
@@ -99,15 +115,17 @@ class Connector:
                 feed.health.fail(self.catalogue.problem or "the catalogue is no longer read")
             await trio.sleep_forever()
 
-    def _rest_client(self, client: Any, *, background: bool) -> RestClient:
+    def _rest_client(self, http: Http, *, background: bool) -> RestClient:
         exchange = self.exchange
-        return RestClient(
-            client, self.budget, exchange.explain, background=background, used_header=exchange.used_header
-        )
+        return RestClient(http, self.budget, exchange.explain, background=background, used_header=exchange.used_header)
 
     def now(self) -> datetime:
         """The exchange's clock, as far as it is known."""
-        return datetime.now(UTC) + self._clock_offset
+        return self._exchange_time(clock.now())
+
+    def _exchange_time(self, ours: datetime) -> datetime:
+        """What the exchange's clock showed at a moment of ours."""
+        return ours + self._clock_offset
 
     # --- catalogue ---
 
@@ -121,13 +139,17 @@ class Connector:
             await trio.sleep(CATALOGUE_EVERY)
 
     async def _read_clock(self) -> None:
-        before = datetime.now(UTC)
+        before = clock.now()
         try:
-            server_time = await self._background.server_time()
+            server_time = await self._clock.server_time()
         except MarketError as error:  # our own clock will do: it only decides which bar is the open one
             log.warning("exchange.clock_unknown", exchange=self.name, reason=str(error))
             return
-        after = datetime.now(UTC)
+        answer = self._clock_client.last_answer
+        if answer is not None:  # without the wait for the budget's room
+            before, after = answer.asked_at, answer.answered_at
+        else:
+            after = clock.now()
         self._clock_offset = server_time - (before + (after - before) / 2)
 
     def _no_catalogue(self, change: Change) -> None:

@@ -7,12 +7,16 @@ stream is dialled here and only wrapped there. Closing is bounded too: an exchan
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import cast
 from urllib.parse import urlsplit
 
 import trio
 import trio_websocket
+from trio_websocket import CloseReason
+from trio_websocket import ConnectionClosed as ConnectionClosed
 
+from actors import clock
 from actors.errors import LineLost
 from actors.inbound import InboundStream
 
@@ -25,21 +29,24 @@ QUEUE = 1024  # messages; with the default of 1 the library stops answering ping
 
 
 class Socket:
-    """One WebSocket to an exchange. Every method raises trio_websocket.ConnectionClosed once it is closed."""
+    """One WebSocket to an exchange. Every method raises ConnectionClosed once it is closed."""
 
     def __init__(
         self, websocket: trio_websocket.WebSocketConnection, messages: trio.MemoryReceiveChannel[bytes | str]
     ) -> None:
         self._websocket = websocket
         self._messages = messages
-        self._closed: trio_websocket.ConnectionClosed | None = None
+        self._closed: ConnectionClosed | None = None
 
-    async def get_message(self) -> bytes | str:
-        """The next message: text in UTF-8 not yet judged, or what the library made of fragments and binary frames."""
+    async def get_message(self) -> tuple[bytes | str, datetime]:
+        """The next message: text in UTF-8 not yet judged, or what the library made of fragments and binary frames.
+
+        And when it was taken, by this machine's clock.
+        """
         try:
-            return await self._messages.receive()
+            return await self._messages.receive(), clock.now()
         except trio.EndOfChannel:
-            raise self._closed or trio_websocket.ConnectionClosed(None) from None
+            raise self._closed or ConnectionClosed(None) from None
 
     async def send_message(self, message: str) -> None:
         await self._websocket.send_message(message)
@@ -57,7 +64,7 @@ class Socket:
             try:
                 while True:
                     await messages.send(await self._websocket.get_message())
-            except trio_websocket.ConnectionClosed as closed:
+            except ConnectionClosed as closed:
                 self._closed = closed
 
 
@@ -139,7 +146,12 @@ async def _shake_hands(nursery: trio.Nursery, stream: trio.abc.Stream, url: str)
     raise LineLost("the exchange hung up during the handshake")
 
 
-def closing(error: trio_websocket.ConnectionClosed) -> str:
+def closed(code: int | None, reason: str) -> ConnectionClosed:
+    """The end of a connection, with a close code or (None) without any."""
+    return ConnectionClosed(None if code is None else CloseReason(code, reason))
+
+
+def closing(error: ConnectionClosed) -> str:
     """Why a connection was closed, for a log line."""
     reason = error.reason
     if reason is None:

@@ -7,12 +7,13 @@ are answered from memory or not at all (None): asking the exchange instead is th
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import structlog
 import trio
 
+from actors import clock
 from actors.broadcast import Broadcast, Reader
 from actors.errors import LineLost, MarketError
 from actors.events import (
@@ -99,7 +100,7 @@ class Feed:
         )
         self._liquidated: dict[Liquidation, datetime] = {}  # recent ones, in order, and when they were received
         self._heard_until: datetime | None = None  # the exchange's time of the last update
-        self._received_at = datetime.now(UTC)  # of what is being handled
+        self._received_at = clock.now()  # of what is being handled
         self._cut_at: datetime | None = None  # since then nothing came, for want of a connection
         self.liquidations: deque[Liquidation] = deque(maxlen=KEPT)
         self.large_trades: deque[LargeTrade] = deque(maxlen=KEPT)
@@ -201,7 +202,7 @@ class Feed:
         self._expect_pulses()
 
     def line_down(self, reason: str, delay: float | None) -> None:
-        self.deliver(None, datetime.now(UTC))  # behind what the connection still brought
+        self.deliver(None, clock.now())  # behind what the connection still brought
         for pulse in self.pulses.values():
             pulse.pause()
         self.health.lost(reason, delay)
@@ -234,7 +235,7 @@ class Feed:
             reason=health.reason,
             next_retry=health.next_retry,
         )
-        for topic in {*self._broadcasts, *map(self.topic, KINDS)}:
+        for topic in dict.fromkeys((*self._broadcasts, *map(self.topic, KINDS))):  # in an order that does not change
             self._publish(topic, status)
 
     def report(self) -> FeedReport:
@@ -395,7 +396,7 @@ class Feed:
     async def _poll_open_interest(self) -> None:
         while True:
             interest = await self._background.open_interest(self.symbol)
-            self._received_at = datetime.now(UTC)
+            self._received_at = clock.now()
             self._on_open_interest(interest)
             self.health.trouble("open interest", None)
             await trio.sleep(self._poll_every())

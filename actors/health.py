@@ -5,10 +5,11 @@ beside it (`stale`): a trouble, kept by its source until that source is well aga
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from msgspec import Struct
 
+from actors import clock
 from actors.events import FeedState
 
 
@@ -29,7 +30,7 @@ class Health:
     def __init__(self, on_change: Callable[[], None]) -> None:
         self._on_change = on_change
         self.state: FeedState = "starting"
-        self.since = datetime.now(UTC)
+        self.since = clock.now()
         self.restarts = 0
         self.last_event: datetime | None = None
         self.next_retry: datetime | None = None
@@ -60,7 +61,7 @@ class Health:
         self._down = reason
         if delay is None:
             self._failed = f"gave up: {reason}"
-        self.next_retry = None if delay is None else datetime.now(UTC) + timedelta(seconds=delay)
+        self.next_retry = None if delay is None else clock.now() + timedelta(seconds=delay)
         self._update()
 
     def heard(self, received_at: datetime) -> None:
@@ -106,5 +107,5 @@ class Health:
             state = "stale"
         if state != self.state:
             self.state = state
-            self.since = datetime.now(UTC)
+            self.since = clock.now()
             self._on_change()

@@ -7,17 +7,18 @@ delivers, and watches that data really comes; it keeps no market state and never
 import ssl
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Protocol
 
 import structlog
 import trio
 import trio_websocket
 
-from actors.dial import Socket, closing, open_socket
+from actors.dial import closing
 from actors.errors import BadMessage, LineLost, UnknownMessage
 from actors.events import Event, Instrument, Topic
 from actors.exchange import Backlog, Change, Exchange, Rejected, Session, Update
+from actors.upstream import LIVE, Socket, Upstream
 
 WATCH_EVERY = 1.0  # seconds
 GARBAGE = (100, 60.0)  # so many undecodable frames within so many seconds end the connection
@@ -52,7 +53,8 @@ class Line:
         instruments: Mapping[str, Instrument],
         ready_to_connect: Callable[[], Awaitable[None]],
         number: int,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        exchange_time: Callable[[datetime], datetime] = lambda at: at,
+        upstream: Upstream = LIVE,
         *,
         stands_in: bool = False,
     ) -> None:
@@ -63,7 +65,8 @@ class Line:
         self._instruments = instruments
         self._ready_to_connect = ready_to_connect
         self.number = number
-        self._now = now  # the exchange's clock: a session may have no other
+        self._exchange_time = exchange_time  # of a moment by our clock: a session may have no other
+        self._upstream = upstream
         self.scope = trio.CancelScope()  # cancelled when the line is no longer needed
         self._topics: dict[Topic, Sink] = {}
         self._feeds: dict[str, Sink] = {}  # by symbol
@@ -158,7 +161,8 @@ class Line:
     async def run(self) -> None:
         """Connect, subscribe, deliver until the connection fails or falls silent. Raises LineLost."""
         await self._ready_to_connect()
-        async with open_socket(self._url + self._exchange.ws_path, self._tls) as socket:
+        url, carried = self._url + self._exchange.ws_path, [*map(str, self._topics)]
+        async with self._upstream.open_socket(self._exchange.name, self.number, carried, url, self._tls) as socket:
             session = self._exchange.new_session(self._instruments)
             self._pending.clear()
             self._asked_at.clear()
@@ -193,15 +197,14 @@ class Line:
         self._last_heard = trio.current_time()
         while True:
             try:
-                frame = await socket.get_message()
+                frame, received_at = await socket.get_message()
             except trio_websocket.ConnectionClosed as error:
                 if error.reason is None or error.reason.code == CUT:
                     self._blame(session.unacknowledged())
                 raise LineLost(f"closed by the exchange, {closing(error)}") from None
-            received_at = datetime.now(UTC)
             self.counts["frames"] += 1
             try:
-                said = session.receive(frame, self._now())
+                said = session.receive(frame, self._exchange_time(received_at))
             except UnknownMessage as error:
                 self._complain("unknown", error, frame)
                 continue

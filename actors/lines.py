@@ -4,7 +4,6 @@ A line that grows old is handed over: another one asks for the same topics, and 
 ended. Feeds hear both meanwhile, and drop what they are told twice.
 """
 
-import random
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -16,15 +15,15 @@ from actors.events import Instrument, Topic
 from actors.exchange import Exchange, Supervise
 from actors.feed import Feed
 from actors.line import Line
+from actors.upstream import Upstream
 
 LOOK_EVERY = 1.0  # seconds between looks for lines that grow old
 LOOK = 0.1  # seconds between looks whether a new line delivers
 TRY_AGAIN = 600.0  # seconds
 HANDOVER_WITHIN = 60.0  # seconds in which a new line must deliver; else the old one stays, and another tries later
-JITTER = 0.05  # the fraction of a lifetime that chance takes off it: lines opened together are not replaced together
+SPREAD = 0.05  # the fraction of a lifetime by which lines differ: those opened together are not replaced together
 
 log = structlog.get_logger()
-_random = random.Random()
 
 
 class Lines:
@@ -36,14 +35,16 @@ class Lines:
         instruments: Mapping[str, Instrument],
         nursery: trio.Nursery,
         supervise: Supervise,
-        now: Callable[[], datetime],
+        exchange_time: Callable[[datetime], datetime],
+        upstream: Upstream,
     ) -> None:
         self._exchange = exchange
         self._url, self._tls = url, tls
         self._instruments = instruments
         self._nursery = nursery
         self._supervise = supervise
-        self._now = now  # the exchange's clock
+        self._exchange_time = exchange_time  # what the exchange's clock shows at a moment of ours
+        self._upstream = upstream
         self._all: list[Line] = []
         self._of: dict[str, Line] = {}  # by symbol
         self._made = 0
@@ -96,7 +97,8 @@ class Lines:
             self._instruments,
             self._ready_to_connect,
             self._made,
-            self._now,
+            self._exchange_time,
+            self._upstream,
             stands_in=stands_in,
         )
         self._all.append(line)
@@ -130,7 +132,7 @@ class Lines:
         lives: dict[Line, float] = {}  # seconds that each connection may last
         while True:
             await trio.sleep(LOOK_EVERY)
-            lives = {line: lives.get(line) or lifetime * (1 - JITTER * _random.random()) for line in self._all}
+            lives = {line: lives.get(line) or lifetime * (1 - SPREAD * _share(line.number)) for line in self._all}
             for line, life in list(lives.items()):
                 if line.age > life and not await self._replace(line):
                     lives[line] = line.age + TRY_AGAIN
@@ -153,3 +155,8 @@ class Lines:
         self._end(old)
         log.info("line.replaced", exchange=self._exchange.name, line=old.number, by=new.number)
         return True
+
+
+def _share(number: int) -> float:
+    """From 0 to 1: far apart for numbers in a row, and the same each time, so that a recording can be replayed."""
+    return number * 0.618033988749895 % 1

@@ -4,15 +4,18 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
+from math import inf, isfinite
 from pathlib import Path
 
 import trio
 
-from actors.exchange import load_exchanges
+from actors.clock import RecordedClock, fixed_order
+from actors.exchange import Exchange, load_exchanges
+from actors.recording import BadRecording, Recording
 from daemon import config as configuration
-from daemon import demo, log
+from daemon import demo, log, replay
 from daemon import main as daemon
 
 EX_CONFIG = 78  # sysexits.h
@@ -36,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(configuration.dump(config))
         return 0
     log.configure(config.log.level, config.log.format)
+    if options.command == "replay":
+        return _replay(options, config, exchanges)
 
     async def program(stop: trio.Event) -> None:
         if options.command == "demo":
@@ -49,6 +54,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except* configuration.ConfigError as group:
         code = _fail(group, EX_CONFIG)
     except* daemon.CannotListen as group:
+        code = _fail(group, EX_CRASH)
+    return code
+
+
+def _replay(options: argparse.Namespace, config: configuration.Config, exchanges: Mapping[str, Exchange]) -> int:
+    """Run `marketd replay`; returns the exit code."""
+    code = 0
+    try:
+        recording = Recording(options.files)
+        recorded = replay.configured(config, recording)
+        clock = RecordedClock(recording.begin.at, options.speed)
+
+        async def program(stop: trio.Event) -> None:
+            await replay.run(recorded, exchanges, recording, clock=clock, delay=options.delay, stop=stop)
+
+        with fixed_order():
+            trio.run(_until_signalled, program, clock=clock, instruments=[clock])
+    except* (BadRecording, configuration.ConfigError, daemon.CannotListen) as group:
         code = _fail(group, EX_CRASH)
     return code
 
@@ -78,7 +101,34 @@ def _parser() -> argparse.ArgumentParser:
         ("check", "print the effective configuration and exit"),
     ):
         _add_options(commands.add_parser(name, help=help, description=help), default=argparse.SUPPRESS)
+    help = "run on a recording (see [record] in config.toml) instead of the exchanges"
+    command = commands.add_parser("replay", help=help, description=help)
+    command.add_argument("files", type=Path, nargs="+", metavar="FILE", help="every part of one recording")
+    command.add_argument(
+        "--speed", type=_speed, default=1.0, metavar="N", help='recorded seconds per second; "max": no waits; default 1'
+    )
+    command.add_argument(
+        "--delay", type=_seconds, default=0.0, metavar="S", help="seconds before it begins: time for clients to connect"
+    )
+    _add_options(command, default=argparse.SUPPRESS)
     return parser
+
+
+def _speed(text: str) -> float:
+    speed = inf if text in ("max", "0") else _seconds(text)
+    if speed == 0:
+        raise argparse.ArgumentTypeError("too slow")
+    return speed
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = inf
+    if not isfinite(value) or value < 0:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return value
 
 
 def _add_options(parser: argparse.ArgumentParser, *, default: str | None) -> None:

@@ -74,6 +74,13 @@ class Supervision(Struct, frozen=True):
     stable_after: float = 30.0
 
 
+class Record(Struct, frozen=True):
+    """`path`: the folder of the recordings, None = none are made. `part_mb`: megabytes after which a file is full."""
+
+    path: str | None = None
+    part_mb: int = 256
+
+
 class ExchangeSettings(Struct, frozen=True, kw_only=True):
     """`symbols`: collected from the start, as the exchange spells them. URLs: without a trailing slash."""
 
@@ -92,6 +99,7 @@ class Config(Struct, frozen=True, kw_only=True):
     streams: Streams = Streams()
     oi_vol: OiVol = OiVol()
     supervision: Supervision = Supervision()
+    record: Record = Record()
     exchanges: dict[str, ExchangeSettings]
 
 
@@ -241,6 +249,8 @@ _KINDS: dict[_Key, _Kind] = {
     ("supervision", "max_reconnect_delay"): _SECONDS,
     ("supervision", "max_reconnect_attempts"): _integer("an integer of at least 0", 0, 2**63 - 1),
     ("supervision", "stable_after"): _SECONDS,
+    ("record", "path"): _Kind("the path of a folder", _text),
+    ("record", "part_mb"): _integer("an integer from 1 to 100000", 1, 100_000),
 }
 _EXCHANGE_KINDS: dict[str, _Kind] = {
     "enabled": _BOOLEAN,

@@ -5,18 +5,23 @@ real program on port 0.
 """
 
 import errno
+import random
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 import trio
 
 from actors.connector import Connector
 from actors.everything import Everything
 from actors.exchange import Exchange, Supervise
+from actors.recorder import Recorded, Recorder
 from actors.spikes import Spikes
+from actors.upstream import LIVE, Upstream
 from daemon.config import Config, ConfigError, ExchangeSettings, Server, Supervision
 from daemon.supervisor import RestartPolicy, supervise
 from web.app import create_app
@@ -48,16 +53,22 @@ async def run(
     exchanges: Mapping[str, Exchange],
     *,
     stop: trio.Event,
+    upstream: Upstream = LIVE,
+    rng: random.Random | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the daemon until `stop` is set; reports the base URL when it listens.
 
+    `upstream`: how exchanges are reached. `rng`: the chance in the waits before a restart; None: the system's.
     Raises CannotListen. Ends within GRACE of the stop, whatever clients or exchanges do.
     """
     listeners, url = await _listen(config.server)
-    supervised = with_policy(config.supervision)
-    sources = _sources(config, exchanges, supervised)
+    supervised = with_policy(config.supervision, rng)
+    recorder = _recorder(config)
+    sources = _sources(config, exchanges, supervised, upstream if recorder is None else Recorded(upstream, recorder))
     async with trio.open_nursery() as nursery:
+        if recorder is not None:
+            nursery.start_soon(partial(supervised, "record", recorder.run))
         nursery.start_soon(_limit_stop, stop, nursery.cancel_scope)
         for connector in sources.connectors.values():
             nursery.start_soon(connector.run)
@@ -87,7 +98,25 @@ async def _limit_stop(stop: trio.Event, scope: trio.CancelScope) -> None:
     scope.deadline = trio.current_time() + GRACE
 
 
-def with_policy(settings: Supervision) -> Supervise:
+def collected(config: Config) -> dict[str, Any]:
+    """What of the configuration decides what is collected, and what events are made of it; no URL among it."""
+    chosen = {name: getattr(config, name) for name in ("streams", "oi_vol", "supervision")}
+    exchanges = {
+        name: {"symbols": settings.symbols, "on_demand": settings.on_demand}
+        for name, settings in config.exchanges.items()
+        if settings.enabled
+    }
+    tree: dict[str, Any] = msgspec.to_builtins(chosen | {"exchanges": exchanges})
+    return tree
+
+
+def _recorder(config: Config) -> Recorder | None:
+    if config.record.path is None:
+        return None
+    return Recorder(Path(config.record.path), collected(config), part_bytes=config.record.part_mb * 1_000_000)
+
+
+def with_policy(settings: Supervision, rng: random.Random | None = None) -> Supervise:
     """The supervisor, bound to the configured policy."""
     policy = RestartPolicy(
         delay=settings.reconnect_delay,
@@ -95,6 +124,7 @@ def with_policy(settings: Supervision) -> Supervise:
         max_attempts=settings.max_reconnect_attempts,
         stable_after=settings.stable_after,
     )
+    chance = {} if rng is None else {"rng": rng}
 
     async def supervised(
         name: str,
@@ -103,12 +133,12 @@ def with_policy(settings: Supervision) -> Supervise:
         on_change: Callable[[Any], None] | None = None,
         **context: object,
     ) -> None:
-        await supervise(name, run, policy, on_change=on_change, context=context)
+        await supervise(name, run, policy, on_change=on_change, context=context, **chance)
 
     return supervised
 
 
-def _sources(config: Config, exchanges: Mapping[str, Exchange], supervised: Supervise) -> Sources:
+def _sources(config: Config, exchanges: Mapping[str, Exchange], supervised: Supervise, upstream: Upstream) -> Sources:
     everything = Everything()
     connectors = {
         name: Connector(
@@ -121,6 +151,7 @@ def _sources(config: Config, exchanges: Mapping[str, Exchange], supervised: Supe
             large_trade_threshold_usd=config.streams.large_trade_threshold_usd,
             supervise=supervised,
             everything=everything,
+            upstream=upstream,
         )
         for name, settings in config.exchanges.items()
         if settings.enabled

@@ -60,9 +60,9 @@ def test_the_shipped_file_says_the_defaults() -> None:
     exchanges = msgspec.convert(tree["exchanges"], dict[str, ExchangeSettings])
     assert load(shipped, NOWHERE, defaults=exchanges) == Config(exchanges=exchanges)
     written = {
-        (section, key) for section in ("server", "log", "streams", "oi_vol", "supervision") for key in tree[section]
+        (section, key) for section in Config.__struct_fields__ if section != "exchanges" for key in tree[section]
     }
-    assert written == set(_KINDS) - {("server", "certfile"), ("server", "keyfile")}
+    assert written == set(_KINDS) - {("server", "certfile"), ("server", "keyfile"), ("record", "path")}
     assert all(set(table) == set(_EXCHANGE_KINDS) for table in tree["exchanges"].values())
 
 
@@ -70,7 +70,8 @@ def test_every_field_has_a_kind() -> None:
     config = Config(exchanges=DEFAULTS)
     fields = {
         (section, key)
-        for section in ("server", "log", "streams", "oi_vol", "supervision")
+        for section in Config.__struct_fields__
+        if section != "exchanges"
         for key in getattr(config, section).__struct_fields__
     }
     assert fields == set(_KINDS)
@@ -283,6 +284,8 @@ SYMBOLS = "expected a list of different symbols"
         ("[server]\ncors_origins = [1]", ORIGINS + ", got a list"),
         ('[server]\ncertfile = ""', 'server.certfile: expected the path of a file, got ""'),
         ('[server]\ncertfile = "c"', "server.certfile: certfile and keyfile go together, give both"),
+        ("[record]\npart_mb = 0", "record.part_mb: expected an integer from 1 to 100000, got 0"),
+        ("[record]\npath = true", "record.path: expected the path of a folder, got true"),
         ('[server]\nkeyfile = "k"', "server.keyfile: certfile and keyfile go together, give both"),
         ('[log]\nlevel = "LOUD"', f'log.level: {LEVELS}, got "LOUD"'),
         ("[log]\nlevel = 10", "log.level: expected one of DEBUG, INFO, WARNING, ERROR, got 10"),

@@ -5,22 +5,21 @@ numbered and the recent ones remembered: `seq` counts up by one within an `epoch
 it had is told what it missed. Gaps and changes of state are remembered in their places, but have no number.
 """
 
-import secrets
-import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
+from itertools import count
 from math import inf
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import trio
 
+from actors import clock
 from actors.broadcast import Lagged
-from actors.errors import BadMessage
-from actors.events import EPOCH, Event, Gap, Said, Status, Topic, bar_end, from_ms
+from actors.events import EPOCH, Event, Gap, Said, Status, Topic, bar_end
 from actors.exchange import Supervise
 from web.outbox import TRY_AGAIN_LATER, text_frame
 from web.pacing import Conflater
@@ -33,6 +32,7 @@ LOOK_EVERY = 1.0  # seconds between looks for fan-outs that nobody came back to
 IDLE_MAX = 2_000  # fan-outs kept for clients that may come back; the longest left go first
 
 _encoder = msgspec.json.Encoder()
+_numbers = count()
 
 
 class Memory(NamedTuple):
@@ -214,7 +214,7 @@ class Fanout:
 
     def too_old(self, since: Position | None) -> bytes:
         """The gap to tell a client that cannot be resumed: from when it may have left until now."""
-        now = datetime.now(UTC)
+        now = clock.now()
         start = min(_began(since.epoch) if since else now, now)
         if self.topic.interval:
             start -= bar_end(EPOCH, self.topic.interval) - EPOCH  # a bar is named by its open
@@ -431,12 +431,12 @@ def conflater(query: StreamQuery) -> Conflater | None:
 
 def new_epoch() -> str:
     """A name that no other run of this topic has; it tells when the run began."""
-    return f"{time.time_ns() // 1_000_000:x}-{secrets.token_hex(3)}"
+    return f"{clock.to_us(clock.now()):x}-{next(_numbers)}"
 
 
 def _began(epoch: str) -> datetime:
     """When an epoch began, which is before the last event that a client had of it; now, where the name is not ours."""
     try:
-        return from_ms(int(epoch.partition("-")[0][:12], 16))
-    except (ValueError, BadMessage):
-        return datetime.now(UTC)
+        return clock.from_us(int(epoch.partition("-")[0][:14], 16))
+    except (ValueError, OverflowError):
+        return clock.now()

@@ -4,7 +4,7 @@ A handler turns a parsed query into one call of a connector. No upstream detail 
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import trio
 from msgspec import UNSET, Struct, UnsetType
 
+from actors import clock
 from actors.budget import BudgetReport
 from actors.connector import Connector
 from actors.errors import NotReady, UnknownExchange, UnknownSymbol
@@ -191,7 +192,7 @@ def _quality(connector: Connector, feed: Feed) -> FeedQuality:
         feed.symbol,
         feed.health.state,
         round(skew / timedelta(milliseconds=1), 3),
-        feed.quality(datetime.now(UTC), skew),
+        feed.quality(clock.now(), skew),
     )
 
 

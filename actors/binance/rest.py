@@ -4,7 +4,6 @@ Source: https://developers.binance.com/docs/derivatives/usds-margined-futures/ma
 """
 
 import re
-import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import TypeVar
@@ -12,6 +11,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
+from actors import clock
 from actors.binance import wire
 from actors.binance.session import DEFAULT_FUNDING_HOURS, NAME, trade
 from actors.errors import (
@@ -261,7 +261,7 @@ def ban_seconds(message: str) -> float | None:
     if match is None:
         return None
     until = int(match[1]) / 1000
-    return max(1.0, until - time.time())
+    return max(1.0, until - clock.now().timestamp())
 
 
 def klines_weight(limit: int) -> int:

@@ -22,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import trio
 import trio_websocket
@@ -303,7 +304,7 @@ def configuration(sims: dict[str, Simulator]) -> str:
 
 
 async def until_live(url: str) -> None:
-    async with open_http(url) as http:
+    async with httpx.AsyncClient(base_url=url) as http:
         with trio.fail_after(30):
             while True:
                 feeds = (await http.get("/health")).json()["feeds"]
