@@ -31,7 +31,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,10 +39,8 @@ from typing import Literal, NoReturn
 
 import msgspec
 
-from actors.exchange import load_exchanges
-
 from .clients import DRAIN, Joined, Result, Window
-from .feeder import SYMBOL, now_us
+from .feeder import SYMBOL, daemon_config, now_us
 from .processes import (
     START_WITHIN,
     STOP_WITHIN,
@@ -55,6 +52,7 @@ from .processes import (
     read_cpu,
     read_memory,
     say,
+    sleep_until,
     started,
     wait_for_address,
 )
@@ -106,15 +104,6 @@ class Row(msgspec.Struct, frozen=True):
     memory_per_client_kib: float | None
     others: float
     client_busy: float
-
-
-def daemon_config(feeder: str) -> str:
-    """One exchange with one symbol; every other exchange is off."""
-    off = "".join(f"[exchanges.{name}]\nenabled = false\n" for name in load_exchanges() if name != "binance")
-    return (
-        f'[server]\nport = 0\n[log]\nformat = "json"\n{off}[exchanges.binance]\nsymbols = ["{SYMBOL}"]\n'
-        f'rest_url = "http://{feeder}"\nws_url = "ws://{feeder}"\n'
-    )
 
 
 def server_command(server: Server, feeder: str, folder: Path, options: Options, profile: Path | None) -> list[str]:
@@ -169,10 +158,6 @@ def measure(server: Server, clients: int, number: int, options: Options, cores: 
         others=max(0.0, last.core - first.core - cpu) / options.seconds,
         result=result,
     )
-
-
-def sleep_until(moment: int) -> None:
-    time.sleep(max(0, moment - now_us()) / 1e6)
 
 
 def summarise(runs: Sequence[Run]) -> list[Row]:
