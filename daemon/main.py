@@ -20,6 +20,7 @@ from actors.spikes import Spikes
 from daemon.config import Config, ConfigError, ExchangeSettings, Server, Supervision
 from daemon.supervisor import RestartPolicy, supervise
 from web.app import create_app
+from web.early import Early
 from web.fanout import Fanouts
 from web.server import serve
 from web.stream import Sources
@@ -61,9 +62,11 @@ async def run(
         for connector in sources.connectors.values():
             nursery.start_soon(connector.run)
         nursery.start_soon(sources.spikes.run)
-        app = create_app(sources, Fanouts(nursery, supervised), cors_origins=config.server.cors_origins)
+        origins = config.server.cors_origins
+        app = create_app(sources, Fanouts(nursery, supervised), cors_origins=origins)
+        early = Early(app, sources.connectors, cors_origins=origins)
         async with trio.open_nursery() as web:
-            await web.start(partial(serve, app, listeners, stop=stop))
+            await web.start(partial(serve, app, listeners, stop=stop, early=early.answer))
             log.info("web.listening", url=url)
             task_status.started(url)
         nursery.cancel_scope.cancel()

@@ -3,6 +3,8 @@
 `create_app` wires; `web.rest` and `web.stream` say what is answered.
 """
 
+from functools import lru_cache
+from inspect import isawaitable
 from typing import Any
 
 import msgspec
@@ -15,6 +17,7 @@ from werkzeug.routing.exceptions import WebsocketMismatch
 
 from actors.errors import MarketError
 from web.fanout import Fanouts
+from web.headers import choose_encoding, compress, is_compressible, variant_headers
 from web.openapi import add_pages
 from web.parameters import NoQuery, parse
 from web.problems import InvalidParameters, NotFound, Problem, problem, problem_of
@@ -90,15 +93,18 @@ def create_app(sources: Sources, fanouts: Fanouts, *, cors_origins: list[str] | 
         return as_problem(problem("internal_error", "the daemon failed to answer; its log says why"))
 
     @app.after_request
-    async def allow_origin(response: Response) -> Response:
-        return _with_cors(response, cors_origins)
+    async def vary(response: Response) -> Response:
+        await _vary(response, cors_origins)
+        return response
 
     return app
 
 
 def _view(route: Route, connectors: Connectors) -> Any:
     async def view(**where: str) -> Response:
-        answer = await route.handler(connectors, parse(request.args, route.query), **where)
+        answer = route.handler(connectors, parse(request.args, route.query), **where)
+        if isawaitable(answer):
+            answer = await answer
         if isinstance(answer, Answer):
             return as_json(answer.body, answer.status)
         return as_json(answer)
@@ -149,15 +155,21 @@ def _http_problem(error: HTTPException, *, exists: bool) -> Response:
     return as_problem(told)
 
 
-def _with_cors(response: Response, origins: list[str] | str) -> Response:
-    origin = request.headers.get("Origin")
-    if origins != "*":
-        response.headers["Vary"] = "Origin"
-    if origin is None or (origins != "*" and origin not in origins):
-        return response
-    response.headers["Access-Control-Allow-Origin"] = "*" if origins == "*" else origin
-    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+async def _vary(response: Response, origins: list[str] | str) -> None:
+    """Compress the answer for clients that take it so, and let pages of allowed origins read it."""
+    encoding = choose_encoding(request.headers.get("Accept-Encoding", ""))
+    compressible = is_compressible(response.content_type or "", response.content_length or 0)
+    if compressible and encoding is not None:
+        response.set_data(_compressed(await response.get_data(as_text=False), encoding))
+    headers = variant_headers(encoding, request.headers.get("Origin"), origins, compressible=compressible)
+    for name, value in headers.items():
+        response.headers[name] = value
+    is_preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+    if is_preflight and "Access-Control-Allow-Origin" in headers:
         response.headers["Access-Control-Allow-Methods"] = "GET, HEAD, OPTIONS"
         response.headers["Access-Control-Allow-Headers"] = request.headers.get("Access-Control-Request-Headers", "*")
         response.headers["Access-Control-Max-Age"] = "600"
-    return response
+
+
+# The pages' files are the same bytes each time; answers of the market are new each time, and few fit.
+_compressed = lru_cache(maxsize=16)(compress)
