@@ -29,24 +29,37 @@ _WRAP = 10**9  # microseconds in a stamp: 1000 s, longer than any run
 _FIRST_ID = 3_478_018_549
 
 _FILTERS = [{"filterType": "PRICE_FILTER", "tickSize": "0.001"}, {"filterType": "LOT_SIZE", "stepSize": "0.001"}]
-_CONTRACT = {
-    "symbol": SYMBOL,
-    "status": "TRADING",
-    "contractType": "PERPETUAL",
-    "baseAsset": "BTC",
-    "quoteAsset": "USDT",
-    "marginAsset": "USDT",
-    "filters": _FILTERS,
-}
+_MOST_SYMBOLS = 400
 
 
-def daemon_config(feeder: str) -> str:
-    """A daemon that has the feeder at `feeder`, host and port, for its only exchange, with one symbol."""
+def symbols(count: int) -> list[str]:
+    """The first `count` symbols that the feeder lists."""
+    return [SYMBOL, *(f"A{number:03}USDT" for number in range(1, count))]
+
+
+def contract(symbol: str) -> dict[str, object]:
+    """One of exchangeInfo's rows."""
+    return {
+        "symbol": symbol,
+        "status": "TRADING",
+        "contractType": "PERPETUAL",
+        "baseAsset": symbol.removesuffix("USDT"),
+        "quoteAsset": "USDT",
+        "marginAsset": "USDT",
+        "filters": _FILTERS,
+    }
+
+
+def daemon_config(feeder: str, *, count: int = 1, stream: str | None = None) -> str:
+    """A daemon that has the feeder at `feeder`, host and port, for its only exchange, with `count` symbols.
+
+    `stream` is the address of another program that sends the frames in its place.
+    """
     off = "".join(f"[exchanges.{name}]\nenabled = false\n" for name in load_exchanges() if name != "binance")
     return (
         f'[server]\nport = 0\n[log]\nformat = "json"\n[streams]\nintervals = ["1m"]\n'
-        f'[oi_vol]\nsymbols = ["none"]\n{off}[exchanges.binance]\nsymbols = ["{SYMBOL}"]\n'
-        f'rest_url = "http://{feeder}"\nws_url = "ws://{feeder}"\n'
+        f'[oi_vol]\nsymbols = ["none"]\n{off}[exchanges.binance]\nsymbols = {symbols(count)}\n'
+        f'rest_url = "http://{feeder}"\nws_url = "ws://{stream or feeder}"\n'
     )
 
 
@@ -180,7 +193,7 @@ class Feeder:
             return socket.respond(HTTPStatus.OK, msgspec.json.encode(history(min(limit, self._bars))).decode())
         bodies: dict[str, object] = {
             "/fapi/v1/time": {"serverTime": _milliseconds()},
-            "/fapi/v1/exchangeInfo": {"symbols": [_CONTRACT]},
+            "/fapi/v1/exchangeInfo": {"symbols": [contract(symbol) for symbol in symbols(_MOST_SYMBOLS)]},
             "/fapi/v1/fundingInfo": [],
             "/fapi/v1/openInterest": {"openInterest": "10659.509", "symbol": SYMBOL, "time": _milliseconds()},
         }
