@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import NamedTuple
 
 import structlog
 import trio
@@ -42,9 +41,8 @@ BURST = 256  # updates handled before other tasks get their turn
 log = structlog.get_logger()
 
 
-class Delivery(NamedTuple):
-    update: Update
-    received_at: datetime
+Delivery = tuple[Update, datetime]
+"""An update and when it was received."""
 
 
 class Feed:
@@ -144,7 +142,7 @@ class Feed:
 
     def deliver(self, update: Update, received_at: datetime) -> None:
         try:
-            self._inbox_in.send_nowait(Delivery(update, received_at))
+            self._inbox_in.send_nowait((update, received_at))
         except trio.WouldBlock:
             self._overflowed = True  # a gap: the run ends and the next one starts from the exchange's own history
 
@@ -240,7 +238,7 @@ class Feed:
             self.health.trouble("feed", change.reason)
 
     def _handle(self, update: Update, received_at: datetime) -> None:
-        event, pushed_at = update
+        event, pushed_at = update.event, update.pushed_at
         match event:
             case Trade():
                 self._on_trade(event)

@@ -81,7 +81,9 @@ class InboundStream(trio.abc.Stream):
     trio-websocket goes on waiting for a handshake that can no longer come: whoever waits with it watches `ended`.
     """
 
-    def __init__(self, stream: trio.abc.Stream, texts: trio.MemorySendChannel[Sequence[bytes | str]], message_max: int) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, texts: trio.MemorySendChannel[Sequence[bytes | str]], message_max: int
+    ) -> None:
         self._stream = stream
         self._texts = texts
         self._splitter = Splitter(message_max)

@@ -145,11 +145,11 @@ class Line:
                 if error.reason is None or error.reason.code == CUT:
                     self._blame(session.unacknowledged())
                 raise LineLost(f"closed by the exchange, {closing(error)}") from None
-            received_at, now = datetime.now(UTC), self._now()
+            received_at = datetime.now(UTC)
             self.counts["frames"] += len(frames)
             for frame in frames:
                 try:
-                    said = session.receive(frame, now)
+                    said = session.receive(frame, self._now())
                 except UnknownMessage as error:
                     self._complain("unknown", error, frame)
                 except BadMessage as error:
