@@ -9,11 +9,10 @@ from typing import Any
 
 import msgspec
 import structlog
-from quart import Response, has_websocket_context, request, websocket
+from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
-from werkzeug.routing.exceptions import WebsocketMismatch
 
 from actors.errors import MarketError
 from web.fanout import Fanouts
@@ -23,9 +22,9 @@ from web.parameters import NoQuery, parse
 from web.problems import InvalidParameters, NotFound, Problem, problem, problem_of
 from web.rest import Answer, Connectors, Route
 from web.routes import ROUTES
-from web.stream import Sources, catalog, outbox_of_client, serve_stream
+from web.socket import WebSocket, serving
+from web.stream import Sources, catalog, serve_stream
 
-INTERNAL_ERROR = 1011
 BODY_MAX = 64 << 10  # bytes; no route reads a body
 
 log = structlog.get_logger()
@@ -58,13 +57,17 @@ def create_app(sources: Sources, fanouts: Fanouts, *, cors_origins: list[str] | 
         response.headers["Upgrade"] = "websocket"
         return response
 
-    @app.websocket("/<path:path>")
-    async def stream(path: str) -> None:
-        await serve_stream("/" + path, sources, fanouts, cors_origins)
+    over_http = app.asgi_app
 
-    @app.websocket("/")
-    async def stream_root() -> None:
-        await serve_stream("/", sources, fanouts, cors_origins)
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "websocket":
+            await over_http(scope, receive, send)
+            return
+        await receive()  # says only that it was connected
+        with serving(WebSocket(scope, receive, send)):
+            await serve_stream(scope["path"], sources, fanouts, cors_origins)
+
+    app.asgi_app = asgi  # type: ignore[method-assign]  # Quart's way of putting something in front
 
     @app.errorhandler(MarketError)
     async def market_error(error: MarketError) -> Response:
@@ -77,19 +80,12 @@ def create_app(sources: Sources, fanouts: Fanouts, *, cors_origins: list[str] | 
 
     @app.errorhandler(HTTPException)
     async def http_error(error: HTTPException) -> Response:
-        if has_websocket_context():  # only a foreign Origin is refused before the handshake
-            return as_problem(
-                problem("forbidden_origin", "pages of this origin may not connect: see server.cors_origins")
-            )
         return _http_problem(error, exists=_has_route(app, request.path))
 
     @app.errorhandler(Exception)
     async def fault(error: Exception) -> Response:
         """A fault of ours: the client is told so, the log has the rest."""
-        path = websocket.path if has_websocket_context() else request.path
-        log.error("web.fault", path=path, exc_info=error)
-        if has_websocket_context():
-            outbox_of_client().close(INTERNAL_ERROR, "internal error")
+        log.error("web.fault", path=request.path, exc_info=error)
         return as_problem(problem("internal_error", "the daemon failed to answer; its log says why"))
 
     @app.after_request
@@ -124,10 +120,10 @@ def as_problem(told: Problem) -> Response:
 
 
 def _has_route(app: QuartTrio, path: str) -> bool:
-    """Whether HTTP has something at a path; the WebSocket rule matches every one."""
+    """Whether HTTP has something at a path."""
     try:
         app.url_map.bind("").match(path, method="GET", websocket=False)
-    except (WerkzeugNotFound, WebsocketMismatch):
+    except WerkzeugNotFound:
         return False
     except HTTPException:
         return True

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import msgspec
-import quart.wrappers.base
 import trio
 from msgspec import Struct
-from quart import abort, websocket
 
 from actors.errors import MarketError, UnknownExchange
 from actors.events import Event, FundingRate, Kind, LargeTrade, Liquidation, Ohlc, OpenInterest, Topic, Trade
@@ -22,12 +20,10 @@ from actors.spikes import OiSpike, Spikes
 from web import parameters as p
 from web.fanout import Client, Fanouts, Source
 from web.outbox import Outbox, text_frame
-from web.problems import BadParameter, InvalidParameters, NotFound, problem_of
+from web.problems import BadParameter, InvalidParameters, NotFound, problem, problem_of
 from web.rest import Connectors, connector_of
 from web.server import OUTBOX
-
-# How Quart tells a handler that its client left; before 0.23 it only cancels it, and this is never raised.
-CLIENT_LEFT: type[Exception] = getattr(quart.wrappers.base, "ClientDisconnectedError", trio.EndOfChannel)
+from web.socket import ClientLeft, websocket
 
 POLICY_VIOLATION = 1008
 ALLOWANCE = 40  # messages that a client may send at once
@@ -128,7 +124,10 @@ def acceptance(query: p.StreamQuery, spikes: Spikes) -> Callable[[Any], bool] | 
 async def serve_stream(path: str, sources: Sources, fanouts: Fanouts, origins: list[str] | str) -> None:
     """One client's life on one stream."""
     if not is_allowed_origin(websocket.headers.get("Origin"), websocket.host, origins):
-        abort(403)
+        detail = "pages of this origin may not connect: see server.cors_origins"
+        told = problem("forbidden_origin", detail)
+        await websocket.refuse(told.status, "application/problem+json", msgspec.json.encode(told))
+        return
     await websocket.accept()
     outbox = outbox_of_client()
     try:
@@ -160,12 +159,12 @@ def refuse(outbox: Outbox, error: MarketError | InvalidParameters | NotFound, pa
 
 
 async def drain(outbox: Outbox) -> None:
-    """Read and drop what the client sends until it leaves (which cancels this) or sends too much."""
+    """Read and drop what the client sends until it leaves or sends too much."""
     allowance, checked_at = float(ALLOWANCE), trio.current_time()
     while True:
         try:
             await websocket.receive()
-        except CLIENT_LEFT:
+        except ClientLeft:
             return
         now = trio.current_time()
         allowance = min(ALLOWANCE, allowance + (now - checked_at) * ALLOWANCE_PER_SECOND) - 1

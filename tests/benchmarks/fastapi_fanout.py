@@ -108,6 +108,7 @@ def create_app(upstream: str) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan)
     app.add_api_websocket_route(f"/ws/binance/{SYMBOL}/trades", fanout.serve)
+    app.add_api_websocket_route(f"/ws/binance/{SYMBOL}/liquidations", Fanout(upstream).serve)  # there are none
     return app
 
 

@@ -72,7 +72,10 @@ class Floor:
                     self._serve(self._clients[number])
 
     def _serve(self, client: socket.socket) -> None:
-        data = client.recv(1 << 16)
+        try:
+            data = client.recv(1 << 16)
+        except ConnectionResetError:
+            data = b""
         if not data:
             self._poll.unregister(client)
             del self._clients[client.fileno()]
@@ -92,8 +95,8 @@ class Floor:
                 frame = b"\x81\x7e" + len(body).to_bytes(2, "big") + body
                 for client in self._clients.values():
                     try:
-                        client.send(frame)
-                    except OSError:  # left; its own event says so
+                        client.send(frame, socket.MSG_DONTWAIT)
+                    except OSError:  # full, or left, of which its own event tells
                         continue
 
 
