@@ -48,6 +48,7 @@ class Floor:
         self._poll = select.epoll()
         self._poll.register(self._listener, select.EPOLLIN)
         self._clients: dict[int, socket.socket] = {}
+        self._readers: dict[int, socket.socket] = {}  # whose handshake is done
         self._upstream: socket.socket | None = None
         self._splitter = Splitter(1 << 20)
         if upstream is not None:
@@ -79,9 +80,11 @@ class Floor:
         if not data:
             self._poll.unregister(client)
             del self._clients[client.fileno()]
+            self._readers.pop(client.fileno(), None)
             client.close()
         elif b"upgrade: websocket" in data:
             client.sendall(_ACCEPTED)
+            self._readers[client.fileno()] = client
         elif answer := self._answers.get(data.split(b" ", 2)[1]):
             client.sendall(answer)
 
@@ -93,7 +96,7 @@ class Floor:
                 price = float(trade.p)
                 body = _TRADE % (price, price / 1000, trade.a)
                 frame = b"\x81\x7e" + len(body).to_bytes(2, "big") + body
-                for client in self._clients.values():
+                for client in self._readers.values():
                     try:
                         client.send(frame, socket.MSG_DONTWAIT)
                     except OSError:  # full, or left, of which its own event tells
