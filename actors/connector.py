@@ -349,23 +349,35 @@ class Connector:
         background: bool = False,
     ) -> list[Ohlc]:
         """Up to `limit` bars of `[start, end)`: from memory where it is current, else from the exchange."""
-        symbol = self.catalogue.resolve(symbol).symbol
-        self.check_interval(interval)
-        feed = self.feeds.get(symbol)
-        if feed and (rows := feed.ohlc(interval, limit=limit, start=start, end=end)) is not None:
+        rows = self.held_ohlc(symbol, interval, limit=limit, start=start, end=end)
+        if rows is not None:
             return rows
+        symbol = self.catalogue.resolve(symbol).symbol
         return await self._flights.share(
             ("ohlc", symbol, interval, limit, start, end, background),
             lambda: self._caller(background).ohlc(symbol, interval, limit=limit, start=start, end=end),
         )
 
+    def held_ohlc(
+        self, symbol: str, interval: str, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[Ohlc] | None:
+        """The same from memory alone; None where the exchange must be asked."""
+        feed = self.feeds.get(self.catalogue.resolve(symbol).symbol)
+        self.check_interval(interval)
+        return feed.ohlc(interval, limit=limit, start=start, end=end) if feed else None
+
     async def open_interest(self, symbol: str) -> OpenInterest:
-        self.check_capability("open_interest")
-        symbol = self.catalogue.resolve(symbol).symbol
-        feed = self.feeds.get(symbol)
-        if feed and (interest := feed.open_interest()):
+        interest = self.held_open_interest(symbol)
+        if interest is not None:
             return interest
+        symbol = self.catalogue.resolve(symbol).symbol
         return await self._flights.share(("oi", symbol), lambda: self._rest.open_interest(symbol))
+
+    def held_open_interest(self, symbol: str) -> OpenInterest | None:
+        """The same from memory alone; None where the exchange must be asked."""
+        self.check_capability("open_interest")
+        feed = self.feeds.get(self.catalogue.resolve(symbol).symbol)
+        return feed.open_interest() if feed else None
 
     async def open_interest_history(
         self,
@@ -385,12 +397,17 @@ class Connector:
         )
 
     async def funding(self, symbol: str) -> FundingRate:
-        self.check_capability("funding_rate")
-        instrument = self.catalogue.resolve(symbol)
-        feed = self.feeds.get(instrument.symbol)
-        if feed and (funding := feed.funding()):
+        funding = self.held_funding(symbol)
+        if funding is not None:
             return funding
+        instrument = self.catalogue.resolve(symbol)
         return await self._flights.share(("funding", instrument.symbol), lambda: self._rest.funding(instrument))
+
+    def held_funding(self, symbol: str) -> FundingRate | None:
+        """The same from memory alone; None where the exchange must be asked."""
+        self.check_capability("funding_rate")
+        feed = self.feeds.get(self.catalogue.resolve(symbol).symbol)
+        return feed.funding() if feed else None
 
     async def funding_history(
         self, symbol: str, *, limit: int, start: datetime | None, end: datetime | None

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol
 
+from msgspec import Struct
+
 import actors
 from actors.budget import Window
 from actors.events import (
@@ -28,7 +30,7 @@ from actors.rest import Explain, RestClient
 Capability = Literal["partial"] | bool
 
 
-class Update(NamedTuple):
+class Update(Struct, frozen=True, gc=False):
     """One event of a frame and the exchange's time at which it was pushed."""
 
     event: Event

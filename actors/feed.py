@@ -8,7 +8,6 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 import structlog
 import trio
@@ -52,12 +51,8 @@ log = structlog.get_logger()
 AskMissed = Callable[[str, Trade, Trade], Awaitable[list[Trade]]]
 """(symbol, last, first) -> trades between the two that the exchange still has; see Exchange.missed_trades."""
 
-
-class Delivery(NamedTuple):
-    """What the line says, in its order; nothing: here the connection was lost."""
-
-    said: Update | Backlog | None
-    received_at: datetime
+Delivery = tuple[Update | Backlog | None, datetime]
+"""What the line says, in its order, and when it was received; nothing: here the connection was lost."""
 
 
 class Feed:
@@ -98,7 +93,8 @@ class Feed:
         self._history = History(
             exchange, symbol, rest=rest, background=background, publish=self._publish_bar, derived=derived
         )
-        self._liquidated: dict[Liquidation, datetime] = {}  # recent ones, in order, and when they were received
+        # Recent ones, in order, and when the frame was pushed and received that told them.
+        self._liquidated: dict[Liquidation, tuple[datetime, datetime]] = {}
         self._heard_until: datetime | None = None  # the exchange's time of the last update
         self._received_at = clock.now()  # of what is being handled
         self._cut_at: datetime | None = None  # since then nothing came, for want of a connection
@@ -193,7 +189,7 @@ class Feed:
 
     def deliver(self, said: Update | Backlog | None, received_at: datetime) -> None:
         try:
-            self._inbox_in.send_nowait(Delivery(said, received_at))
+            self._inbox_in.send_nowait((said, received_at))
         except trio.WouldBlock:
             self._overflowed = True  # a gap: the run ends and the next one starts from the exchange's own history
 
@@ -296,7 +292,7 @@ class Feed:
         self._received_at = received_at
         match said:
             case Update():
-                self._handle_update(*said)
+                self._handle_update(said.event, said.pushed_at)
                 self.health.heard(received_at)
             case Backlog(trades=trades):
                 self._tell_trades(self.trades.backlog(trades))
@@ -322,7 +318,7 @@ class Feed:
             case FundingRate():
                 self._on_funding(event)
             case Liquidation():
-                self._on_liquidation(event)
+                self._on_liquidation(event, pushed_at)
             case OpenInterest():
                 self._on_open_interest(event)
         if event.kind not in self.exchange.unstamped:
@@ -357,15 +353,16 @@ class Feed:
                 self.large_trades.append(large)
                 self._publish(self.topic("large_trades"), large)
 
-    def _on_liquidation(self, liquidation: Liquidation) -> None:
+    def _on_liquidation(self, liquidation: Liquidation, pushed_at: datetime) -> None:
         """Liquidations have no id. Equal ones of one frame happened; those of a later frame are told again.
 
-        What tells frames apart is the moment of receiving, one object for all updates of a frame.
+        What tells frames apart is when they were pushed and when received: two connections may bring the same one.
         """
-        if self._liquidated.get(liquidation, self._received_at) is not self._received_at:
+        frame = pushed_at, self._received_at
+        if self._liquidated.get(liquidation, frame) != frame:
             self.repeated_liquidations += 1
             return
-        self._liquidated[liquidation] = self._received_at
+        self._liquidated[liquidation] = frame
         if len(self._liquidated) > RECENT:
             del self._liquidated[next(iter(self._liquidated))]
         self.liquidations.append(liquidation)

@@ -5,6 +5,8 @@ rest of its way through this program. The handshake, control frames, fragments a
 library, byte for byte. `Splitter` does no I/O; `InboundStream` is the stream that trio-websocket is given.
 """
 
+from collections.abc import Sequence
+
 import trio
 
 TEXT = 0x81  # a final text frame without reserved bits
@@ -72,12 +74,16 @@ class Splitter:
 
 
 class InboundStream(trio.abc.Stream):
-    """A stream without its text messages, which go to `texts`; `ended` is set when nothing more can come.
+    """A stream without its text messages, which go to `texts`, those of one read together.
+
+    `ended` is set when nothing more can come.
 
     trio-websocket goes on waiting for a handshake that can no longer come: whoever waits with it watches `ended`.
     """
 
-    def __init__(self, stream: trio.abc.Stream, texts: trio.MemorySendChannel[bytes | str], message_max: int) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, texts: trio.MemorySendChannel[Sequence[bytes | str]], message_max: int
+    ) -> None:
         self._stream = stream
         self._texts = texts
         self._splitter = Splitter(message_max)
@@ -94,11 +100,8 @@ class InboundStream(trio.abc.Stream):
                 self.ended.set()
                 return b""
             texts, passed = self._splitter.feed(data)
-            for text in texts:
-                try:
-                    self._texts.send_nowait(text)
-                except trio.WouldBlock:
-                    await self._texts.send(text)
+            if texts:
+                await self._texts.send(texts)
             if passed:
                 return passed
 

@@ -193,41 +193,42 @@ class Line:
 
     async def _receive(self, socket: Socket, session: Session) -> None:
         garbage: deque[float] = deque(maxlen=GARBAGE[0])
-        prompt = self._exchange.prompt
         self._last_heard = trio.current_time()
         while True:
             try:
-                frame, received_at = await socket.get_message()
+                frames, received_at = await socket.get_messages()
             except trio_websocket.ConnectionClosed as error:
                 if error.reason is None or error.reason.code == CUT:
                     self._blame(session.unacknowledged())
                 raise LineLost(f"closed by the exchange, {closing(error)}") from None
-            self.counts["frames"] += 1
-            try:
-                said = session.receive(frame, self._exchange_time(received_at))
-            except UnknownMessage as error:
-                self._complain("unknown", error, frame)
-                continue
-            except BadMessage as error:
-                self._complain("garbage", error, frame)
-                now = trio.current_time()
-                garbage.append(now)
-                if len(garbage) == garbage.maxlen and now - garbage[0] < GARBAGE[1]:
-                    raise LineLost(f"{GARBAGE[0]} undecodable frames in {GARBAGE[1]:g} s") from None
-                continue
-            for item in said:
-                if isinstance(item, Rejected):
-                    self._reject(item)
-                    continue
-                symbol = item.symbol if isinstance(item, Backlog) else item.event.symbol
-                feed = self._feeds.get(symbol)
-                if feed is None:
-                    self.counts["unlisted"] += 1
-                    continue
-                self._last_heard = trio.current_time()
-                if isinstance(item, Update) and (item.event.kind in prompt or self._doubted):
-                    self._prove(item.event, feed)
-                feed.deliver(item, received_at)
+            self.counts["frames"] += len(frames)
+            exchange_time = self._exchange_time(received_at)
+            for frame in frames:
+                try:
+                    said = session.receive(frame, exchange_time)
+                except UnknownMessage as error:
+                    self._complain("unknown", error, frame)
+                except BadMessage as error:
+                    self._complain("garbage", error, frame)
+                    garbage.append(trio.current_time())
+                    if len(garbage) == garbage.maxlen and garbage[-1] - garbage[0] < GARBAGE[1]:
+                        raise LineLost(f"{GARBAGE[0]} undecodable frames in {GARBAGE[1]:g} s") from None
+                else:
+                    for item in said:
+                        self._pass_on(item, received_at)
+
+    def _pass_on(self, item: Update | Backlog | Rejected, received_at: datetime) -> None:
+        if isinstance(item, Rejected):
+            self._reject(item)
+            return
+        feed = self._feeds.get(item.symbol if isinstance(item, Backlog) else item.event.symbol)
+        if feed is None:
+            self.counts["unlisted"] += 1
+            return
+        self._last_heard = trio.current_time()
+        if isinstance(item, Update) and (item.event.kind in self._exchange.prompt or self._doubted):
+            self._prove(item.event, feed)
+        feed.deliver(item, received_at)
 
     def _complain(self, kind: str, error: BadMessage, frame: str | bytes) -> None:
         """Count every bad frame, log each kind of complaint once: a flood of them must not flood the log."""

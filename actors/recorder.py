@@ -203,17 +203,19 @@ class _RecordedSocket:
         self._exchange, self._line = exchange, line
         self._put = recorder.put
 
-    async def get_message(self) -> tuple[bytes | str, datetime]:
+    async def get_messages(self) -> tuple[Sequence[bytes | str], datetime]:
         try:
-            message, taken_at = await self._socket.get_message()
+            messages, taken_at = await self._socket.get_messages()
         except ConnectionClosed as error:
             code, reason = (None, "") if error.reason is None else (error.reason.code, error.reason.reason or "")
             self._put(recording.Closed(_now(), self._exchange, self._line, code, reason))
             raise
-        is_str = isinstance(message, str)
-        data = message.encode() if isinstance(message, str) else message
-        self._put(recording.Frame(clock.to_us(taken_at), self._exchange, self._line, data, is_str))
-        return message, taken_at
+        at = clock.to_us(taken_at)
+        for message in messages:
+            is_str = isinstance(message, str)
+            data = message.encode() if isinstance(message, str) else message
+            self._put(recording.Frame(at, self._exchange, self._line, data, is_str))
+        return messages, taken_at
 
     async def send_message(self, message: str) -> None:
         await self._socket.send_message(message)

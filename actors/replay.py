@@ -52,12 +52,13 @@ class _Connection:
         except trio.WouldBlock:
             self.is_unread = True
 
-    async def get_message(self) -> tuple[bytes | str, datetime]:
+    async def get_messages(self) -> tuple[Sequence[bytes | str], datetime]:
         message = await self._get.receive()
         if isinstance(message, Exception):
             self.is_over = True
             raise message
-        return message
+        data, taken_at = message
+        return [data], taken_at
 
     async def send_message(self, message: str) -> None:
         await trio.lowlevel.checkpoint()

@@ -15,8 +15,8 @@ from actors import dial, rest
 class Socket(Protocol):
     """One WebSocket to an exchange. Every method raises dial.ConnectionClosed once it is closed."""
 
-    async def get_message(self) -> tuple[bytes | str, datetime]:
-        """The next message, and when it was taken."""
+    async def get_messages(self) -> tuple[Sequence[bytes | str], datetime]:
+        """The next messages that came together, at least one, and when they were taken."""
         ...
 
     async def send_message(self, message: str) -> None: ...

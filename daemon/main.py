@@ -25,6 +25,7 @@ from actors.upstream import LIVE, Upstream
 from daemon.config import Config, ConfigError, ExchangeSettings, Server, Supervision
 from daemon.supervisor import RestartPolicy, supervise
 from web.app import create_app
+from web.early import Early
 from web.fanout import Fanouts, Memory
 from web.multiplex import ClientLimits
 from web.server import serve
@@ -73,14 +74,15 @@ async def run(
         for connector in sources.connectors.values():
             nursery.start_soon(connector.run)
         nursery.start_soon(sources.spikes.run)
-        streams = config.streams
+        streams, origins = config.streams, config.server.cors_origins
         memory = Memory(streams.resume_frames, streams.resume_seconds)
         limits = ClientLimits(streams.topics_per_client, streams.commands_per_second)
         fanouts = Fanouts(nursery, supervised, sources, memory)
-        app = create_app(fanouts, cors_origins=config.server.cors_origins, client_limits=limits)
+        app = create_app(fanouts, cors_origins=origins, client_limits=limits)
+        early = Early(app, sources.connectors, cors_origins=origins)
         nursery.start_soon(_stop_streams, stop, fanouts)
         async with trio.open_nursery() as web:
-            await web.start(partial(serve, app, listeners, stop=stop))
+            await web.start(partial(serve, app, listeners, stop=stop, early=early.answer))
             log.info("web.listening", url=url)
             task_status.started(url)
         nursery.cancel_scope.cancel()

@@ -145,7 +145,7 @@ def reading(log: list[Any], at: float = 0.0, line: int = 1, until: float = inf) 
         await socket.ping()
         await socket.send_message("hello")
         while True:
-            message, taken_at = await socket.get_message()
+            (message,), taken_at = await socket.get_messages()
             log.append((message, round(trio.current_time(), 3), taken_at.timestamp()))
 
     return read

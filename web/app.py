@@ -3,28 +3,30 @@
 `create_app` wires; `web.rest` and `web.stream` say what is answered.
 """
 
+from functools import lru_cache
+from inspect import isawaitable
 from typing import Any
 
 import msgspec
 import structlog
-from quart import Response, has_websocket_context, request, websocket
+from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
-from werkzeug.routing.exceptions import WebsocketMismatch
 
 from actors.errors import MarketError
 from web.fanout import Fanouts
+from web.headers import choose_encoding, compress, is_compressible, variant_headers
 from web.multiplex import ClientLimits
 from web.openapi import add_pages
 from web.parameters import NoQuery, parse
 from web.problems import InvalidParameters, NotFound, Problem, problem, problem_of
 from web.rest import Answer, Connectors, Route
 from web.routes import ROUTES
+from web.socket import WebSocket, serving
 from web.sse import respond, topics_of
-from web.stream import catalog, outbox_of_client, serve_stream
+from web.stream import catalog, serve_stream
 
-INTERNAL_ERROR = 1011
 BODY_MAX = 64 << 10  # bytes; no route reads a body
 
 log = structlog.get_logger()
@@ -70,13 +72,17 @@ def create_app(
         response.headers["Upgrade"] = "websocket"
         return response
 
-    @app.websocket("/<path:path>")
-    async def stream(path: str) -> None:
-        await serve_stream("/" + path, fanouts, limits, cors_origins)
+    over_http = app.asgi_app
 
-    @app.websocket("/")
-    async def stream_root() -> None:
-        await serve_stream("/", fanouts, limits, cors_origins)
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "websocket":
+            await over_http(scope, receive, send)
+            return
+        await receive()  # says only that it was connected
+        with serving(WebSocket(scope, receive, send)):
+            await serve_stream(scope["path"], fanouts, limits, cors_origins)
+
+    app.asgi_app = asgi  # type: ignore[method-assign]  # Quart's way of putting something in front
 
     @app.errorhandler(MarketError)
     async def market_error(error: MarketError) -> Response:
@@ -93,31 +99,27 @@ def create_app(
 
     @app.errorhandler(HTTPException)
     async def http_error(error: HTTPException) -> Response:
-        if has_websocket_context():  # only a foreign Origin is refused before the handshake
-            return as_problem(
-                problem("forbidden_origin", "pages of this origin may not connect: see server.cors_origins")
-            )
         return _http_problem(error, exists=_has_route(app, request.path))
 
     @app.errorhandler(Exception)
     async def fault(error: Exception) -> Response:
         """A fault of ours: the client is told so, the log has the rest."""
-        path = websocket.path if has_websocket_context() else request.path
-        log.error("web.fault", path=path, exc_info=error)
-        if has_websocket_context():
-            outbox_of_client().close(INTERNAL_ERROR, "internal error")
+        log.error("web.fault", path=request.path, exc_info=error)
         return as_problem(problem("internal_error", "the daemon failed to answer; its log says why"))
 
     @app.after_request
-    async def allow_origin(response: Response) -> Response:
-        return _with_cors(response, cors_origins)
+    async def vary(response: Response) -> Response:
+        await _vary(response, cors_origins)
+        return response
 
     return app
 
 
 def _view(route: Route, connectors: Connectors) -> Any:
     async def view(**where: str) -> Response:
-        answer = await route.handler(connectors, parse(request.args, route.query), **where)
+        answer = route.handler(connectors, parse(request.args, route.query), **where)
+        if isawaitable(answer):
+            answer = await answer
         if isinstance(answer, Answer):
             return as_json(answer.body, answer.status)
         return as_json(answer)
@@ -137,10 +139,10 @@ def as_problem(told: Problem) -> Response:
 
 
 def _has_route(app: QuartTrio, path: str) -> bool:
-    """Whether HTTP has something at a path; the WebSocket rule matches every one."""
+    """Whether HTTP has something at a path."""
     try:
         app.url_map.bind("").match(path, method="GET", websocket=False)
-    except (WerkzeugNotFound, WebsocketMismatch):
+    except WerkzeugNotFound:
         return False
     except HTTPException:
         return True
@@ -168,15 +170,21 @@ def _http_problem(error: HTTPException, *, exists: bool) -> Response:
     return as_problem(told)
 
 
-def _with_cors(response: Response, origins: list[str] | str) -> Response:
-    origin = request.headers.get("Origin")
-    if origins != "*":
-        response.headers["Vary"] = "Origin"
-    if origin is None or (origins != "*" and origin not in origins):
-        return response
-    response.headers["Access-Control-Allow-Origin"] = "*" if origins == "*" else origin
-    if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+async def _vary(response: Response, origins: list[str] | str) -> None:
+    """Compress the answer for clients that take it so, and let pages of allowed origins read it."""
+    encoding = choose_encoding(request.headers.get("Accept-Encoding", ""))
+    compressible = is_compressible(response.content_type or "", response.content_length or 0)
+    if compressible and encoding is not None:
+        response.set_data(_compressed(await response.get_data(as_text=False), encoding))
+    headers = variant_headers(encoding, request.headers.get("Origin"), origins, compressible=compressible)
+    for name, value in headers.items():
+        response.headers[name] = value
+    is_preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+    if is_preflight and "Access-Control-Allow-Origin" in headers:
         response.headers["Access-Control-Allow-Methods"] = "GET, HEAD, OPTIONS"
         response.headers["Access-Control-Allow-Headers"] = request.headers.get("Access-Control-Request-Headers", "*")
         response.headers["Access-Control-Max-Age"] = "600"
-    return response
+
+
+# The pages' files are the same bytes each time; answers of the market are new each time, and few fit.
+_compressed = lru_cache(maxsize=16)(compress)

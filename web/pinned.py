@@ -69,6 +69,7 @@ _RELIED_ON: tuple[tuple[object, str, str], ...] = (
         "self app config context task_group connection_state ssl client server send",
     ),
     (H11Protocol, "handle", "self event"),
+    (Config, "response_headers", "self protocol"),
     (H11Protocol, "stream_send", "self event"),
     (H11Protocol, "_check_protocol", "self event"),
     (H11Protocol, "_create_stream", "self request"),
@@ -94,7 +95,7 @@ _RELIED_ON: tuple[tuple[object, str, str], ...] = (
     (Logger, "exception", "self message args kwargs"),
 )
 _RELIED_ON_SETTINGS = (
-    "accesslog errorlog h11_max_incomplete_size include_server_header logger_class log "
+    "accesslog errorlog h11_max_incomplete_size include_server_header keep_alive_max_requests logger_class log "
     "websocket_max_message_size websocket_ping_interval"
 )
 

@@ -24,16 +24,19 @@ from web.pinned import (
     ASGISendEvent,
     Closed,
     Config,
+    ConnectionEvent,
     Data,
     Event,
     H11Protocol,
     H11WSConnection,
     Handshake,
     Logger,
+    RawData,
     Request,
     Scope,
     StreamClosed,
     TaskGroup,
+    Updated,
     WebsocketAcceptEvent,
     WorkerContext,
     WSStream,
@@ -41,6 +44,9 @@ from web.pinned import (
 
 OUTBOX = "marketd.outbox"
 """The key of a WebSocket connection's `Outbox` in its scope's `extensions`."""
+
+Early = Callable[[bytes], tuple[bytes, bytes] | None]
+"""What may answer a request without the app: its bytes -> (status line and headers, body), None where it may not."""
 
 POLICY_VIOLATION, MESSAGE_TOO_BIG = 1008, 1009
 _MAX_FRAGMENTS = 1024  # frames of one message; empty ones never reach the limit on bytes
@@ -108,11 +114,39 @@ class GuardedH11(H11Protocol):
         *,
         outbox: Outbox,
         refused: Callable[[int], None],
+        early: Early | None,
     ) -> None:
         state: Any = {}
         super().__init__(app, config, context, tasks, state, tls, client, server, send)
         self._outbox = outbox
         self._refused = refused
+        self._early = early
+
+    async def handle(self, event: ConnectionEvent) -> None:
+        if not (isinstance(event, RawData) and await self._answer_early(event.data)):
+            await super().handle(event)
+
+    async def _answer_early(self, data: bytes) -> bool:
+        """Answer a request that arrived whole and alone, between requests, if that can be done without the app.
+
+        Its bytes are kept from h11, for which nothing has happened then.
+        """
+        if (
+            self._early is None
+            or self.connection.our_state is not h11.IDLE
+            or self.connection.trailing_data[0]
+            or len(data) > self.config.h11_max_incomplete_size
+            or self.context.terminated.is_set()
+        ):
+            return False
+        answer = self._early(data)
+        if answer is None:
+            return False
+        head, body = answer
+        own = b"".join(b"%b: %b\r\n" % header for header in self.config.response_headers("h11"))
+        await self.send(RawData(b"%b%b\r\n%b" % (head, own, body)))
+        await self.send(Updated(idle=True))
+        return True
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Stock switches to HTTP/2 here, on its word; neither h2c nor prior knowledge for us."""

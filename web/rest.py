@@ -88,8 +88,14 @@ class Answer(NamedTuple):
     status: int
 
 
-Handler = Callable[..., Awaitable[Any]]
-"""(connectors, query, **path parameters) -> what is encoded as the answer, or an Answer."""
+Handler = Callable[..., Awaitable[Any] | Any]
+"""(connectors, query, **path parameters) -> what is encoded as the answer, or an Answer.
+
+A plain function where memory has the answer always.
+"""
+
+Held = Callable[..., Any]
+"""The same from memory alone, without waiting: None where only the handler can tell."""
 
 
 class Route(NamedTuple):
@@ -99,13 +105,14 @@ class Route(NamedTuple):
     answer: Any
     tag: str
     summary: str
+    held: Held | None = None  # of a handler that may wait
 
 
-async def root(connectors: Connectors, query: p.NoQuery) -> Root:
+def root(connectors: Connectors, query: p.NoQuery) -> Root:
     return Root("marketd", VERSION, health_state(connectors), "/docs", list(connectors))
 
 
-async def health(connectors: Connectors, query: p.NoQuery) -> Health:
+def health(connectors: Connectors, query: p.NoQuery) -> Health:
     return Health(
         health_state(connectors),
         {name: connector.is_live for name, connector in connectors.items()},
@@ -124,11 +131,11 @@ def health_state(connectors: Connectors) -> HealthState:
     return "healthy"
 
 
-async def health_live(connectors: Connectors, query: p.NoQuery) -> Live:
+def health_live(connectors: Connectors, query: p.NoQuery) -> Live:
     return Live("live")
 
 
-async def health_ready(connectors: Connectors, query: p.NoQuery) -> Answer:
+def health_ready(connectors: Connectors, query: p.NoQuery) -> Answer:
     reasons = {
         name: reason for name, connector in connectors.items() if (reason := connector.not_ready_reason()) is not None
     }
@@ -137,7 +144,7 @@ async def health_ready(connectors: Connectors, query: p.NoQuery) -> Answer:
     return Answer(Ready("ready"), 200)
 
 
-async def exchanges(connectors: Connectors, query: p.NoQuery) -> ExchangesAnswer:
+def exchanges(connectors: Connectors, query: p.NoQuery) -> ExchangesAnswer:
     return ExchangesAnswer(
         [
             ExchangeSummary(
@@ -152,7 +159,7 @@ async def exchanges(connectors: Connectors, query: p.NoQuery) -> ExchangesAnswer
     )
 
 
-async def symbols(connectors: Connectors, query: p.SymbolsQuery) -> list[Instrument]:
+def symbols(connectors: Connectors, query: p.SymbolsQuery) -> list[Instrument]:
     asked = connectors.values() if query.exchange is None else [connector_of(connectors, query.exchange)]
     ready = [connector for connector in asked if connector.catalogue.instruments]
     if not ready:
@@ -214,6 +221,22 @@ async def open_interest(connectors: Connectors, query: p.NoQuery, *, exchange: s
     return await connector_of(connectors, exchange).open_interest(symbol)
 
 
+def held_ohlc(
+    connectors: Connectors, query: p.OhlcQuery, *, exchange: str, symbol: str, interval: str
+) -> list[Ohlc] | None:
+    return connector_of(connectors, exchange).held_ohlc(
+        symbol, interval, limit=query.limit, start=query.start_time, end=query.end_time
+    )
+
+
+def held_open_interest(connectors: Connectors, query: p.NoQuery, *, exchange: str, symbol: str) -> OpenInterest | None:
+    return connector_of(connectors, exchange).held_open_interest(symbol)
+
+
+def held_funding(connectors: Connectors, query: p.NoQuery, *, exchange: str, symbol: str) -> FundingRate | None:
+    return connector_of(connectors, exchange).held_funding(symbol)
+
+
 async def open_interest_history(
     connectors: Connectors, query: p.OpenInterestHistoryQuery, *, exchange: str, symbol: str
 ) -> list[OpenInterest]:
@@ -239,11 +262,11 @@ async def funding_history(
     )
 
 
-async def liquidations(connectors: Connectors, query: p.SeenQuery, *, exchange: str, symbol: str) -> list[Liquidation]:
+def liquidations(connectors: Connectors, query: p.SeenQuery, *, exchange: str, symbol: str) -> list[Liquidation]:
     return select(connector_of(connectors, exchange).liquidations(symbol), query)
 
 
-async def large_trades(connectors: Connectors, query: p.SeenQuery, *, exchange: str, symbol: str) -> list[LargeTrade]:
+def large_trades(connectors: Connectors, query: p.SeenQuery, *, exchange: str, symbol: str) -> list[LargeTrade]:
     return select(connector_of(connectors, exchange).large_trades(symbol), query)
 
 
@@ -278,9 +301,12 @@ ROUTES = [
     Route(
         "/{exchange}/ohlc/{symbol}/{interval}",
         *(ohlc, p.OhlcQuery, list[Ohlc], "market data", "Bars, ascending; the open one last"),
+        held=held_ohlc,
     ),
     Route(
-        "/{exchange}/oi/{symbol}", open_interest, p.NoQuery, OpenInterest, "market data", "Open interest of this moment"
+        "/{exchange}/oi/{symbol}",
+        *(open_interest, p.NoQuery, OpenInterest, "market data", "Open interest of this moment"),
+        held=held_open_interest,
     ),
     Route(
         "/{exchange}/oi-hist/{symbol}",
@@ -290,6 +316,7 @@ ROUTES = [
     Route(
         "/{exchange}/funding/{symbol}",
         *(funding, p.NoQuery, FundingRate, "market data", "Funding rate of the running period"),
+        held=held_funding,
     ),
     Route(
         "/{exchange}/funding-hist/{symbol}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import resource
 import socket
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ from web.pinned import (
     parse_socket_addr,
     wrap_app,
 )
-from web.protocol import OUTBOX, AppTasks, GuardedH11, StructuredLog
+from web.protocol import OUTBOX, AppTasks, Early, GuardedH11, StructuredLog
 
 __all__ = ["OUTBOX", "Limits", "ServerStatistics", "serve"]
 
@@ -81,6 +82,7 @@ async def serve(
     listeners: Sequence[trio.SocketListener | trio.SSLListener[trio.SocketStream]],
     *,
     stop: trio.Event,
+    early: Early | None = None,
     limits: Limits | None = None,
     statistics: ServerStatistics | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -88,6 +90,7 @@ async def serve(
     """Serve until `stop` is set, then end within `Limits.grace` whatever clients do.
 
     At `stop` the listeners are closed, WebSocket clients get 1001, HTTP responses in progress may end.
+    `early` may answer requests in the app's place, with what the app would answer.
     A TLS listener's context is the caller's; it may offer http/1.1 only. No ASGI lifespan is run.
 
     Raises RuntimeError, before anything is accepted, where Hypercorn is not the expected one.
@@ -96,6 +99,7 @@ async def serve(
     limits = limits or Limits()
     server = _Server(
         app=wrap_app(app, 0, "asgi"),
+        early=early,
         config=_config(limits),
         context=WorkerContext(None),
         limits=limits,
@@ -127,6 +131,7 @@ def _config(limits: Limits) -> Config:
     config.accesslog = config.errorlog = None
     config.logger_class = StructuredLog
     config.include_server_header = False
+    config.keep_alive_max_requests = sys.maxsize  # a brake for HTTP/2; here it would only make clients reconnect
     config.h11_max_incomplete_size = limits.header_bytes
     config.websocket_max_message_size = limits.message_bytes
     config.websocket_ping_interval = None  # its pings ignore missing pongs and outlive connections
@@ -153,6 +158,7 @@ class _Server:
     """What the connections share."""
 
     app: AppWrapper
+    early: Early | None
     config: Config
     context: WorkerContext
     limits: Limits
@@ -253,6 +259,7 @@ class _Connection:
             self._protocol_send,
             outbox=self._outbox,
             refused=self._refused,
+            early=self._server.early,
         )
         self._now_idle(True)
         await self._read()

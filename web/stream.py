@@ -8,10 +8,8 @@ from typing import cast
 from urllib.parse import urlsplit
 
 import msgspec
-import quart.wrappers.base
 import trio
 from msgspec import Struct
-from quart import abort, websocket
 
 from actors.errors import MarketError, UnknownExchange
 from actors.everything import KINDS
@@ -20,12 +18,10 @@ from web.multiplex import SOCKET, ClientLimits, Multiplex
 from web.outbox import Outbox, text_frame
 from web.pacing import Batcher
 from web.parameters import SocketQuery, parse
-from web.problems import InvalidParameters, NotFound, problem_of
+from web.problems import InvalidParameters, NotFound, problem, problem_of
 from web.server import OUTBOX
+from web.socket import ClientLeft, websocket
 from web.topics import SPIKES, STREAMS, Sources, Stream, Wanted, find_by_path
-
-# How Quart tells a handler that its client left; before 0.23 it only cancels it, and this is never raised.
-CLIENT_LEFT: type[Exception] = getattr(quart.wrappers.base, "ClientDisconnectedError", trio.EndOfChannel)
 
 POLICY_VIOLATION = 1008
 ALLOWANCE = 40  # messages that a client may send at once
@@ -35,7 +31,10 @@ ALLOWANCE_PER_SECOND = 20.0
 async def serve_stream(path: str, fanouts: Fanouts, limits: ClientLimits, origins: list[str] | str) -> None:
     """One client's life on one stream."""
     if not is_allowed_origin(websocket.headers.get("Origin"), websocket.host, origins):
-        abort(403)
+        detail = "pages of this origin may not connect: see server.cors_origins"
+        told = problem("forbidden_origin", detail)
+        await websocket.refuse(told.status, "application/problem+json", msgspec.json.encode(told))
+        return
     await websocket.accept()
     outbox = outbox_of_client()
     try:
@@ -76,7 +75,7 @@ async def serve_socket(outbox: Outbox, fanouts: Fanouts, limits: ClientLimits, q
         try:
             while multiplex.take(await websocket.receive()):
                 pass
-        except CLIENT_LEFT:
+        except ClientLeft:
             pass
         finally:
             multiplex.close()
@@ -103,12 +102,12 @@ def refuse(outbox: Outbox, error: MarketError | InvalidParameters | NotFound, pa
 
 
 async def drain(outbox: Outbox) -> None:
-    """Read and drop what the client sends until it leaves (which cancels this) or sends too much."""
+    """Read and drop what the client sends until it leaves or sends too much."""
     allowance, checked_at = float(ALLOWANCE), trio.current_time()
     while True:
         try:
             await websocket.receive()
-        except CLIENT_LEFT:
+        except ClientLeft:
             return
         now = trio.current_time()
         allowance = min(ALLOWANCE, allowance + (now - checked_at) * ALLOWANCE_PER_SECOND) - 1

@@ -82,10 +82,10 @@ class BinanceSession:
             return []
         event: Event | None
         match push:
-            case wire.Kline():
-                event = ohlc(push)
             case wire.AggTrade():
                 event = trade(push, push.symbol)
+            case wire.Kline():
+                event = ohlc(push)
             case wire.MarkPrice():
                 event = self._funding(push)
             case wire.ForceOrder():

@@ -20,7 +20,7 @@ from .feeder import age_of, now_us
 DRAIN = 1_000_000  # microseconds after the window for what is still on its way
 _RECEIVE = 1 << 16
 _TEXT, _CLOSE, _PING = 0x81, 0x88, 0x89
-_HANDSHAKE = (
+HANDSHAKE = (
     "GET {} HTTP/1.1\r\nhost: {}\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
     "sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
@@ -82,7 +82,7 @@ class Clients:
         """One more client, its handshake done."""
         address = (self._url.hostname or "", self._url.port or 80)
         connection = socket.create_connection(address, timeout=10)
-        connection.sendall(_HANDSHAKE.format(self._url.path, self._url.netloc).encode())
+        connection.sendall(HANDSHAKE.format(self._url.path, self._url.netloc).encode())
         head = b""
         while b"\r\n\r\n" not in head:
             data = connection.recv(_RECEIVE)

@@ -1,11 +1,14 @@
-"""What one delivered WebSocket message costs: the daemon against the same stream on FastAPI and uvicorn.
+"""What one delivered WebSocket message costs: the daemon, the same stream on FastAPI and uvicorn, and the floor.
 
     python -m pip install -e '.[dev,bench]'
     python -m tests.benchmarks.fanout [--clients 1,100,500] [--rate 50] [--seconds 10] [--repeats 3] [--json FILE]
+    python -m tests.benchmarks.fanout --clients 500 --deaf 1      one of them, and one more that never reads
+    python -m tests.benchmarks.fanout --clients 500 --rate 400    more than some can deliver: see `per second`
 
 Linux only. Each run starts everything anew on loopback: a feeder that speaks Binance's wire (feeder.py), one server,
 the clients in one process (clients.py). The server has one core to itself as far as this program is concerned, the rest
-share the others. Runs of the two servers alternate, so that the machine's moods meet both. Reported per server and
+share the others. Runs of the servers alternate, so that the machine's moods meet all. The floor (floor.py) is a loop of
+plain system calls that sends the same bytes and knows nothing. Reported per server and
 number of clients, as medians over the repeats:
 
     us/msg    CPU time of the server process, user and system, per message that reached a client, everything included
@@ -13,6 +16,7 @@ number of clients, as medians over the repeats:
     spread    the lowest and the highest us/msg of the repeats
     system    the kernel's part of us/msg: what the bare write costs
     p50, p99  from the feeder's send to the client's receive
+    msg/s     that reached a client: well below clients x rate, the server is overloaded
     lost      messages of the window that did not arrive within a second of its end, plus connections lost
     order     trades, from the start on, that did not follow the one before at the same client; ids are contiguous
     KiB/cl    resident memory per client beyond the first
@@ -28,22 +32,21 @@ import argparse
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Literal, NoReturn
+from urllib.parse import urlsplit
 
 import msgspec
 
-from actors.exchange import load_exchanges
-
-from .clients import DRAIN, Joined, Result, Window
-from .feeder import SYMBOL, now_us
+from .clients import DRAIN, HANDSHAKE, Joined, Result, Window
+from .feeder import SYMBOL, daemon_config, now_us
 from .processes import (
     START_WITHIN,
     STOP_WITHIN,
@@ -55,6 +58,7 @@ from .processes import (
     read_cpu,
     read_memory,
     say,
+    sleep_until,
     started,
     wait_for_address,
 )
@@ -63,7 +67,8 @@ PATH = f"/ws/binance/{SYMBOL}/trades"
 MOST_CLIENTS, MOST_SECONDS = 2000, 600
 SETTLE = 3.0  # seconds between the last client's arrival and the window
 
-Server = Literal["marketd", "fastapi"]
+Server = Literal["marketd", "fastapi", "floor"]
+SERVERS: tuple[Server, ...] = ("marketd", "fastapi", "floor")
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -71,6 +76,7 @@ class Options(msgspec.Struct, frozen=True):
     rate: float
     seconds: float
     repeats: int
+    deaf: int
     servers: list[Server]
     profile: Path | None
     limit: int  # seconds after which every helper process ends by itself
@@ -85,6 +91,7 @@ class Run(msgspec.Struct, frozen=True):
     cpu_system: float
     memory_per_client: float | None  # None for one client
     others: float
+    per_second: float
     result: Result
 
 
@@ -100,6 +107,7 @@ class Row(msgspec.Struct, frozen=True):
     cpu_system: float
     p50_ms: float
     p99_ms: float
+    per_second: float
     delivered: int
     lost: int
     out_of_order: int
@@ -108,23 +116,16 @@ class Row(msgspec.Struct, frozen=True):
     client_busy: float
 
 
-def daemon_config(feeder: str) -> str:
-    """One exchange with one symbol; every other exchange is off."""
-    off = "".join(f"[exchanges.{name}]\nenabled = false\n" for name in load_exchanges() if name != "binance")
-    return (
-        f'[server]\nport = 0\n[log]\nformat = "json"\n{off}[exchanges.binance]\nsymbols = ["{SYMBOL}"]\n'
-        f'rest_url = "http://{feeder}"\nws_url = "ws://{feeder}"\n'
-    )
-
-
-def server_command(server: Server, feeder: str, folder: Path, options: Options, profile: Path | None) -> list[str]:
-    python = [sys.executable, *(("-m", "cProfile", "-o", str(profile)) if profile else ())]
+def server_command(server: Server, feeder: str, folder: Path, limit: int, profile: Path | None = None) -> list[str]:
+    python = [sys.executable, *(("-m", "cProfile", "-o", str(profile)) if profile else ()), "-m"]
+    until = ["--limit", str(limit)]
+    if server == "floor":
+        return [*python, f"{__package__}.floor", "--upstream", feeder, *until]
     if server == "fastapi":
-        module = f"{__package__}.fastapi_fanout"
-        return [*python, "-m", module, "--upstream", f"ws://{feeder}/stream", "--limit", str(options.limit)]
+        return [*python, f"{__package__}.fastapi_fanout", "--upstream", f"ws://{feeder}/stream", *until]
     config = folder / "config.toml"
     config.write_text(daemon_config(feeder))
-    return [*python, "-m", "daemon", "--config", str(config)]
+    return [*python, "daemon", "--config", str(config)]
 
 
 def measure(server: Server, clients: int, number: int, options: Options, cores: Cores) -> Run:
@@ -137,7 +138,7 @@ def measure(server: Server, clients: int, number: int, options: Options, cores: 
         feeder_log, server_log, clients_log = (folder / f"{name}.log" for name in ("feeder", server, "clients"))
         command = [*helper, f"{__package__}.feeder", "--rate", str(options.rate), *limit]
         feeder = stack.enter_context(started(command, feeder_log, cores.others))
-        command = server_command(server, wait_for_address(feeder, feeder_log), folder, options, profile)
+        command = server_command(server, wait_for_address(feeder, feeder_log), folder, options.limit, profile)
         served_by = stack.enter_context(
             started(command, server_log, cores.others if cores.server is None else [cores.server])
         )
@@ -149,6 +150,8 @@ def measure(server: Server, clients: int, number: int, options: Options, cores: 
         before = read_memory(served_by.pid)
         say(crowd, Joined(1))
         hear(crowd, clients_log, Joined, START_WITHIN)
+        for _ in range(options.deaf):
+            stack.enter_context(never_reading(url))
         begin = now_us() + round(SETTLE * 1e6)
         window = Window(begin, begin + round(options.seconds * 1e6))
         say(crowd, window)
@@ -167,12 +170,19 @@ def measure(server: Server, clients: int, number: int, options: Options, cores: 
         cpu_system=system * 1e6 / result.delivered,
         memory_per_client=(memory - before) / (clients - 1) if clients > 1 else None,
         others=max(0.0, last.core - first.core - cpu) / options.seconds,
+        per_second=result.delivered / options.seconds,
         result=result,
     )
 
 
-def sleep_until(moment: int) -> None:
-    time.sleep(max(0, moment - now_us()) / 1e6)
+def never_reading(url: str) -> socket.socket:
+    """A client that has little room in its kernel and never reads."""
+    parts = urlsplit(url)
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect((parts.hostname, parts.port))
+    client.sendall(HANDSHAKE.format(parts.path, parts.netloc).encode())
+    return client
 
 
 def summarise(runs: Sequence[Run]) -> list[Row]:
@@ -199,6 +209,7 @@ def _row(group: Sequence[Run], of_one: Sequence[Run] | None) -> Row:
         cpu_system=median(run.cpu_system for run in group),
         p50_ms=median(result.p50 for result in results) / 1000,
         p99_ms=median(result.p99 for result in results) / 1000,
+        per_second=median(run.per_second for run in group),
         delivered=sum(result.delivered for result in results),
         lost=sum(max(0, result.expected - result.delivered) + result.closed for result in results),
         out_of_order=sum(result.out_of_order for result in results),
@@ -210,7 +221,7 @@ def _row(group: Sequence[Run], of_one: Sequence[Run] | None) -> Row:
 
 HEAD = (
     f"{'clients':>7} {'server':<8} {'us/msg':>8} {'marginal':>8} {'spread':>15} {'system':>7}"
-    f" {'p50 ms':>7} {'p99 ms':>7} {'delivered':>10}"
+    f" {'p50 ms':>7} {'p99 ms':>7} {'msg/s':>7} {'delivered':>10}"
     f" {'lost':>5} {'order':>5} {'KiB/cl':>7} {'others':>6} {'client':>6}\n"
 )
 
@@ -221,8 +232,8 @@ def line(row: Row) -> str:
     memory = "-" if row.memory_per_client_kib is None else f"{row.memory_per_client_kib:.0f}"
     return (
         f"{row.clients:>7} {row.server:<8} {row.cpu:>8.1f} {marginal:>8} {spread:>15} {row.cpu_system:>7.1f}"
-        f" {row.p50_ms:>7.2f} {row.p99_ms:>7.2f} {row.delivered:>10} {row.lost:>5} {row.out_of_order:>5} {memory:>7}"
-        f" {row.others:>6.0%} {row.client_busy:>6.0%}\n"
+        f" {row.p50_ms:>7.2f} {row.p99_ms:>7.2f} {row.per_second:>7.0f} {row.delivered:>10}"
+        f" {row.lost:>5} {row.out_of_order:>5} {memory:>7} {row.others:>6.0%} {row.client_busy:>6.0%}\n"
     )
 
 
@@ -273,7 +284,8 @@ def parse(arguments: Sequence[str]) -> tuple[Path | None, Options]:
     parser.add_argument("--rate", type=float, default=50.0, help="trades per second (default 50)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each window (default 10)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each combination (default 3)")
-    parser.add_argument("--server", choices=("marketd", "fastapi"), help="only this one")
+    parser.add_argument("--deaf", type=int, default=0, help="more clients, which never read (default 0)")
+    parser.add_argument("--server", choices=SERVERS, help="only this one")
     parser.add_argument("--profile", type=Path, metavar="DIR", help="run the servers under cProfile")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
     given = parser.parse_args(arguments)
@@ -290,7 +302,8 @@ def parse(arguments: Sequence[str]) -> tuple[Path | None, Options]:
         rate=given.rate,
         seconds=given.seconds,
         repeats=given.repeats,
-        servers=[given.server] if given.server else ["marketd", "fastapi"],
+        deaf=given.deaf,
+        servers=[given.server] if given.server else [*SERVERS],
         profile=given.profile,
         limit=round(given.seconds + 4 * START_WITHIN),
     )

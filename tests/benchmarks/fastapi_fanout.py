@@ -108,15 +108,13 @@ def create_app(upstream: str) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan)
     app.add_api_websocket_route(f"/ws/binance/{SYMBOL}/trades", fanout.serve)
+    app.add_api_websocket_route(f"/ws/binance/{SYMBOL}/liquidations", Fanout(upstream).serve)  # there are none
     return app
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--upstream", required=True, help="ws://host:port/stream of the exchange")
-    parser.add_argument("--limit", type=int, required=True, help="seconds after which the process ends, whatever is on")
-    options = parser.parse_args()
-    signal.alarm(options.limit)
+def serve(app: FastAPI, limit: int) -> None:
+    """Serve on a free port of loopback, and say which, until SIGTERM or for `limit` seconds."""
+    signal.alarm(limit)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it once more when it is done
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -124,7 +122,7 @@ def main() -> None:
     sys.stderr.write(f'{{"event":"web.listening","url":"{url}"}}\n')
     sys.stderr.flush()
     config = uvicorn.Config(
-        create_app(options.upstream),
+        app,
         loop="uvloop",
         http="httptools",
         ws="auto",  # what uvicorn[standard] chooses
@@ -133,6 +131,14 @@ def main() -> None:
         timeout_graceful_shutdown=2,
     )
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--upstream", required=True, help="ws://host:port/stream of the exchange")
+    parser.add_argument("--limit", type=int, required=True, help="seconds after which the process ends, whatever is on")
+    options = parser.parse_args()
+    serve(create_app(options.upstream), options.limit)
 
 
 if __name__ == "__main__":

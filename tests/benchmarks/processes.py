@@ -113,6 +113,11 @@ def say(process: subprocess.Popen[bytes], message: msgspec.Struct) -> None:
     process.stdin.flush()
 
 
+def sleep_until(moment: int) -> None:
+    """Sleep until a moment of the microsecond clock that all processes of one machine share."""
+    time.sleep(max(0, moment - time.monotonic_ns() // 1000) / 1e6)
+
+
 def machine(cores: Cores) -> str:
     """One line: where the numbers are from."""
     info = Path("/proc/cpuinfo").read_text().splitlines()

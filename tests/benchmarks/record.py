@@ -47,8 +47,8 @@ class Frames:
     def open_http(self, *where: Any) -> Any:
         raise NotImplementedError
 
-    async def get_message(self) -> tuple[bytes | str, datetime]:
-        return next(self._frames), clock.now()
+    async def get_messages(self) -> tuple[Sequence[bytes | str], datetime]:
+        return [next(self._frames)], clock.now()
 
     async def send_message(self, message: str) -> None: ...
     async def ping(self) -> None: ...
@@ -84,7 +84,7 @@ def made_up(count: int) -> list[bytes]:
 async def take(upstream: Upstream, count: int) -> None:
     async with upstream.open_socket("binance", 1, [], "", None) as socket:
         for number in range(count):
-            await socket.get_message()
+            await socket.get_messages()
             if number % BURST == 0:
                 await trio.lowlevel.checkpoint()
 
