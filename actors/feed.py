@@ -382,8 +382,8 @@ class Feed:
 
     def _on_open_interest(self, interest: OpenInterest) -> None:
         last = self._open_interest
-        if last is not None and interest.timestamp <= last.timestamp:
-            return  # the exchange repeats itself between its own updates
+        if last is not None and interest.timestamp < last.timestamp:
+            return
         self._open_interest = interest
         if last is None or interest.open_interest != last.open_interest:
             self._publish(self.topic("oi"), interest)
