@@ -14,6 +14,7 @@ from werkzeug.exceptions import NotFound as WerkzeugNotFound
 from werkzeug.routing.exceptions import WebsocketMismatch
 
 from actors.errors import MarketError
+from web.asyncapi import add_asyncapi
 from web.fanout import Fanouts
 from web.multiplex import ClientLimits
 from web.openapi import add_pages
@@ -47,6 +48,7 @@ def create_app(
         rule = route.path.replace("{", "<").replace("}", ">")
         app.add_url_rule(rule, route.path, _view(route, connectors), methods=["GET"])
     add_pages(app, sources)
+    add_asyncapi(app, sources, limits, fanouts.memory)
 
     @app.get("/ws-catalog")
     async def ws_catalog() -> Response:

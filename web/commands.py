@@ -10,7 +10,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from web.fanout import Position
 
 Id = int | Annotated[str, Meta(max_length=64)]
-Name = Annotated[str, Meta(max_length=200)]
+NAME_LENGTH = 200
+Name = Annotated[str, Meta(max_length=NAME_LENGTH)]
 
 
 class Subscribe(Struct, frozen=True, tag_field="op", tag="subscribe", forbid_unknown_fields=True):

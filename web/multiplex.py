@@ -29,6 +29,7 @@ LOOK = 0.05  # seconds between looks for it
 PATIENCE = 4  # times the allowance of commands that may be refused before the client is cut off
 POLICY_VIOLATION = 1008
 
+
 class ClientLimits(NamedTuple):
     """What one `/ws` connection may ask for."""
 
