@@ -95,7 +95,8 @@ def stream_channel(entry: StreamEntry, sources: Sources) -> Json:
         said["name"]: said["schema"] | {"description": said["description"]}
         for said in query_parameters(STREAM_OF[entry.event].query, choices)
     }
-    places = re.findall(r"{(\w+)}", entry.path)
+    samples = samples_of(sources, choices)
+    places = {name: place(name, choices, samples) for name in re.findall(r"{(\w+)}", entry.path)}
     return {
         "address": entry.path,
         "summary": entry.summary,
@@ -106,7 +107,7 @@ def stream_channel(entry: StreamEntry, sources: Sources) -> Json:
             allowance_per_second=ALLOWANCE_PER_SECOND,
         ),
         "messages": references("components/messages", [entry.event, "status", "gap", "error"]),
-        "parameters": {name: place(name, choices, samples_of(sources, choices)) for name in places},
+        **({"parameters": places} if places else {}),
         "bindings": {
             "ws": {"method": "GET", "query": {"type": "object", "properties": query, "additionalProperties": False}}
         },
