@@ -22,12 +22,14 @@ from web.pages import inline, pretty, prose
 from web.problems import STATUS_OF, Problem
 from web.rest import Connectors, Ready, Route
 from web.routes import ROUTES
+from web.sse import RETRY_MS
 from web.stream import StreamCatalog
+from web.stream_words import CLOSES
 from web.topics import STREAMS, Sources
 from web.words import CODES, FIELDS, PARAMETERS
 
 Json = dict[str, Any]
-PAGES = {"/openapi.json", "/docs", "/docs/assets/<path:name>", "/redoc"}
+PAGES = {"/openapi.json", "/asyncapi.json", "/docs", "/docs/assets/<path:name>", "/redoc"}
 OURS = ["docs.css", "docs.js", "reference.css"]
 
 
@@ -124,7 +126,7 @@ async def test_every_get_rule_of_the_app_is_documented(app: QuartTrio, document:
     rules = {rule for rule in rules - PAGES if rule != "/ws" and not rule.startswith("/ws/")}  # WebSocket paths
     documented = {path.replace("{", "<").replace("}", ">") for path in document["paths"]}
     assert rules == documented
-    assert {route.path for route in ROUTES} | {"/ws-catalog"} == set(document["paths"])
+    assert {route.path for route in ROUTES} | {"/ws-catalog", "/sse"} == set(document["paths"])
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
@@ -190,6 +192,23 @@ def test_problem_examples_are_problems_of_their_code(document: Json) -> None:
 def test_catalog_has_an_example(document: Json) -> None:
     media = document["paths"]["/ws-catalog"]["get"]["responses"]["200"]["content"]["application/json"]
     assert msgspec.convert(media["example"], StreamCatalog).streams
+
+
+def test_server_sent_events_are_described(document: Json) -> None:
+    operation = document["paths"]["/sse"]["get"]
+    assert [(said["name"], said["in"], said["required"]) for said in operation["parameters"]] == [
+        ("topics", "query", True),
+        ("Last-Event-ID", "header", False),
+    ]
+    assert operation["parameters"][0]["example"] == "binance:BTCUSDT:ohlc:1m"
+    assert list(operation["responses"]) == ["200", "404", "422", "503"]
+    text = operation["responses"]["200"]["content"]["text/event-stream"]["example"]
+    first, position, event, end = text.split("\n\n")
+    assert first == f"retry: {RETRY_MS}"
+    assert position.startswith("id: ")
+    assert msgspec.json.decode(event.partition("data: ")[2])["topic"] == "binance:BTCUSDT:ohlc:1m"
+    assert end == ""
+    assert "/asyncapi.json" in operation["description"]
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
@@ -270,8 +289,9 @@ async def test_pages_name_no_other_host(app: QuartTrio, path: str) -> None:
     assert addresses
     assert not [address for address in addresses if re.match(r"\s*([a-z]+:|//)", address, re.IGNORECASE)]
     assert not re.search(r"<script>|<style|\son\w+=|\sstyle=", html)  # the policy would stop them
-    for address in {"docs", "redoc", "openapi.json", *addresses}:
-        if re.match("docs|redoc|openapi", address):
+    assert {"openapi.json", "asyncapi.json"} <= set(addresses)
+    for address in {"docs", "redoc", *addresses}:
+        if re.match("docs|redoc|openapi|asyncapi", address):
             assert (await get(app, "/" + address))[0] == 200
 
 
@@ -335,6 +355,8 @@ async def test_reference_has_every_operation_stream_schema_and_code(app: QuartTr
     assert all(f">{code}</code>" in html for code in CODES)
     assert all(stream.summary in html for stream in STREAMS.values())
     assert 'href="binance/ohlc/BTCUSDT/1m"' in html
+    assert 'href="sse?topics=binance:BTCUSDT:ohlc:1m"' in html
+    assert all(f"<dt>{code}</dt>" in html for code in CLOSES)
 
 
 def test_text_is_escaped() -> None:

@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
 from actors.errors import MarketError
+from web.asyncapi import add_asyncapi
 from web.fanout import Fanouts
 from web.headers import choose_encoding, compress, is_compressible, variant_headers
 from web.multiplex import ClientLimits
@@ -49,6 +50,7 @@ def create_app(
         rule = route.path.replace("{", "<").replace("}", ">")
         app.add_url_rule(rule, route.path, _view(route, connectors), methods=["GET"])
     add_pages(app, sources)
+    add_asyncapi(app, sources, limits, fanouts.memory)
 
     @app.get("/ws-catalog")
     async def ws_catalog() -> Response:

@@ -7,15 +7,16 @@ topic's fan-out, behind which nothing is sent before all in front of it.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import trio
-from msgspec import Meta, Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from actors.errors import MarketError, NotReady
 from actors.events import Ohlc
 from actors.feed import Feed
+from web.commands import Ack, Id, Live, Ping, Pong, Subscribe, Unsubscribe
 from web.fanout import Client, Fanout, Fanouts, Forgotten, Opening, Outlet, Position
 from web.outbox import TRY_AGAIN_LATER, text_frame
 from web.problems import BadParameter, InvalidParameters, NotFound, Problem, problem, problem_of
@@ -28,38 +29,12 @@ LOOK = 0.05  # seconds between looks for it
 PATIENCE = 4  # times the allowance of commands that may be refused before the client is cut off
 POLICY_VIOLATION = 1008
 
-Id = int | Annotated[str, Meta(max_length=64)]
-Name = Annotated[str, Meta(max_length=200)]
-
 
 class ClientLimits(NamedTuple):
     """What one `/ws` connection may ask for."""
 
     topics: int = 1000
     commands_per_second: float = 20.0  # and twice as many at once
-
-
-class Subscribe(Struct, frozen=True, tag_field="op", tag="subscribe", forbid_unknown_fields=True):
-    """Follow topics. `since`: by topic, the last event the client had. `backfill`: closed bars to be told before what
-    is live, of those topics that are bars."""
-
-    topics: Annotated[list[Name], Meta(min_length=1, max_length=10_000)]
-    id: Id | None = None
-    since: dict[Name, Position] = {}
-    backfill: Annotated[int, Meta(ge=1, le=1500)] | None = None
-
-
-class Unsubscribe(Struct, frozen=True, tag_field="op", tag="unsubscribe", forbid_unknown_fields=True):
-    """Leave topics."""
-
-    topics: Annotated[list[Name], Meta(min_length=1, max_length=10_000)]
-    id: Id | None = None
-
-
-class Ping(Struct, frozen=True, tag_field="op", tag="ping"):
-    """Answered by `pong`."""
-
-    id: Id | None = None
 
 
 class _AnyCommand(Struct):
@@ -132,7 +107,7 @@ class Multiplex:
             case Unsubscribe():
                 self._unsubscribe(command)
             case Ping():
-                self._say({"type": "pong"} | _id(command.id))
+                self._say(Pong(_given(command.id)))
         return True
 
     def _subscribe(self, command: Subscribe) -> None:
@@ -234,7 +209,7 @@ class Multiplex:
             older = await connector.ohlc(feed.symbol, interval, limit=count - len(bars), start=None, end=end)
             bars = [*(msgspec.structs.replace(bar, is_closed=True) for bar in older), *bars]
         await self._write([_past(fanout.name, bar) for bar in bars])
-        self._say({"type": "live", "topic": fanout.name})
+        self._say(Live(fanout.name))
         if isinstance(opening.current, Ohlc) and not opening.current.is_closed:
             self._tell_present(fanout, opening)
         return opening.cursor
@@ -270,14 +245,14 @@ class Multiplex:
     # --- answers ---
 
     def _acknowledge(self, id: Id | None, names: list[str]) -> None:
-        self._say({"type": "ack"} | _id(id) | {"topics": names})
+        self._say(Ack(id=_given(id), topics=names))
 
-    def _refuse(self, id: object, told: Problem, topic: str | None = None) -> None:
-        where = {} if topic is None else {"topic": topic}
+    def _refuse(self, id: Id | None, told: Problem, topic: str | None = None) -> None:
+        where = {name: value for name, value in (("id", id), ("topic", topic)) if value is not None}
         # A problem's own `type` is a URI; a frame's says what kind of frame it is.
-        self._say(msgspec.to_builtins(told) | {"type": "error"} | _id(id) | where)
+        self._say(msgspec.to_builtins(told) | {"type": "error"} | where)
 
-    def _say(self, frame: dict[str, Any]) -> None:
+    def _say(self, frame: Ack | Pong | Live | dict[str, Any]) -> None:
         self._outbox.send(text_frame(_encode(frame)))
 
 
@@ -289,8 +264,8 @@ def _problem_of(error: MarketError | InvalidParameters | NotFound | _TooMany) ->
     return problem("too_many_topics", str(error)) if isinstance(error, _TooMany) else problem_of(error)
 
 
-def _id(id: object) -> dict[str, object]:
-    return {} if id is None else {"id": id}
+def _given(id: Id | None) -> Id | UnsetType:
+    return UNSET if id is None else id
 
 
 def _id_of(message: str | bytes | None) -> int | str | None:

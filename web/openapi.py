@@ -16,10 +16,12 @@ from quart import Response
 from quart_trio import QuartTrio
 
 from web import parameters as p
+from web import stream_words
 from web.pages import add_docs, add_reference
 from web.problems import RETRY_DEFAULT, STATUS_OF, BadParameter, InvalidParameters, Problem, problem, problem_of
 from web.rest import VERSION, Route
 from web.routes import ROUTES
+from web.sse import CONTENT_TYPE, KEEP_ALIVE, RETRY_MS, TOPICS_MAX
 from web.stream import StreamCatalog, catalog
 from web.topics import Sources
 from web.words import ABOUT, CODES, EXAMPLES, FIELDS, PARAMETERS, TAGS
@@ -28,6 +30,11 @@ Json = dict[str, Any]
 
 OTHER_STATUS = {"/health/ready": (503, "An exchange does not deliver yet; `reasons` says why")}
 """Answers, not problems, that come with another status than 200."""
+SSE = "/sse"
+SSE_CODES = (
+    *("not_found", "unknown_exchange", "unknown_symbol", "unknown_interval", "unsupported"),
+    *("invalid_parameter", "upstream_limited", "not_ready"),
+)
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}}
 
 
@@ -41,23 +48,18 @@ def add_pages(app: QuartTrio, sources: Sources) -> None:
         return Response(body, content_type="application/json", headers={"Cache-Control": "no-cache"})
 
     add_docs(app)
-    add_reference(app, document, catalog(sources).streams, [(code, STATUS_OF[code], CODES[code]) for code in CODES])
+    codes = [(code, STATUS_OF[code], CODES[code]) for code in CODES]
+    add_reference(app, document, catalog(sources).streams, codes, stream_words.CLOSES)
 
 
 def build_document(sources: Sources) -> Json:
     """The document for these connectors: their names and intervals are the values that parameters may have."""
-    connectors = sources.connectors
     answers = [route.answer for route in ROUTES] + [StreamCatalog, Problem]
     schemas, components = msgspec.json.schema_components(answers, ref_template="#/components/schemas/{name}")
     explain_fields(answers, components)
     schema_of: dict[Any, Json] = dict(zip(answers, schemas, strict=True))
-    choices = {
-        "exchange": list(connectors),
-        "interval": _union(connector.exchange.intervals for connector in connectors.values()),
-        "period": _union(connector.exchange.open_interest_periods for connector in connectors.values()),
-    }
-    symbols = [symbol for connector in connectors.values() for symbol in connector.symbols]
-    samples = {name: values[0] for name, values in choices.items() if values} | {"symbol": (symbols or ["BTCUSDT"])[0]}
+    choices = choices_of(sources)
+    samples = samples_of(sources, choices)
     streams = catalog(sources).streams
     paths = {route.path: {"get": operation(route, schema_of[route.answer], choices, samples)} for route in ROUTES}
     paths["/ws-catalog"] = {
@@ -67,6 +69,9 @@ def build_document(sources: Sources) -> Json:
             "summary": "Every WebSocket path and topic",
             "responses": {"200": json_answer("OK", schema_of[StreamCatalog], StreamCatalog(streams[:1]))},
         }
+    }
+    paths[SSE] = {
+        "get": sse_operation(streams[0].topic.format_map({"exchange": "binance", "interval": "1m"} | samples))
     }
     tags = dict.fromkeys(operation["get"]["tags"][0] for operation in paths.values())
     return {
@@ -85,14 +90,26 @@ def build_document(sources: Sources) -> Json:
     }
 
 
+def choices_of(sources: Sources) -> dict[str, list[str]]:
+    """The values that parameters may have, where that depends on the exchanges."""
+    connectors = sources.connectors
+    return {
+        "exchange": list(connectors),
+        "interval": _union(connector.exchange.intervals for connector in connectors.values()),
+        "period": _union(connector.exchange.open_interest_periods for connector in connectors.values()),
+    }
+
+
+def samples_of(sources: Sources, choices: Mapping[str, list[str]]) -> dict[str, str]:
+    """A value of each parameter in a path that works here."""
+    symbols = [symbol for connector in sources.connectors.values() for symbol in connector.symbols]
+    return {name: values[0] for name, values in choices.items() if values} | {"symbol": (symbols or ["BTCUSDT"])[0]}
+
+
 def operation(route: Route, answer: Json, choices: Mapping[str, list[str]], samples: Mapping[str, str]) -> Json:
     """One route as an Operation Object."""
     example = EXAMPLES.get(route.answer)
-    responses = {"200": json_answer("OK", answer, example)}
-    by_status: dict[int, list[str]] = {}
-    for code in codes_of(route):
-        by_status.setdefault(STATUS_OF[code], []).append(code)
-    responses |= {str(status): problem_answer(status, by_status[status]) for status in sorted(by_status)}
+    responses = {"200": json_answer("OK", answer, example)} | problem_answers(codes_of(route))
     if route.path in OTHER_STATUS:
         status, description = OTHER_STATUS[route.path]
         responses[str(status)] = json_answer(description, answer, EXAMPLES.get(route.path))
@@ -103,6 +120,36 @@ def operation(route: Route, answer: Json, choices: Mapping[str, list[str]], samp
         **({"description": told} if (told := inspect.getdoc(route.handler)) else {}),
         "parameters": [*path_parameters(route.path, choices, samples), *query_parameters(route.query, choices)],
         "responses": responses,
+    }
+
+
+def sse_operation(sample: str) -> Json:
+    """Server-Sent Events; what their data holds is the AsyncAPI document's to say."""
+    text: Json = {"type": "string"}
+    places = {"topics": ("query", True, sample), "Last-Event-ID": ("header", False, None)}
+    return {
+        "tags": ["streams"],
+        "operationId": "sse",
+        "summary": "Any topics, as Server-Sent Events",
+        "description": stream_words.SSE.format(retry=RETRY_MS, keep_alive=KEEP_ALIVE, topics=TOPICS_MAX),
+        "parameters": [
+            {
+                "name": name,
+                "in": place,
+                "required": required,
+                "description": stream_words.SSE_PARAMETERS[name],
+                "schema": text,
+                **({"example": example} if example else {}),
+            }
+            for name, (place, required, example) in places.items()
+        ],
+        "responses": {
+            "200": {
+                "description": "Events, without end",
+                "content": {CONTENT_TYPE: {"schema": text, "example": stream_words.SSE_EXAMPLE}},
+            }
+        }
+        | problem_answers(SSE_CODES),
     }
 
 
@@ -161,6 +208,14 @@ def json_answer(description: str, schema: Json, example: object) -> Json:
     return {"description": description, "content": {"application/json": media}}
 
 
+def problem_answers(codes: Iterable[str]) -> Json:
+    """The problems with these codes, by status."""
+    by_status: dict[int, list[str]] = {}
+    for code in codes:
+        by_status.setdefault(STATUS_OF[code], []).append(code)
+    return {str(status): problem_answer(status, by_status[status]) for status in sorted(by_status)}
+
+
 def problem_answer(status: int, codes: list[str]) -> Json:
     return {
         "description": f"{HTTPStatus(status).phrase}: " + ", ".join(f"`{code}`" for code in codes),
@@ -177,8 +232,8 @@ def problem_answer(status: int, codes: list[str]) -> Json:
 def problem_examples(samples: Mapping[str, str]) -> Json:
     """One problem per code that a route may answer, as a client may meet it."""
     found: Json = {}
-    for code in dict.fromkeys(code for route in ROUTES for code in codes_of(route)):
-        where = {} if code in ("invalid_parameter", "unknown_exchange") else samples
+    for code in dict.fromkeys([*(code for route in ROUTES for code in codes_of(route)), *SSE_CODES]):
+        where = {} if code in ("invalid_parameter", "unknown_exchange", "not_found") else samples
         told = problem(
             code,
             CODES[code],
@@ -192,12 +247,12 @@ def problem_examples(samples: Mapping[str, str]) -> Json:
     return found
 
 
-def explain_fields(answers: Iterable[Any], components: Json) -> None:
+def explain_fields(answers: Iterable[Any], components: Json, meanings: Mapping[str, str] = FIELDS) -> None:
     """Give each field its meaning, and each time its format: msgspec only says that it is a string."""
     for name, struct in _structs(types.multi_type_info(list(answers))).items():
         for field in struct.fields:
             schema = components[name]["properties"][field.encode_name]
-            words = FIELDS.get(f"{name}.{field.encode_name}") or FIELDS.get(field.encode_name)
+            words = meanings.get(f"{name}.{field.encode_name}") or meanings.get(field.encode_name)
             if words:
                 schema.setdefault("description", words)
             if isinstance(field.type, types.DateTimeType):

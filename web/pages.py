@@ -91,7 +91,11 @@ def add_docs(app: QuartTrio) -> None:
 
 
 def add_reference(
-    app: QuartTrio, document: Json, streams: Sequence[object], codes: Sequence[tuple[str, int, str]]
+    app: QuartTrio,
+    document: Json,
+    streams: Sequence[object],
+    codes: Sequence[tuple[str, int, str]],
+    closes: Mapping[int, str],
 ) -> None:
     """The OpenAPI document as one page that needs no JavaScript; `codes` are (code, status, meaning)."""
     operations: dict[str, list[Json]] = {tag["name"]: [] for tag in document["tags"]}
@@ -101,7 +105,7 @@ def add_reference(
                 {"path": path, "example_path": _example(path, operation)} | operation
             )
     page = _templates.get_template("reference.html").render(
-        document=document, operations=operations, streams=streams, codes=codes
+        document=document, operations=operations, streams=streams, codes=codes, closes=closes
     )
 
     @app.get("/redoc")
@@ -110,11 +114,13 @@ def add_reference(
 
 
 def _example(path: str, operation: Json) -> str | None:
-    """The path with an example in every place, where there is one for each; it works on this daemon."""
-    places = [place for place in operation.get("parameters", ()) if place["in"] == "path"]
+    """The path with an example in every place that must be filled, where there is one for each; it works here."""
+    places = [place for place in operation.get("parameters", ()) if place.get("required")]
     if not all("example" in place for place in places):
         return None
-    return path.format_map({place["name"]: quote(place["example"]) for place in places})
+    filled = {place["name"]: quote(place["example"], safe=":") for place in places}
+    query = "&".join(f"{place['name']}={filled[place['name']]}" for place in places if place["in"] == "query")
+    return path.format_map(filled) + (f"?{query}" if query else "")
 
 
 def _page(html: str, policy: str) -> Response:

@@ -153,6 +153,8 @@ def catalog(sources: Sources) -> StreamCatalog:
         entries.append(_entry(STREAMS[kind], f"all/{kind}", f"all:{kind}", f"all/{kind}?min_value_usd=50000"))
     example = ",".join(sources.spikes.timeframes[:2])
     entries.append(_entry(SPIKES, SPIKES.name, SPIKES.name, f"{SPIKES.name}?timeframes={example}"))
+    summary = "Any of these topics on one connection, by commands; /sse has them over HTTP"
+    entries.append(StreamEntry(SOCKET, "{topic}", summary, [], "any", SOCKET))
     return StreamCatalog(entries)
 
 

@@ -36,13 +36,14 @@ A field is `null` where the exchange does not say.
 **Errors** are `application/problem+json` (RFC 9457): `detail` is for a person, `code` is for programs. A query \
 parameter that a route does not know is an error, so that a misspelt one is never ignored.
 
-**Streams** are WebSockets; `/ws-catalog` lists them."""
+**Streams** are WebSockets: `/ws-catalog` lists them, `/asyncapi.json` describes every frame. `/sse` carries the same \
+to programs that only have an HTTP client."""
 
 TAGS = {
     "daemon": "The daemon itself: its health, its exchanges, their instruments.",
     "market data": "One exchange's data on one symbol: from memory where it is current, else asked of the exchange.",
     "all exchanges": "One question to every exchange at once. One that fails is explained under `errors`.",
-    "streams": "The WebSocket paths.",
+    "streams": "What happens, as it happens.",
 }
 
 PARAMETERS = {
@@ -182,7 +183,7 @@ FIELDS = {
     "summary": "What it carries",
     "topic": "Name of the stream in subscriptions",
     "parameters": "Query parameters that it takes",
-    "event": "`type` of its frames",
+    "event": "`type` of its frames; `any` where that is up to the topics",
     "example": "A path that works here",
     **{name: f"The answer of {name}" for name in load_exchanges()},
 }
