@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from actors.broadcast import Broadcast, Reader
 from actors.events import Event, OpenInterest, Said, Topic, from_ms
-from web.fanout import Client, Fanout
+from web.fanout import CAPACITY, Client, Fanout
 from web.outbox import Outbox
 
 TOPIC = Topic("binance", "BTCUSDT", "oi")
@@ -123,7 +123,7 @@ async def test_a_fan_out_that_lags_tells_its_clients_to_come_back(nursery: trio.
     fanout = Fanout(source, TOPIC)
     received = Received()
     fanout.join(client(received))
-    for number in range(1, 6_000):  # it never gets to run meanwhile
+    for number in range(1, CAPACITY + 2):  # it never gets to run meanwhile
         source.publish(number)
     await fanout.run()
     assert received.closed_with == 1013

@@ -1,4 +1,4 @@
-"""Trades: each told once and in order, a loss repaired or announced, nothing held for longer than the exchange is asked.
+"""Trades: each told once and in order, a loss repaired or announced, nothing held for longer than it is asked for.
 
 The examples show one case each. The properties at the end run generated histories of three kinds of exchange: ids that
 count up, ids that say nothing beside a window of recent trades, and a backlog at the start of every connection.

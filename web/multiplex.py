@@ -147,7 +147,7 @@ class Multiplex:
                 self._refuse(command.id, _problem_of(error), topic=text)
                 continue
             acknowledged[name] = None
-            if text != name:
+            if text != name and len(self._spelled) < 2 * self._limits.topics:  # a topic has any number of spellings
                 self._spelled[text] = name
             position = since.pop(text, None) or since.pop(name, None)
             if subscription is not None:
@@ -192,8 +192,8 @@ class Multiplex:
             else:
                 subscription.close()
                 left.append(name)
-                self._spelled = {text: other for text, other in self._spelled.items() if other != name}
         if left:
+            self._spelled = {text: name for text, name in self._spelled.items() if name in self._subscriptions}
             self._acknowledge(command.id, left)
 
     # --- bringing a client up to the present ---
@@ -202,6 +202,7 @@ class Multiplex:
         fanout = subscription.fanout
         with subscription.scope:
             try:
+                await trio.lowlevel.checkpoint_if_cancelled()  # it may have been left before this task began
                 cursor = None if since is None else fanout.resume(since)
                 if cursor is None:
                     if since is not None:
