@@ -533,22 +533,22 @@ def _silent(monkeypatch: pytest.MonkeyPatch) -> None:
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 
-TAPE = st.binary(min_size=30, max_size=150)
+TAPE = st.binary(min_size=30, max_size=120)
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True)
+@settings(max_examples=500, deadline=None, derandomize=True)
 @given(TAPE)
 def test_any_history_of_an_exchange_like_binance(decisions: bytes) -> None:
     run_story(decisions, quiet(binance.EXCHANGE))
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True)
+@settings(max_examples=500, deadline=None, derandomize=True)
 @given(TAPE)
 def test_any_history_of_an_exchange_like_bybit(decisions: bytes) -> None:
     run_story(decisions, quiet(bybit.EXCHANGE))
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True)
+@settings(max_examples=1400, deadline=None, derandomize=True)
 @given(TAPE)
 def test_any_history_of_an_exchange_like_hyperliquid(decisions: bytes) -> None:
     run_story(decisions, quiet(hyperliquid.EXCHANGE))
