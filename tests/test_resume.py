@@ -67,6 +67,18 @@ class Follower:
                 self.hear(msgspec.json.decode(value))
 
 
+async def at_the_present(w: World, stays: Follower, leaves: Follower) -> None:
+    """Both have heard the last trade that the exchange sent, and whatever came with it."""
+    await w.settled()
+    newest = w.frames("btcusdt@aggTrade")[-1]["a"]
+
+    def heard(follower: Follower) -> bool:
+        trades = follower.events[TOPICS[1]]
+        return bool(trades) and trades[max(trades)]["trade_id"] == newest
+
+    await eventually(lambda: heard(stays) and heard(leaves) and leaves.positions == stays.positions)
+
+
 async def follow(w: World, kind: str) -> None:
     stays, leaves = Follower(), Follower()
     visit = {"ws": leaves.on_socket, "sse": leaves.on_events}[kind]
@@ -80,11 +92,15 @@ async def follow(w: World, kind: str) -> None:
                     await eventually(lambda: w.sim.connections_total == 2)
                     await w.subscribed("btcusdt@aggTrade")
                     await w.pass_time(3000, step=500)
-                await eventually(lambda: leaves.positions == stays.positions and len(leaves.positions) == 2)
+                await at_the_present(w, stays, leaves)
             await w.pass_time(65_000, step=1000)
         async with visit(w):
-            await eventually(lambda: leaves.positions == stays.positions)
-        assert leaves.events == stays.events
+            await at_the_present(w, stays, leaves)
+        for topic in TOPICS:
+            last = max(leaves.events[topic])
+            assert sorted(leaves.events[topic]) == sorted(seq for seq in stays.events[topic] if seq <= last)
+            for seq, event in leaves.events[topic].items():
+                assert event == stays.events[topic][seq]
         assert not [frame for frame in leaves.others if frame.get("reason") == "resume_too_old"]
         closed = [bar for bar in leaves.events[TOPICS[0]].values() if bar["is_closed"]]
         times = [bar["timestamp"] for bar in closed]
