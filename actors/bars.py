@@ -316,6 +316,11 @@ class Bars:
         runs = self._runs(rows)
         return runs[-1] if runs else []
 
+    @property
+    def current(self) -> Ohlc | None:
+        """The newest bar that readers were told of: what REST has beyond it is yet to be told, in its order."""
+        return self._last
+
     # --- answers from memory; None means: ask the exchange ---
 
     def _is_ready(self) -> bool:
@@ -343,8 +348,19 @@ class Bars:
         if self._expected is None:
             return None
         self._is_provisional = False  # from REST or not: what is history now may not be told again by the stream
-        closed = [row for row in self.rows if row.is_closed and row.timestamp < self._expected]
-        return self._expected, closed[-count:], self.is_whole and not self.needs_load
+        before = [row for row in self.rows if row.timestamp < self._expected]
+        if not self._reach_up_to(self._expected, before):
+            return self._expected, [], False
+        return self._expected, before[-count:], self.is_whole and not self.needs_load
+
+    def _reach_up_to(self, expected: datetime, rows: list[Ohlc]) -> bool:
+        """The rows are all closed and no bar is missing behind them: those of REST may lag behind what was told."""
+        if not rows or not rows[-1].is_closed:
+            return False
+        last = self._last.timestamp if self._last is not None and self._last.is_closed else None
+        return self._after(rows[-1]) == expected or (
+            not self._exchange.has_empty_bars and (last is None or rows[-1].timestamp == last)
+        )
 
 
 def _closed(bar: Ohlc) -> Ohlc:

@@ -44,6 +44,7 @@ BURST = 256  # updates handled before other tasks get their turn
 ASKED = 3  # answers that hardly help, until missed trades are given up: REST may lag a little behind the stream
 ASK_AGAIN = 0.5  # seconds in between
 HELPFUL = 100  # trades
+PUSHED_WITHIN = timedelta(seconds=1)  # of a liquidation's time: Binance tells the largest of every second at its end
 
 log = structlog.get_logger()
 
@@ -51,8 +52,9 @@ log = structlog.get_logger()
 AskMissed = Callable[[str, Trade, Trade], Awaitable[list[Trade]]]
 """(symbol, last, first) -> trades between the two that the exchange still has; see Exchange.missed_trades."""
 
-Delivery = tuple[Update | Backlog | None, datetime]
-"""What the line says, in its order, and when it was received; nothing: here the connection was lost."""
+Delivery = tuple[Update | Backlog | Topic | None, datetime]
+"""What the line says, in its order, and when it was received; a topic: here it was silent; nothing: here the connection
+was lost."""
 
 
 class Feed:
@@ -123,8 +125,11 @@ class Feed:
     def upstream_topics(self) -> list[Topic]:
         """What the line must carry for this feed. Large trades are picked from the trades."""
         pushed = self.exchange.pushed
-        topics = [self.topic("ohlc", interval) for interval in self._history.subscribed if "ohlc" in pushed]
-        return [*topics, *(self.topic(kind) for kind in sorted(pushed - {"ohlc"}))]
+        # Liquidations first: their loss ends when they are subscribed to, and is said when anything else is heard.
+        others = sorted(pushed - {"ohlc"}, key=lambda kind: (kind != "liquidations", kind))
+        bars = [self.topic("ohlc", interval) for interval in self._history.subscribed if "ohlc" in pushed]
+        kinds = [self.topic(kind) for kind in others]
+        return [*kinds[:1], *bars, *kinds[1:]] if "liquidations" in pushed else [*bars, *kinds]
 
     @property
     def intervals(self) -> tuple[str, ...]:
@@ -187,7 +192,7 @@ class Feed:
 
     # --- what the line says (see line.Sink) ---
 
-    def deliver(self, said: Update | Backlog | None, received_at: datetime) -> None:
+    def deliver(self, said: Update | Backlog | Topic | None, received_at: datetime) -> None:
         try:
             self._inbox_in.send_nowait((said, received_at))
         except trio.WouldBlock:
@@ -206,9 +211,11 @@ class Feed:
             self.health.trouble(kind, None)  # the connection's trouble is now the whole reason
 
     def topic_silent(self, topic: Topic, reason: str) -> None:
+        self.deliver(topic, clock.now())
         self.health.trouble(topic.kind, reason)
 
     def topic_heard(self, topic: Topic) -> None:
+        self.deliver(topic, clock.now())  # before what was heard; it was asked for anew since it fell silent
         self.health.trouble(topic.kind, None)
 
     def topic_rejected(self, topic: Topic, reason: str) -> None:
@@ -288,7 +295,7 @@ class Feed:
         else:
             self.health.trouble("feed", change.reason)
 
-    def _handle(self, said: Update | Backlog | None, received_at: datetime) -> None:
+    def _handle(self, said: Update | Backlog | Topic | None, received_at: datetime) -> None:
         self._received_at = received_at
         match said:
             case Update():
@@ -296,6 +303,12 @@ class Feed:
                 self.health.heard(received_at)
             case Backlog(trades=trades):
                 self._tell_trades(self.trades.backlog(trades))
+            case Topic(kind="ohlc", interval=str() as interval):
+                self._history.interrupt(interval)
+            case Topic(kind="trades"):
+                self.trades.interrupt()
+            case Topic():
+                pass  # the present is all that matters of the other kinds that are watched
             case None:
                 self._history.interrupt()
                 self.trades.interrupt()
@@ -336,7 +349,7 @@ class Feed:
                 exchange=self.exchange.name,
                 symbol=self.symbol,
                 timestamp=end,
-                start=start,
+                start=start - PUSHED_WITHIN,
                 end=max(start, end),
                 reason="the connection was lost: liquidations may be missing",
                 repaired=False,

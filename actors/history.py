@@ -73,10 +73,11 @@ class History:
         self._bars = {interval: bars.successor() for interval, bars in self._bars.items()}
         self._exchange_time = None
 
-    def interrupt(self) -> None:
-        """The connection was lost."""
-        for bars in self._bars.values():
-            bars.interrupt()
+    def interrupt(self, interval: str | None = None) -> None:
+        """The connection was lost, or one interval's topic was."""
+        for name, bars in self._bars.items():
+            if interval is None or name == interval:
+                bars.interrupt()
 
     # --- what the stream says ---
 
@@ -132,7 +133,7 @@ class History:
 
     def current(self, interval: str) -> Ohlc | None:
         bars = self._bars.get(interval)
-        return bars.rows[-1] if bars and bars.rows else None
+        return bars.current if bars else None
 
     def ohlc(self, interval: str, *, limit: int, start: datetime | None, end: datetime | None) -> list[Ohlc] | None:
         """Up to `limit` bars as the public contract orders them: the first after `start`, else the newest."""

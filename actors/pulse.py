@@ -32,6 +32,7 @@ class Pulse:
     def heard(self, now: float) -> None:
         if self.last is not None:
             self._count += 1
+            self._forget(now)
             if now - self.last > self._longest:
                 self._longest = now - self.last
         self.last = now
@@ -39,12 +40,16 @@ class Pulse:
     def excuse(self, now: float) -> None:
         """The exchange itself had nothing to say."""
         if self.last is not None:
+            self._forget(now)
             self._longest = max(self._longest, now - self.last)
+
+    def _forget(self, now: float) -> None:
+        self._longest *= 0.5 ** ((now - self._measured_at) / HALF_LIFE)
+        self._measured_at = now
 
     def limit(self, now: float) -> float:
         """Seconds of silence from which on something may be wrong."""
-        self._longest *= 0.5 ** ((now - self._measured_at) / HALF_LIFE)
-        self._measured_at = now
+        self._forget(now)
         usual = PATIENCE * self._longest
         return max(SOONEST, usual) if self._count >= LEARNED else max(UNKNOWN, usual)
 

@@ -60,6 +60,7 @@ class Trades:
             return self._hold(trade)
         last = self._last
         if last is None:
+            self._was_cut_off = False
             return [self._tell(trade)]
         if self._counts_up:
             steps = int(trade.trade_id) - int(last.trade_id)
@@ -142,34 +143,43 @@ class Trades:
         """No more is to be learned (`problem`: why not all): what was missed and what waited for it, in order."""
         if self.missing is None or self._last is None:
             return []
-        last, first = self._last, self.missing.first
+        known, first = self._last, self.missing.first
+        runs, joins_known, joins_first = (
+            self._runs_by_id(known, first) if self._counts_up else self._run_by_time(problem)
+        )
         why = "trades were not received" + (f": {problem}" if problem else "")
-        if self._counts_up:
-            joins_last, joins_first = True, self._learn_by_id(self.missing, self._take_late(first))
-        found, self._found = self._found, []
-        if not self._counts_up:
-            joins_last = any(row.trade_id in self._seen for row in found)
-            joins_first = problem is None
-            found = [row for row in found if row.trade_id not in self._seen and row.timestamp >= last.timestamp]
         told: Told = []
-        if not found and not (joins_last and joins_first):
-            told = [self._lost(last, first, why)]
-        elif found:
-            if not joins_last:
-                told.append(self._lost(last, found[0], f"{why}, and the exchange shows only newer ones"))
-            start = last.timestamp if joins_last else found[0].timestamp
-            until = first.timestamp if joins_first else found[-1].timestamp
-            told.append(self._gap(start, until, "trades were not received", True))
-            told += map(self._tell, found)
-            if not joins_first:
-                told.append(self._lost(found[-1], first, why))
+        for run in runs:
+            if not joins_known:
+                told.append(self._lost(known, run[0], why))
+            start = known if joins_known else run[0]
+            until = first if joins_first and run is runs[-1] else run[-1]
+            told.append(self._gap(start.timestamp, until.timestamp, "trades were not received", True))
+            told += map(self._tell, run)
+            known, joins_known = run[-1], run is runs[-1] and joins_first
+        if not (joins_known and joins_first):
+            told.append(self._lost(known, first, why))
         return [*told, *self._release(accept=first)]
 
-    def _take_late(self, first: Trade) -> list[Trade]:
-        """Of what waits, the trades of the missing range itself."""
+    def _runs_by_id(self, last: Trade, first: Trade) -> tuple[list[list[Trade]], bool, bool]:
+        """What is known of the trades between two, cut at every jump; whether it joins the one, and the other."""
         late = [held.trade for held in self._held if int(held.trade.trade_id) < int(first.trade_id)]
         self._held = [held for held in self._held if int(held.trade.trade_id) >= int(first.trade_id)]
-        return sorted(late, key=lambda trade: int(trade.trade_id))
+        known = {int(trade.trade_id): trade for trade in (*late, *self._found)}
+        runs: list[list[Trade]] = []
+        for number in sorted(number for number in known if number > int(last.trade_id)):
+            if number - 1 in known and runs:
+                runs[-1].append(known[number])
+            else:
+                runs.append([known[number]])
+        return runs, int(last.trade_id) + 1 in known, int(first.trade_id) - 1 in known
+
+    def _run_by_time(self, problem: str | None) -> tuple[list[list[Trade]], bool, bool]:
+        """The same of what the exchange showed: trades of one moment may be in any order there."""
+        known = {held.trade.trade_id for held in self._held} | self._seen.keys()
+        last = self._last
+        run = [row for row in self._found if row.trade_id not in known and last and row.timestamp >= last.timestamp]
+        return [run] if run else [], any(row.trade_id in self._seen for row in self._found), problem is None
 
     def _release(self, accept: Trade | None = None) -> Told:
         """Apply what waited, and `accept` whatever is missing before it."""
@@ -179,19 +189,19 @@ class Trades:
         if self._counts_up:
             held.sort(key=lambda item: int(item.trade.trade_id))
         told: Told = []
-        was_cut_off = self._was_cut_off
-        for trade, was_cut in held:
+        is_cut_off, self._was_cut_off = self._was_cut_off, False
+        for trade, was_cut_off in held:
+            self._was_cut_off |= was_cut_off  # until a trade is told: one that is only repeated ends nothing
             if trade is accept:
+                accept, self._was_cut_off = None, False
                 told.append(self._tell(trade))
-                continue
-            self._was_cut_off = was_cut
-            told += self.apply(trade)
-        self._was_cut_off = was_cut_off
+            else:
+                told += self.apply(trade)
+        self._was_cut_off |= is_cut_off
         return told
 
     def _tell(self, trade: Trade) -> Trade:
         self._last = trade
-        self._was_cut_off = False
         if not self._counts_up:
             self._seen[trade.trade_id] = None
             if len(self._seen) > RECENT:

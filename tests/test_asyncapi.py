@@ -201,7 +201,7 @@ def test_there_is_a_channel_for_every_path_of_the_catalog(document: Json) -> Non
         entry = entries[path]
         assert list(channel.get("parameters", {})) == re.findall(r"{(\w+)}", path)
         if path == "/ws":
-            assert "query" not in channel["bindings"]["ws"]
+            assert list(channel["bindings"]["ws"]["query"]["properties"]) == ["batch_ms"]
             continue
         query = channel["bindings"]["ws"]["query"]
         assert (query["type"], query["additionalProperties"]) == ("object", False)

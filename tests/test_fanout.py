@@ -2,14 +2,16 @@
 
 from typing import Any, cast
 
+import msgspec
+import pytest
 import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.broadcast import Broadcast, Reader
-from actors.events import Event, OpenInterest, Said, Topic, from_ms
-from web.fanout import Client, Fanout
+from actors.events import Event, Gap, OpenInterest, Said, Topic, from_ms
+from web.fanout import CAPACITY, Client, Fanout, Forgotten, Memory, Position
 from web.outbox import Outbox
 
 TOPIC = Topic("binance", "BTCUSDT", "oi")
@@ -123,7 +125,7 @@ async def test_a_fan_out_that_lags_tells_its_clients_to_come_back(nursery: trio.
     fanout = Fanout(source, TOPIC)
     received = Received()
     fanout.join(client(received))
-    for number in range(1, 6_000):  # it never gets to run meanwhile
+    for number in range(1, CAPACITY + 2):  # it never gets to run meanwhile
         source.publish(number)
     await fanout.run()
     assert received.closed_with == 1013
@@ -142,4 +144,119 @@ async def test_only_what_a_filter_accepts_is_sent(nursery: trio.Nursery) -> None
     await trio.testing.wait_all_tasks_blocked()
     assert some.numbers == [3, 4]
     assert all_of_it.numbers == [1, 2, 3, 4]
+    nursery.cancel_scope.cancel()
+
+
+# --- what is remembered
+
+
+class Told:
+    """A fan-out that remembers, and the numbers of what it replays."""
+
+    def __init__(self, nursery: trio.Nursery, **memory: Any) -> None:
+        self.source = Source()
+        self.fanout = Fanout(self.source, TOPIC, memory=Memory(**memory), epoch="e")
+        self.fanout.remember()
+        nursery.start_soon(self.fanout.run)
+        self.count = 0
+
+    async def event(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.count += 1
+            self.source.publish(self.count)
+        await trio.testing.wait_all_tasks_blocked()
+
+    async def gap(self) -> None:
+        now = from_ms(1)
+        gap = Gap(
+            exchange="binance", symbol="BTCUSDT", timestamp=now, start=now, end=now, reason="lost", repaired=False
+        )
+        self.source.broadcast.publish(gap)
+        await trio.testing.wait_all_tasks_blocked()
+
+    def since(self, seq: int, epoch: str = "e") -> list[int | str] | None:
+        """What a client that had `seq` is told; None: it is too late."""
+        cursor = self.fanout.resume(Position(epoch, seq))
+        if cursor is None:
+            return None
+        frames = [msgspec.json.decode(said.text) for said in self.fanout.read(cursor, 10_000)]
+        return [frame["seq"] if "seq" in frame else frame["type"] for frame in frames]
+
+
+async def test_a_client_is_told_what_came_after_its_last_event(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    said = Told(nursery)
+    await said.event(3)
+    await said.gap()
+    await said.event()
+    assert said.since(0) == [1, 2, 3, "gap", 4]
+    assert said.since(3) == ["gap", 4]
+    assert said.since(4) == []
+    for seq, epoch in ((5, "e"), (-1, "e"), (3, "another"), (10**30, "e")):
+        assert said.since(seq, epoch) is None
+    nursery.cancel_scope.cancel()
+
+
+async def test_only_so_many_frames_are_remembered(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    said = Told(nursery, frames=3)
+    await said.event(5)
+    assert said.since(1) is None
+    assert said.since(2) == [3, 4, 5]
+    with pytest.raises(Forgotten):
+        said.fanout.read(1, 10)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_gap_that_fell_out_of_memory_is_not_passed_over(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    said = Told(nursery, frames=3)
+    await said.event()
+    await said.gap()
+    await said.event(3)
+    assert said.since(1) is None  # it would not be told of the gap
+    assert said.since(2) == [3, 4]
+    nursery.cancel_scope.cancel()
+
+
+async def test_only_so_many_seconds_are_remembered(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    said = Told(nursery, seconds=100.0)
+    await said.event()
+    await trio.sleep(60)
+    await said.event()
+    await trio.sleep(60)
+    assert said.since(0) is None
+    assert said.since(1) == [2]
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_no_event_followed_is_remembered_however_old_it_is(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A quiet topic: its last client was there all the time, leaves for a moment, and has lost nothing."""
+    said = Told(nursery, seconds=100.0)
+    await said.event()
+    await said.gap()
+    await trio.sleep(1000)
+    assert said.since(1) == ["gap"]
+    await said.event()
+    assert said.since(1) == ["gap", 2]
+    await trio.sleep(101)
+    assert said.since(1) is None
+    assert said.since(2) == []
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_repair_of_thousands_of_trades_ends_no_reader(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    said = Told(nursery)
+    await said.event(30_000)
+    assert not said.fanout.is_over
+    assert said.since(30_000 - 5_000) == list(range(25_001, 30_001))
     nursery.cancel_scope.cancel()

@@ -1,7 +1,7 @@
 """The splitter: texts taken whole, all else passed on byte for byte, however the bytes arrive."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.inbound import HEAD_MAX, Splitter
@@ -51,6 +51,7 @@ def test_what_is_no_plain_text_is_passed_on(other: bytes) -> None:
     assert passed == HEAD + other
 
 
+@settings(deadline=None)  # half a megabyte may come byte by byte
 @given(
     st.lists(
         st.one_of(

@@ -26,7 +26,9 @@ from web.pacing import Conflater
 from web.parameters import OhlcStreamQuery, StreamQuery
 from web.topics import Source, Sources, Wanted, acceptance, name_of, source_of
 
-CAPACITY = 4096  # events that may wait for the fan-out; it never waits, so more means the program is overloaded
+# Events that may wait for the fan-out; it never waits, so more means the program is overloaded. Trades of a repair and
+# what waited for them are published at one moment: tens of thousands.
+CAPACITY = 100_000
 BURST = 256  # events sent before other tasks get their turn
 LOOK_EVERY = 1.0  # seconds between looks for fan-outs that nobody came back to
 IDLE_MAX = 2_000  # fan-outs kept for clients that may come back; the longest left go first
@@ -236,10 +238,15 @@ class Fanout:
 
     def _forget(self) -> None:
         oldest = trio.current_time() - self._memory.seconds
-        while self._ring and (len(self._ring) > self._memory.frames or self._ring[0].at < oldest):
+        while self._ring and (len(self._ring) > self._memory.frames or self._has_aged(oldest)):
             place = self._ring.popleft().place
             self._first += 1
             self._forgot = (place[0] + place[1], 0)  # behind what has no number, only its successor can be resumed from
+
+    def _has_aged(self, oldest: float) -> bool:
+        """What has no number grows old with the event behind it: a client may have had the one before it until then."""
+        event = next((said for said in self._ring if said.place[1] == 0), None)
+        return event is not None and event.at < oldest
 
     # --- what the source says ---
 

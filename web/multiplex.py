@@ -7,6 +7,7 @@ topic's fan-out, behind which nothing is sent before all in front of it.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,7 +15,7 @@ import trio
 from msgspec import UNSET, Struct, UnsetType
 
 from actors.errors import MarketError, NotReady
-from actors.events import Ohlc
+from actors.events import Ohlc, bar_end
 from actors.feed import Feed
 from web.commands import Ack, Id, Live, Ping, Pong, Subscribe, Unsubscribe
 from web.fanout import Client, Fanout, Fanouts, Forgotten, Opening, Outlet, Position
@@ -26,6 +27,8 @@ SOCKET = "/ws"
 CHUNK = 256  # remembered frames written at once
 BEGUN_WITHIN = 10.0  # seconds that a backfill waits for the first bar of a topic that has only begun
 LOOK = 0.05  # seconds between looks for it
+ASKED = 4  # times for bars right before the present
+ASK_AGAIN = 1.5  # seconds; an answer is shared for one
 PATIENCE = 4  # times the allowance of commands that may be refused before the client is cut off
 POLICY_VIOLATION = 1008
 
@@ -123,7 +126,7 @@ class Multiplex:
                 self._refuse(command.id, _problem_of(error), topic=text)
                 continue
             acknowledged[name] = None
-            if text != name:
+            if text != name and len(self._spelled) < 2 * self._limits.topics:  # a topic has any number of spellings
                 self._spelled[text] = name
             position = since.pop(text, None) or since.pop(name, None)
             if subscription is not None:
@@ -164,8 +167,8 @@ class Multiplex:
             else:
                 subscription.close()
                 left.append(name)
-                self._spelled = {text: other for text, other in self._spelled.items() if other != name}
         if left:
+            self._spelled = {text: name for text, name in self._spelled.items() if name in self._subscriptions}
             self._acknowledge(command.id, left)
 
     # --- bringing a client up to the present ---
@@ -174,6 +177,7 @@ class Multiplex:
         fanout = subscription.fanout
         with subscription.scope:
             try:
+                await trio.lowlevel.checkpoint_if_cancelled()  # it may have been left before this task began
                 cursor = None if since is None else fanout.resume(since)
                 if cursor is None:
                     if since is not None:
@@ -205,14 +209,23 @@ class Multiplex:
         opening = await fanout.open(subscription)  # of the very moment of `known`: nothing was awaited in between
         if len(bars) < count and not is_whole:
             end = bars[0].timestamp if bars else begins
-            connector = self._fanouts.sources.connectors[feed.exchange.name]
-            older = await connector.ohlc(feed.symbol, interval, limit=count - len(bars), start=None, end=end)
-            bars = [*(msgspec.structs.replace(bar, is_closed=True) for bar in older), *bars]
+            bars = [*await self._older(feed, interval, count - len(bars), end), *bars]
         await self._write([_past(fanout.name, bar) for bar in bars])
         self._say(Live(fanout.name))
         if isinstance(opening.current, Ohlc) and not opening.current.is_closed:
             self._tell_present(fanout, opening)
         return opening.cursor
+
+    async def _older(self, feed: Feed, interval: str, count: int, end: datetime) -> list[Ohlc]:
+        """Up to `count` closed bars right before `end`. Raises NotReady where the exchange does not have the last."""
+        connector = self._fanouts.sources.connectors[feed.exchange.name]
+        for _ in range(ASKED):
+            rows = await connector.ohlc(feed.symbol, interval, limit=count, start=None, end=end)
+            reaches = not rows or bar_end(rows[-1].timestamp, interval) >= end
+            if reaches or not feed.exchange.has_empty_bars:
+                return [msgspec.structs.replace(row, is_closed=True) for row in rows]
+            await trio.sleep(ASK_AGAIN)  # right after a bar's end the exchange's history may lack it
+        raise NotReady(f"{feed.exchange.name} does not yet tell the {interval} bars of {feed.symbol} up to the present")
 
     def _tell_present(self, fanout: Fanout, opening: Opening) -> None:
         if opening.current is not None:

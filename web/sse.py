@@ -7,6 +7,7 @@ their memory is told so by a gap, like one that came back too late.
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 
@@ -23,6 +24,7 @@ CHUNK = 256  # events sent at once
 KEEP_ALIVE = 15.0  # seconds without an event, after which a comment keeps proxies and clients from hanging up
 RETRY_MS = 1000  # what a client waits before it comes back
 CONTENT_TYPE = "text/event-stream"
+EPOCH_NAME = re.compile(r"[0-9a-f]{1,16}-[0-9a-f]{1,16}")  # as far as clients are told it again
 
 
 def topics_of(args: MultiArgs) -> list[str]:
@@ -67,16 +69,18 @@ def respond(names: Sequence[str], last_event_id: str | None, fanouts: Fanouts, *
 class _Place:
     """Where a client stands in one topic."""
 
-    __slots__ = ("cursor", "fanout", "seq")
+    __slots__ = ("cursor", "epoch", "fanout", "seq")
 
     def __init__(self, fanout: Fanout) -> None:
         self.fanout = fanout
         self.cursor = 0
+        self.epoch = fanout.epoch
         self.seq = 0
 
     async def enter(self) -> list[bytes]:
         """Go to the present; what the client is told of it."""
         current, self.seq, self.cursor = await self.fanout.open(self)
+        self.epoch = self.fanout.epoch
         return [] if current is None else [self.fanout.numbered(current, self.seq)]
 
     def resume(self, since: Position) -> bool:
@@ -86,8 +90,14 @@ class _Place:
         self.cursor, self.seq = cursor, since.seq
         return True
 
+    def lose(self, since: Position | None) -> bytes:
+        """The gap to tell a client that cannot be resumed; until it is told the present, it stays where it was."""
+        is_ours = since is not None and EPOCH_NAME.fullmatch(since.epoch)
+        self.epoch, self.seq = (since.epoch, since.seq) if since and is_ours else ("", 0)
+        return self.fanout.too_old(since)
+
     def __str__(self) -> str:
-        return f"{self.fanout.epoch}.{self.seq}"
+        return f"{self.epoch}.{self.seq}"
 
 
 class _Stream:
@@ -126,14 +136,18 @@ class _Stream:
 
     async def _begin(self) -> bytes:
         """Everything starts where the client says it was, or in the present."""
-        lost: list[bytes] = []
-        for place, since in zip(self._places, _positions(self._last_event_id, len(self._places)), strict=True):
-            if since is None or not place.resume(since):
-                if self._last_event_id:
-                    lost.append(place.fanout.too_old(since))
-                lost += await place.enter()
+        new = [
+            (place, since)
+            for place, since in zip(self._places, _positions(self._last_event_id, len(self._places)), strict=True)
+            if since is None or not place.resume(since)
+        ]
+        # All gaps come first: a client that leaves in their midst must be told the others when it comes back.
+        gaps = [place.lose(since) for place, since in new] if self._last_event_id else []
+        told = list(map(self._event, gaps))
+        for place, _ in new:
+            told += map(self._event, await place.enter())
         # An event without data only says where the client is: it may leave again before anything happens.
-        return b"".join(map(self._event, lost)) + b"id: %b\n\n" % self._id()
+        return b"".join(told) + b"id: %b\n\n" % self._id()
 
     async def _news(self) -> bytes:
         news: list[bytes] = []
