@@ -150,6 +150,8 @@ async def an_eventful_life(folder: Path) -> dict[str, Listener]:
         )
         w.sims["binance"].drop()
         w.sims["bybit"].faults.rest.append(RestFault(path="/v5/market/kline", times=1, hang_up=True))
+        for name in ("binance", "bybit"):  # in case that no repair runs into these faults
+            await w.ask(f"/{name}/ohlc/BTCUSDT/15m", limit=3)
         w.sims["bybit"].close(1012, "maintenance")
         w.sims["hyperliquid"].faults.ws_accept = 502
         w.sims["hyperliquid"].drop()
