@@ -214,7 +214,7 @@ def last_ms(end: datetime | None) -> int | None:
     return None if end is None else ms(end) - 1
 
 
-@lru_cache(maxsize=4096)  # the same moment is told of many symbols, and of a bar many times
+@lru_cache(maxsize=1 << 14)  # bars open at the same moments on every symbol: one datetime of 48 bytes serves them all
 def from_ms(milliseconds: int) -> datetime:
     """The UTC time of Unix milliseconds; BadMessage outside the years 1970 to 9999."""
     if milliseconds < 0:

@@ -6,6 +6,7 @@ that a topic works is proved by its first frame, which the line watches for.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from sys import intern
 
 import msgspec
 
@@ -156,7 +157,7 @@ def complaint(event: str | None, error: Exception) -> BadMessage:
 def trade(row: wire.AggTrade | wire.AggTradeRow, symbol: str) -> Trade:
     return Trade(
         exchange=NAME,
-        symbol=symbol,
+        symbol=intern(symbol),  # kept for long, and the same few each time
         timestamp=from_ms(row.time),
         side="sell" if row.is_buyer_maker else "buy",
         price=amount(row.price),
@@ -171,9 +172,9 @@ def ohlc(push: wire.Kline) -> Ohlc:
     bar = push.bar
     return Ohlc(
         exchange=NAME,
-        symbol=push.symbol,
+        symbol=intern(push.symbol),
         timestamp=from_ms(bar.open_time),
-        interval=bar.interval,
+        interval=intern(bar.interval),
         open=amount(bar.open),
         high=amount(bar.high),
         low=amount(bar.low),
@@ -192,7 +193,7 @@ def liquidation(push: wire.ForceOrder) -> Liquidation | None:
         return None
     return Liquidation(
         exchange=NAME,
-        symbol=order.symbol,
+        symbol=intern(order.symbol),
         timestamp=from_ms(order.time),
         side="sell" if order.side == "SELL" else "buy",  # SELL closes a long
         price=amount(order.average_price),

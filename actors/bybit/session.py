@@ -8,6 +8,7 @@ others are asked for again.
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from sys import intern
 
 import msgspec
 
@@ -112,12 +113,14 @@ class BybitSession:
 
     def _events(self, push: wire.Frame, topic: str, pushed_at: datetime) -> list[Event]:
         kind, _, symbol = topic.partition(".")
+        symbol = intern(symbol)  # kept for long, and the same few each time
         match kind:
             case "kline":
                 theirs, _, symbol = symbol.partition(".")
                 interval = OUR_INTERVALS.get(theirs)
                 if interval is None:
                     raise BadMessage(f"unknown kline interval {theirs[:10]!r}")
+                symbol = intern(symbol)
                 return [ohlc(bar, symbol, interval) for bar in decode(wire.decode_bars, push.data, kind)]
             case "publicTrade":
                 return [trade(row, symbol) for row in decode(wire.decode_trades, push.data, kind)]

@@ -6,6 +6,7 @@ matters: asked for a name that it does not know, the exchange cuts the connectio
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from sys import intern
 
 import msgspec
 
@@ -174,7 +175,7 @@ KNOWN_CHANNELS = {"trades", "activeAssetCtx", "candle", "subscriptionResponse", 
 def trade(row: wire.TradeRow) -> Trade:
     return Trade(
         exchange=NAME,
-        symbol=row.coin,
+        symbol=intern(row.coin),  # kept for long, and the same few each time
         timestamp=from_ms(row.time),
         side="buy" if row.side == "B" else "sell",
         price=amount(row.price),
@@ -189,9 +190,9 @@ def ohlc(candle: wire.Candle, *, is_closed: bool = False) -> Ohlc:
     """A bar as pushed is never said to be final."""
     return Ohlc(
         exchange=NAME,
-        symbol=candle.coin,
+        symbol=intern(candle.coin),
         timestamp=from_ms(candle.open_time),
-        interval=candle.interval,
+        interval=intern(candle.interval),
         open=amount(candle.open),
         high=amount(candle.high),
         low=amount(candle.low),

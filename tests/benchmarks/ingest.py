@@ -22,15 +22,12 @@ Where the time goes: `--profile DIR` runs those processes under cProfile (severa
 import argparse
 import os
 import re
-import select
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -38,16 +35,12 @@ from statistics import median
 import msgspec
 
 from .feeder import SYMBOL, daemon_config, symbols
-from .frames import Frames, text_frame
+from .frames import Exchange, Frames
 from .normalisers import NORMALISERS
-from .processes import Cores, Ended, choose_cores, hear, machine, read_cpu, started, wait_for_address
+from .processes import Cores, Ended, choose_cores, hear, machine, read_cpu, reading, started, wait_for_address
 
 WARM_UP = 2.0  # seconds
 ONLY = ("normalise", "line", "daemon", "reader", "paced")
-PACE = 3  # frames per millisecond
-_ACCEPT = (
-    "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: {}\r\n\r\n"
-)
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -76,57 +69,6 @@ class Events(msgspec.Struct, frozen=True):
 
     trades: int
     ohlc: int
-
-
-class Exchange:
-    """The other end of one WebSocket: frames as fast as they are taken. Whoever connects is sent them at once."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self._frames = Frames(names)
-
-    def accept(self, within: float) -> None:
-        self._listener.settimeout(within)
-        self._client, _ = self._listener.accept()
-        self._client.settimeout(within)
-        self._client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += self._client.recv(4096)
-        key = re.search(rb"(?i)sec-websocket-key: *(\S+)", head)
-        assert key is not None
-        self._client.sendall(_ACCEPT.format(_accept_token(key[1])).encode())
-
-    def send_until(self, end: float, *, paced: bool = False) -> int:
-        """How many frames were sent; what the client says meanwhile is read and dropped."""
-        count = 0
-        while (now := time.monotonic()) < end:
-            burst = self._frames.burst()
-            if paced:
-                for at in range(0, len(burst), PACE):
-                    for frame in burst[at : at + PACE]:
-                        self._client.sendall(text_frame(frame))
-                    now += 0.001
-                    time.sleep(max(0.0, now - time.monotonic()))
-            else:
-                self._client.sendall(b"".join(map(text_frame, burst)))
-            count += len(burst)
-            while select.select([self._client], [], [], 0)[0]:
-                if not self._client.recv(1 << 16):
-                    raise Ended("whoever was fed hung up")
-        return count
-
-    def close(self) -> None:
-        self._client.close()
-        self._listener.close()
-
-
-def _accept_token(key: bytes) -> str:
-    import base64
-    import hashlib
-
-    return base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
 
 
 def normalise(frames: Sequence[str], names: Sequence[str], seconds: float) -> Iterator[Run]:
@@ -161,7 +103,7 @@ def measure(what: str, number: int, options: argparse.Namespace, cores: Cores) -
     profile = options.profile / f"{what}-{number}.prof" if options.profile else None
     python = [sys.executable, *(("-m", "cProfile", "-o", str(profile)) if profile else ()), "-m"]
     names = symbols(options.symbols)
-    exchange = Exchange(names)
+    exchange = Exchange(Frames(names))
     core = cores.others if cores.server is None else [cores.server]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ingest-")))
@@ -180,7 +122,9 @@ def measure(what: str, number: int, options: argparse.Namespace, cores: Cores) -
         exchange.accept(within=20)
         reader = None
         if what == "reader":
-            reader = stack.enter_context(reading(wait_for_address(process, log)))
+            reader = stack.enter_context(
+                reading(f"ws://{wait_for_address(process, log)}/ws/binance/{SYMBOL}/trades", cores.others)
+            )
         paced = what == "paced"
         exchange.send_until(time.monotonic() + WARM_UP, paced=paced)
         before, began = read_cpu(process.pid, cores.server), time.monotonic()
@@ -198,19 +142,6 @@ def measure(what: str, number: int, options: argparse.Namespace, cores: Cores) -
     system = after.system - before.system
     cpu = after.user - before.user + system
     return Run(what, cpu * 1e6 / count, system * 1e6 / count, count, took)
-
-
-@contextmanager
-def reading(address: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A client of one symbol's trades that reads and forgets; it ends when its connection does."""
-    url = f"ws://{address}/ws/binance/{SYMBOL}/trades"
-    program = (
-        "import sys\nfrom websockets.sync.client import connect\n"
-        "with connect(sys.argv[1], compression=None) as socket:\n for _ in socket: pass\n"
-    )
-    with started([sys.executable, "-c", program, url], Path(os.devnull), choose_cores().others) as process:
-        time.sleep(1.0)
-        yield process
 
 
 def summarise(runs: Sequence[Run]) -> list[Row]:

@@ -8,6 +8,7 @@ import platform
 import resource
 import select
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,18 @@ def started(
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
+
+
+@contextmanager
+def reading(url: str, cores: Sequence[int]) -> Iterator[subprocess.Popen[bytes]]:
+    """A WebSocket client that reads and forgets; it ends when its connection does."""
+    program = (
+        "import sys\nfrom websockets.sync.client import connect\n"
+        "with connect(sys.argv[1], compression=None) as socket:\n for _ in socket: pass\n"
+    )
+    with started([sys.executable, "-c", program, url], Path(os.devnull), cores) as process:
+        time.sleep(1.0)
+        yield process
 
 
 def wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
