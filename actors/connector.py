@@ -5,17 +5,25 @@ identical requests in flight share.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
 import trio
 
+from actors.archive import Archive
 from actors.budget import Budget
 from actors.catalogue import Catalogue
 from actors.derivation import BASE, DERIVABLE
-from actors.errors import BadMessage, MarketError, UnknownInterval, UnknownSymbol, Unsupported, UpstreamLimited
+from actors.errors import (
+    BadMessage,
+    MarketError,
+    UnknownInterval,
+    UnknownSymbol,
+    Unsupported,
+    UpstreamLimited,
+)
 from actors.events import (
     FundingRate,
     Instrument,
@@ -31,7 +39,11 @@ from actors.exchange import Change, Exchange, Rest, Supervise
 from actors.feed import Feed
 from actors.flights import Flights
 from actors.line import Line
+from actors.recall import KeptRest, Recall, fetch_of
+from actors.refill import Refill, Wanted
 from actors.rest import RestClient, open_http, tls_for
+from actors.seen import Seen, sampled, with_sampled_interest
+from actors.series import Series
 
 CATALOGUE_EVERY = 3600.0  # seconds between looks for listings and delistings
 LINGER = 60.0  # seconds that an on-demand feed outlives its last reader
@@ -54,9 +66,13 @@ class Connector:
         large_trade_threshold_usd: float,
         supervise: Supervise,
         everything: Everything | None = None,
+        archive: Archive | None = None,
         linger: float = LINGER,
     ) -> None:
-        self.exchange = exchange
+        self.exchange = with_sampled_interest(exchange, archive)
+        self._samples_interest = self.exchange is not exchange
+        self.archive = archive
+        self._recall = Recall(archive, exchange, self.now) if archive else None
         self.name = exchange.name
         self.symbols = tuple(symbols)
         self.on_demand = on_demand
@@ -83,10 +99,12 @@ class Connector:
             self._nursery = nursery
             self._flights = Flights(nursery)
             self._client = self._rest_client(client, background=False)
-            self._rest = self.exchange.open_rest(self._client, self.now)
-            self._background = self.exchange.open_rest(self._rest_client(client, background=True), self.now)
+            self._rest = self._open_rest(self._client)
+            self._background = self._open_rest(self._rest_client(client, background=True))
             for symbol in self.symbols:
                 self.feeds[symbol] = self._new_feed(symbol)
+            if self._recall is not None:
+                nursery.start_soon(self._refill, self._recall)
             await self._supervise("catalogue", self._keep_catalogue, on_change=self._no_catalogue, exchange=self.name)
             for feed in self.feeds.values():  # only reached where the supervisor gives up
                 feed.health.fail(self.catalogue.problem or "the catalogue is no longer read")
@@ -97,6 +115,19 @@ class Connector:
         return RestClient(
             client, self.budget, exchange.explain, background=background, used_header=exchange.used_header
         )
+
+    def _open_rest(self, client: RestClient) -> Rest:
+        rest = self.exchange.open_rest(client, self.now)
+        return KeptRest(rest, self._recall) if self._recall else rest
+
+    async def _refill(self, recall: Recall) -> None:
+        await self.listed.wait()
+        refill = Refill(recall, self._background, self.now, self._followed)
+        await self._supervise("archive_refill", refill.run, exchange=self.name)
+
+    def _followed(self) -> list[Wanted]:
+        known = self.catalogue.instruments
+        return [(known[symbol], feed.intervals) for symbol, feed in self.feeds.items() if symbol in known]
 
     def now(self) -> datetime:
         """The exchange's clock, as far as it is known."""
@@ -185,7 +216,8 @@ class Connector:
         self._carry(feed, topics)
 
     async def _run_feed(self, feed: Feed) -> None:
-        with feed.scope:
+        following = self.archive.following(feed, self.now) if self.archive else nullcontext()
+        with feed.scope, following:
             await self._supervise("feed", feed.run, on_change=feed.changed, exchange=self.name, symbol=feed.symbol)
 
     def _stop(self, feed: Feed, reason: str) -> None:
@@ -249,7 +281,7 @@ class Connector:
     def reading(self, topic: Topic) -> Iterator[Feed]:
         """The feed that serves `topic`, started on demand, kept for as long as the block lasts and a while after.
 
-        Raises NotReady, UnknownSymbol, UnknownInterval, Unsupported or UpstreamLimited.
+        Raises UnknownSymbol, UnknownInterval, Unsupported or UpstreamLimited.
         """
         feed = self._feed_for(topic)
         feed.holds += 1
@@ -336,10 +368,22 @@ class Connector:
         feed = self.feeds.get(symbol)
         if feed and (rows := feed.ohlc(interval, limit=limit, start=start, end=end)) is not None:
             return rows
-        return await self._flights.share(
-            ("ohlc", symbol, interval, limit, start, end, background),
-            lambda: self._caller(background).ohlc(symbol, interval, limit=limit, start=start, end=end),
-        )
+        series = Series("ohlc", self.name, symbol, interval)
+        return await self._past(series, limit=limit, start=start, end=end, background=background)
+
+    async def _past(
+        self, series: Series, *, limit: int, start: datetime | None, end: datetime | None, background: bool = False
+    ) -> list[Any]:
+        """What an exchange tells again: from the archive where that has it; identical requests share the calls."""
+        fetch = fetch_of(self._caller(background), series, self.catalogue.instruments[series.symbol])
+        kept = self.exchange.open_interest_kept if series.kind == "open_interest_history" else None
+
+        async def answer() -> list[Any]:
+            if self._recall is None:
+                return await fetch(start, end, limit)
+            return await self._recall.answer(series, fetch, limit=limit, start=start, end=end, kept=kept)
+
+        return await self._flights.share((series, limit, start, end, background), answer)
 
     async def open_interest(self, symbol: str) -> OpenInterest:
         self.check_capability("open_interest")
@@ -361,10 +405,11 @@ class Connector:
     ) -> list[OpenInterest]:
         self.check_capability("open_interest_history")
         symbol = self.catalogue.resolve(symbol).symbol
-        return await self._flights.share(
-            ("oi-hist", symbol, period, limit, start, end, background),
-            lambda: self._caller(background).open_interest_history(symbol, period, limit=limit, start=start, end=end),
-        )
+        if self.archive is not None and self._samples_interest:
+            series = Series("open_interest", self.name, symbol)
+            return await sampled(self.archive, series, period, limit=limit, start=start, end=end, now=self.now())
+        series = Series("open_interest_history", self.name, symbol, period)
+        return await self._past(series, limit=limit, start=start, end=end, background=background)
 
     async def funding(self, symbol: str) -> FundingRate:
         self.check_capability("funding_rate")
@@ -379,10 +424,8 @@ class Connector:
     ) -> list[FundingRate]:
         self.check_capability("funding_rate_history")
         instrument = self.catalogue.resolve(symbol)
-        return await self._flights.share(
-            ("funding-hist", instrument.symbol, limit, start, end),
-            lambda: self._rest.funding_history(instrument, limit=limit, start=start, end=end),
-        )
+        series = Series("funding_history", self.name, instrument.symbol)
+        return await self._past(series, limit=limit, start=start, end=end)
 
     async def predicted_funding(self) -> list[PredictedFunding]:
         self.check_capability("predicted_funding")
@@ -391,14 +434,16 @@ class Connector:
             raise Unsupported(f"{self.name} predicts no funding")
         return await self._flights.share("predicted_funding", lambda: predict(self._client))
 
-    def liquidations(self, symbol: str) -> Sequence[Liquidation]:
-        """What this daemon saw, ascending; nothing for a symbol that it does not collect."""
+    def liquidations(self, symbol: str) -> Seen[Liquidation]:
+        """What this daemon saw; nothing for a symbol that it never collected."""
         self.check_capability("liquidations")
-        feed = self.feeds.get(self.catalogue.resolve(symbol).symbol)
-        return feed.liquidations if feed else ()
+        symbol = self.catalogue.resolve(symbol).symbol
+        feed = self.feeds.get(symbol)
+        return Seen(self.archive, Series("liquidations", self.name, symbol), feed.liquidations if feed else ())
 
-    def large_trades(self, symbol: str) -> Sequence[LargeTrade]:
-        """What this daemon saw, ascending; nothing for a symbol that it does not collect."""
+    def large_trades(self, symbol: str) -> Seen[LargeTrade]:
+        """What this daemon saw; nothing for a symbol that it never collected."""
         self.check_capability("large_trades")
-        feed = self.feeds.get(self.catalogue.resolve(symbol).symbol)
-        return feed.large_trades if feed else ()
+        symbol = self.catalogue.resolve(symbol).symbol
+        feed = self.feeds.get(symbol)
+        return Seen(self.archive, Series("large_trades", self.name, symbol), feed.large_trades if feed else ())

@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple, Protocol
 
 import actors
@@ -137,6 +137,7 @@ class Exchange:
     open_rest: Callable[[RestClient, Callable[[], datetime]], Rest]  # (client, the exchange's clock)
     predicted_funding: Callable[[RestClient], Awaitable[list[PredictedFunding]]] | None = None
     subscription_of: Callable[[Topic], Hashable] = lambda topic: topic  # what is subscribed to; topics may share one
+    open_interest_kept: timedelta | None = None  # older history is refused; None: it may be asked for at any age
     heartbeat: str | None = None  # a frame that the exchange wants regularly beside WebSocket pings
     aliases: Callable[[Instrument], Sequence[str]] = lambda instrument: ()  # other spellings that clients may use
 

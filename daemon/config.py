@@ -22,6 +22,7 @@ from dotenv import dotenv_values
 from msgspec import Struct
 
 from actors.events import INTERVALS
+from actors.series import KINDS
 
 
 class Server(Struct, frozen=True):
@@ -57,6 +58,21 @@ class OiVol(Struct, frozen=True):
     symbols: tuple[str, ...] = ()
 
 
+class Archive(Struct, frozen=True):
+    """`path`: of the file, which its folder must be there for. `*_days`: how long a kind is kept, 0 = for ever."""
+
+    enabled: bool = True
+    path: str = "marketd.db"
+    keep: tuple[str, ...] = KINDS
+    ohlc_days: float = 0.0
+    open_interest_days: float = 0.0
+    open_interest_history_days: float = 0.0
+    funding_days: float = 0.0
+    funding_history_days: float = 0.0
+    liquidations_days: float = 0.0
+    large_trades_days: float = 0.0
+
+
 class Supervision(Struct, frozen=True):
     """Seconds, finite and > 0; `max_reconnect_attempts` is a count, 0 = never give up."""
 
@@ -83,6 +99,7 @@ class Config(Struct, frozen=True, kw_only=True):
     log: Log = Log()
     streams: Streams = Streams()
     oi_vol: OiVol = OiVol()
+    archive: Archive = Archive()
     supervision: Supervision = Supervision()
     exchanges: dict[str, ExchangeSettings]
 
@@ -225,6 +242,10 @@ _KINDS: dict[_Key, _Kind] = {
     ("oi_vol", "window"): _integer("an integer from 21 to 1500", 21, 1500),
     ("oi_vol", "z_threshold"): _number("a number above 0", lambda n: n > 0),
     ("oi_vol", "symbols"): _SYMBOL_LIST,
+    ("archive", "enabled"): _BOOLEAN,
+    ("archive", "path"): _Kind("the path of a file", _text),
+    ("archive", "keep"): _names(f"a list of different kinds among {' '.join(KINDS)}", KINDS.__contains__, least=0),
+    **{("archive", f"{kind}_days"): _number("a number of days of at least 0", lambda n: n >= 0) for kind in KINDS},
     ("supervision", "reconnect_delay"): _SECONDS,
     ("supervision", "max_reconnect_delay"): _SECONDS,
     ("supervision", "max_reconnect_attempts"): _integer("an integer of at least 0", 0, 2**63 - 1),

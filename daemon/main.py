@@ -8,14 +8,17 @@ import errno
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
 import trio
 
+from actors.archive import Archive
 from actors.connector import Connector
 from actors.everything import Everything
 from actors.exchange import Exchange, Supervise
+from actors.series import KINDS
 from actors.spikes import Spikes
 from daemon.config import Config, ConfigError, ExchangeSettings, Server, Supervision
 from daemon.supervisor import RestartPolicy, supervise
@@ -55,19 +58,33 @@ async def run(
     """
     listeners, url = await _listen(config.server)
     supervised = with_policy(config.supervision)
-    sources = _sources(config, exchanges, supervised)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_limit_stop, stop, nursery.cancel_scope)
-        for connector in sources.connectors.values():
-            nursery.start_soon(connector.run)
-        nursery.start_soon(sources.spikes.run)
-        app = create_app(sources, Fanouts(nursery, supervised), cors_origins=config.server.cors_origins)
-        async with trio.open_nursery() as web:
-            await web.start(partial(serve, app, listeners, stop=stop))
-            log.info("web.listening", url=url)
-            task_status.started(url)
-        nursery.cancel_scope.cancel()
+    archive = open_archive(config)
+    sources = _sources(config, exchanges, supervised, archive)
+    async with trio.open_nursery() as keeping:
+        if archive is not None:  # it ends after those whose last words it keeps
+            keeping.start_soon(supervised, "archive", archive.run)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_limit_stop, stop, nursery.cancel_scope)
+            for connector in sources.connectors.values():
+                nursery.start_soon(connector.run)
+            nursery.start_soon(sources.spikes.run)
+            app = create_app(sources, Fanouts(nursery, supervised), cors_origins=config.server.cors_origins)
+            async with trio.open_nursery() as web:
+                await web.start(partial(serve, app, listeners, stop=stop))
+                log.info("web.listening", url=url)
+                task_status.started(url)
+            nursery.cancel_scope.cancel()
+        keeping.cancel_scope.cancel()
     log.info("daemon.stopped")
+
+
+def open_archive(config: Config) -> Archive | None:
+    """The archive that is configured; it opens its file when it runs."""
+    settings = config.archive
+    if not settings.enabled:
+        return None
+    days = {kind: getattr(settings, f"{kind}_days") for kind in KINDS}
+    return Archive(Path(settings.path), keep=[kind for kind in KINDS if kind in settings.keep], days=days)
 
 
 async def _limit_stop(stop: trio.Event, scope: trio.CancelScope) -> None:
@@ -97,7 +114,9 @@ def with_policy(settings: Supervision) -> Supervise:
     return supervised
 
 
-def _sources(config: Config, exchanges: Mapping[str, Exchange], supervised: Supervise) -> Sources:
+def _sources(
+    config: Config, exchanges: Mapping[str, Exchange], supervised: Supervise, archive: Archive | None
+) -> Sources:
     everything = Everything()
     connectors = {
         name: Connector(
@@ -110,6 +129,7 @@ def _sources(config: Config, exchanges: Mapping[str, Exchange], supervised: Supe
             large_trade_threshold_usd=config.streams.large_trade_threshold_usd,
             supervise=supervised,
             everything=everything,
+            archive=archive,
         )
         for name, settings in config.exchanges.items()
         if settings.enabled

@@ -126,7 +126,7 @@ def query_parameters(query: type[msgspec.Struct], choices: Mapping[str, list[str
         if schema.get("default", ...) is None:  # may be left out, and has no value then
             del schema["default"]
             schema = {**next(kind for kind in schema["anyOf"] if kind != {"type": "null"})}
-        if choices.get(name):
+        if choices.get(name) and "enum" not in schema:
             schema["enum"] = choices[name]
         described = [PARAMETERS.get(name, ""), schema.pop("description", "")]
         yield {
@@ -148,7 +148,7 @@ def codes_of(route: Route) -> list[str]:
         codes += ["unsupported", "upstream_error"]
     if route.tag == "market data":
         codes += ["unsupported", "not_ready"]
-        if route.query is not p.SeenQuery:  # those lists come from memory
+        if route.query not in (p.SeenQuery, p.BarsQuery):  # what was seen is asked of nobody
             codes += ["upstream_limited", "upstream_error", "upstream_geo_blocked", "upstream_timeout"]
     return codes
 

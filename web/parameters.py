@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,6 +18,8 @@ from web.problems import BadParameter, InvalidParameters
 
 Time = Annotated[datetime, Meta(description="Unix milliseconds, or ISO 8601 (UTC where no offset is given)")]
 MinValue = Annotated[float, Meta(ge=0, description="Only events of at least this value, in quote units")]
+
+BarInterval = Literal["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d"]
 
 WHOLE = re.compile(r"-?[0-9]{1,18}")
 
@@ -61,6 +63,15 @@ class SeenQuery(Struct, frozen=True):
     start_time: Time | None = None
     end_time: Time | None = None
     min_value_usd: MinValue = 0.0
+
+
+class BarsQuery(Struct, frozen=True):
+    """Of sums of what this daemon saw, per bar."""
+
+    interval: BarInterval = "1h"
+    limit: Annotated[int, Meta(ge=1, le=1500)] = 500
+    start_time: Time | None = None
+    end_time: Time | None = None
 
 
 class SymbolsQuery(Struct, frozen=True):
@@ -118,6 +129,8 @@ def _value(text: str, kind: Any) -> Any:
         return parse_time(text)
     if kind is str or _unannotated(kind) == str | None:
         return text
+    if get_origin(kind) is Literal and text not in get_args(kind):
+        raise ValueError(f"must be one of {', '.join(get_args(kind))}")
     if _unannotated(kind) is int and not WHOLE.fullmatch(text):
         raise ValueError("Expected a whole number")  # msgspec would also take 5.0 and 1e3
     try:

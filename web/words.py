@@ -6,6 +6,7 @@ Only text and values live here. Examples are instances of the answer types, so t
 from datetime import UTC, datetime
 from typing import Any
 
+from actors.archive import ArchiveReport
 from actors.events import (
     FundingRate,
     Instrument,
@@ -17,8 +18,9 @@ from actors.events import (
     VenuePrediction,
 )
 from actors.exchange import load_exchanges
+from actors.flows import LargeTradeBar, LiquidationBar
 from actors.health import FeedReport
-from web.multi import MultiFunding, MultiOhlc, MultiOpenInterest
+from web.multi import MultiFunding, MultiLargeTradeBars, MultiLiquidationBars, MultiOhlc, MultiOpenInterest
 from web.problems import problem
 from web.rest import VERSION, ExchangesAnswer, ExchangeSummary, Health, Live, Ready, Root
 
@@ -118,6 +120,20 @@ FIELDS = {
     "Health.status": "`healthy` when every feed is live, `starting` while some have yet to begin, else `degraded`",
     "Health.exchanges": "By exchange: whether at least one of its feeds delivers",
     "Health.feeds": "Every feed",
+    "Health.archive": "The archive; null where it is switched off",
+    "ArchiveReport.state": "`failing`: the disk does not take what is written; it waits in memory, within a bound",
+    "ArchiveReport.reason": "What the disk or the database says",
+    "written": "Rows on disk",
+    "pending": "Rows that wait in memory",
+    "dropped": "Rows lost because memory was full while the disk took none",
+    "lagged": "Times that events were lost because they came faster than they were collected",
+    "LiquidationBar.timestamp": "Open of the bar",
+    "LargeTradeBar.timestamp": "Open of the bar",
+    "count": "How many were seen",
+    "long_value": "Value of longs that were liquidated, in quote units",
+    "short_value": "Value of shorts that were liquidated, in quote units",
+    "buy_value": "Value of those whose aggressor bought, in quote units",
+    "sell_value": "Value of those whose aggressor sold, in quote units",
     "state": "`stale`: connected, but data no longer comes; `failed`: given up",
     "since": "When the state began",
     "restarts": "How often the feed had to be restarted",
@@ -182,6 +198,10 @@ _BAR = Ohlc(
     trades_count=1284,
     is_closed=True,
 )
+_LIQUIDATED = LiquidationBar(
+    **_WHERE, timestamp=_at(11, 0), interval="1h", count=14, long_value=1284511.9, short_value=90337.25
+)
+_FLOW = LargeTradeBar(**_WHERE, timestamp=_at(11, 0), interval="1h", count=93, buy_value=18022114.7, sell_value=23908.5)
 _FAILED = {"bybit": problem("upstream_timeout", "/v5/market/kline: no answer within 10 s", exchange="bybit")}
 
 EXAMPLES: dict[Any, object] = {
@@ -200,6 +220,7 @@ EXAMPLES: dict[Any, object] = {
                 next_retry=None,
             )
         ],
+        ArchiveReport(state="ok", since=_at(8, 30), reason=None, written=51204, pending=12, dropped=0, lagged=0),
     ),
     Live: Live("live"),
     Ready: Ready("ready"),
@@ -268,6 +289,10 @@ EXAMPLES: dict[Any, object] = {
             trade_id=2915483391,
         )
     ],
+    list[LiquidationBar]: [_LIQUIDATED],
+    list[LargeTradeBar]: [_FLOW],
+    MultiLiquidationBars: MultiLiquidationBars(binance=[_LIQUIDATED], errors=_FAILED),
+    MultiLargeTradeBars: MultiLargeTradeBars(binance=[_FLOW], errors=_FAILED),
     MultiOhlc: MultiOhlc(binance=[_BAR], errors=_FAILED),
     MultiOpenInterest: MultiOpenInterest(binance=_OPEN_INTEREST, errors=_FAILED),
     MultiFunding: MultiFunding(binance=_FUNDING, errors=_FAILED),
