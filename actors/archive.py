@@ -30,6 +30,7 @@ BATCH = 10_000  # rows of one transaction
 PENDING = 200_000  # rows that may wait in memory
 RETRY = 2.0  # seconds between tries while the disk does not take them
 PATIENCE = 3.0  # seconds that a reader waits for what is pending
+EXPORTS = 2  # at a time
 PRUNE_EVERY = 3600.0  # seconds
 
 T = TypeVar("T")
@@ -69,6 +70,7 @@ class Archive:
         self._lagged = 0  # of followers that are gone
         self._pending: deque[Write] = deque()
         self._rows_pending = 0
+        self._rows_away = 0  # those of them that a thread is writing
         self._is_dropping = False
         self._followers: dict[Follower, None] = {}
         self._wanted = trio.Event()  # a write now instead of in a while
@@ -78,6 +80,7 @@ class Archive:
         self._damage: str | None = None
         self._prune_at = float("-inf")
         self.reads = Reads(path, on_damage=self._damaged)
+        self.exports = trio.CapacityLimiter(EXPORTS)
         self._write_limit = trio.CapacityLimiter(1)
 
     @property
@@ -118,7 +121,8 @@ class Archive:
         self._keep_bound()
 
     def _keep_bound(self) -> None:
-        while self._rows_pending > self._bound and len(self._pending) > 1:
+        # What a thread has at the moment is older than all that waits, and is dropped first if it comes back.
+        while self._rows_pending - self._rows_away > self._bound:
             oldest = self._pending.popleft()
             self._rows_pending -= _size(oldest)
             self.dropped += len(oldest.rows)
@@ -211,9 +215,11 @@ class Archive:
         while self._pending and (rows < BATCH or not batch):
             batch.append(self._pending.popleft())
             rows += _size(batch[-1])
+        self._rows_away = rows
         try:
             await self._in_thread(partial(writer.write, batch))
         except BaseException as error:
+            self._rows_away = 0
             if store.is_outside(error):
                 self._pending.extendleft(reversed(batch))  # while they were away they counted as pending
                 self._keep_bound()
@@ -221,6 +227,7 @@ class Archive:
                 self._rows_pending -= rows
                 self.dropped += sum(len(write.rows) for write in batch)
             raise
+        self._rows_away = 0
         self._rows_pending -= rows
         self.written += sum(len(write.rows) for write in batch)
 

@@ -52,15 +52,19 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     CREATE TABLE liquidations (
         series INTEGER NOT NULL, time INTEGER NOT NULL, side TEXT NOT NULL, price REAL NOT NULL, quantity REAL NOT NULL,
-        value REAL NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (series, time, side, price, quantity, number)
+        number INTEGER NOT NULL, value REAL NOT NULL, PRIMARY KEY (series, time, side, price, quantity, number)
     ) WITHOUT ROWID;
     CREATE TABLE large_trades (
-        series INTEGER NOT NULL, time INTEGER NOT NULL, side TEXT NOT NULL, price REAL NOT NULL, quantity REAL NOT NULL,
-        value REAL NOT NULL, is_buyer_maker INTEGER NOT NULL, trade_id, PRIMARY KEY (series, time, trade_id)
+        series INTEGER NOT NULL, time INTEGER NOT NULL, trade_id, side TEXT NOT NULL, price REAL NOT NULL,
+        quantity REAL NOT NULL, value REAL NOT NULL, is_buyer_maker INTEGER NOT NULL,
+        PRIMARY KEY (series, time, trade_id)
     ) WITHOUT ROWID;
     """,
 )
-"""Each brings the schema from its index to the next version (`PRAGMA user_version`). Never change a released one."""
+"""Each brings the schema from its index to the next version (`PRAGMA user_version`). Never change a released one.
+
+Key columns come first: SQLite 3.40 finds missing values in healthy tables WITHOUT ROWID where they do not.
+"""
 
 KEYS: dict[ArchiveKind, tuple[str, ...]] = {kind: ("time",) for kind in KINDS} | {
     "liquidations": ("time", "side", "price", "quantity", "number"),
@@ -156,8 +160,9 @@ def is_outside(error: BaseException) -> bool:
 
 def check(connection: Connection) -> str | None:
     """What is damaged in the file; None: nothing. Reads all of it; `connection.interrupt()` ends it."""
-    (first, *_) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    return None if first == "ok" else str(first)
+    complaints = [str(text) for (text,) in connection.execute("PRAGMA quick_check(20)") if text != "ok"]
+    # Values that a constraint forbids are no damage to the file, and some versions see them where there are none.
+    return next((text for text in complaints if " value in " not in text), None)
 
 
 def move_aside(path: Path, now: datetime) -> Path:

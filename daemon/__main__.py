@@ -5,14 +5,15 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import trio
 
 from actors.exchange import load_exchanges
+from daemon import backfill, demo, export, log
 from daemon import config as configuration
-from daemon import demo, log
 from daemon import main as daemon
 
 EX_CONFIG = 78  # sysexits.h
@@ -35,15 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "check":
         sys.stdout.write(configuration.dump(config))
         return 0
+    if options.command == "export":
+        return export.run(config, options)
     log.configure(config.log.level, config.log.format)
+    code = 0
 
     async def program(stop: trio.Event) -> None:
-        if options.command == "demo":
+        nonlocal code
+        if options.command == "backfill":
+            code = await backfill.run(config, exchanges, options, stop)
+        elif options.command == "demo":
             await demo.run(config, exchanges, stop=stop, announce=_announce)
         else:
             await daemon.run(config, exchanges, stop=stop)
 
-    code = 0
     try:
         trio.run(_until_signalled, program)
     except* configuration.ConfigError as group:
@@ -78,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
         ("check", "print the effective configuration and exit"),
     ):
         _add_options(commands.add_parser(name, help=help, description=help), default=argparse.SUPPRESS)
+    for command in (export, backfill):
+        command.add_command(commands, partial(_add_options, default=argparse.SUPPRESS))
     return parser
 
 

@@ -68,6 +68,10 @@ def create_app(sources: Sources, fanouts: Fanouts, *, cors_origins: list[str] | 
         where = request.view_args or {}
         return as_problem(problem_of(error, exchange=where.get("exchange"), symbol=where.get("symbol")))
 
+    @app.errorhandler(NotFound)
+    async def not_found(error: NotFound) -> Response:
+        return as_problem(problem_of(error))
+
     @app.errorhandler(InvalidParameters)
     async def invalid_parameters(error: InvalidParameters) -> Response:
         return as_problem(problem_of(error))
@@ -99,6 +103,8 @@ def create_app(sources: Sources, fanouts: Fanouts, *, cors_origins: list[str] | 
 def _view(route: Route, connectors: Connectors) -> Any:
     async def view(**where: str) -> Response:
         answer = await route.handler(connectors, parse(request.args, route.query), **where)
+        if isinstance(answer, Response):
+            return answer
         if isinstance(answer, Answer):
             return as_json(answer.body, answer.status)
         return as_json(answer)

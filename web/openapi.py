@@ -15,13 +15,15 @@ from msgspec import inspect as types
 from quart import Response
 from quart_trio import QuartTrio
 
+from actors.series import KINDS
 from web import parameters as p
+from web.formats import FORMATS
 from web.pages import add_docs, add_reference
 from web.problems import RETRY_DEFAULT, STATUS_OF, BadParameter, InvalidParameters, Problem, problem, problem_of
 from web.rest import VERSION, Route
 from web.routes import ROUTES
 from web.stream import Sources, StreamCatalog, catalog
-from web.words import ABOUT, CODES, EXAMPLES, FIELDS, PARAMETERS, TAGS
+from web.words import ABOUT, CODES, EXAMPLES, EXPORTS, FIELDS, PARAMETERS, TAGS
 
 Json = dict[str, Any]
 
@@ -50,9 +52,10 @@ def build_document(sources: Sources) -> Json:
     schemas, components = msgspec.json.schema_components(answers, ref_template="#/components/schemas/{name}")
     explain_fields(answers, components)
     schema_of: dict[Any, Json] = dict(zip(answers, schemas, strict=True))
-    choices = {
+    choices: dict[str, list[str]] = {
         "exchange": list(connectors),
         "interval": _union(connector.exchange.intervals for connector in connectors.values()),
+        "kind": [*KINDS],
         "period": _union(connector.exchange.open_interest_periods for connector in connectors.values()),
     }
     symbols = [symbol for connector in connectors.values() for symbol in connector.symbols]
@@ -87,7 +90,7 @@ def build_document(sources: Sources) -> Json:
 def operation(route: Route, answer: Json, choices: Mapping[str, list[str]], samples: Mapping[str, str]) -> Json:
     """One route as an Operation Object."""
     example = EXAMPLES.get(route.answer)
-    responses = {"200": json_answer("OK", answer, example)}
+    responses = {"200": file_answer() if route.answer is bytes else json_answer("OK", answer, example)}
     by_status: dict[int, list[str]] = {}
     for code in codes_of(route):
         by_status.setdefault(STATUS_OF[code], []).append(code)
@@ -144,6 +147,8 @@ def codes_of(route: Route) -> list[str]:
     codes += [f"unknown_{name}" for name in ("exchange", "symbol", "interval") if f"{{{name}}}" in route.path]
     if "exchange" in fields:
         codes += ["unknown_exchange", "not_ready"]
+    if route.tag == "archive":
+        codes += ["not_found", "unsupported", "unknown_symbol"]
     if route.tag == "all exchanges":
         codes += ["unsupported", "upstream_error"]
     if route.tag == "market data":
@@ -158,6 +163,15 @@ def json_answer(description: str, schema: Json, example: object) -> Json:
     if example is not None:
         media["example"] = msgspec.to_builtins(example)
     return {"description": description, "content": {"application/json": media}}
+
+
+def file_answer() -> Json:
+    """The body of an export."""
+    content: Json = {}
+    for name, form in FORMATS.items():
+        schema = {"type": "string"} if form.needs is None else {"type": "string", "contentMediaType": form.content_type}
+        content[form.content_type.split(";")[0]] = {"schema": schema, "examples": {name: EXPORTS[name]}}
+    return {"description": "A file", "content": content}
 
 
 def problem_answer(status: int, codes: list[str]) -> Json:

@@ -74,6 +74,17 @@ class BarsQuery(Struct, frozen=True):
     end_time: Time | None = None
 
 
+class ExportQuery(Struct, frozen=True):
+    """Of files with what the archive holds."""
+
+    exchange: str | None = None
+    symbol: str | None = None
+    interval: Annotated[str | None, Meta(description="Needed for bars and for open interest per period")] = None
+    start_time: Time | None = None
+    end_time: Time | None = None
+    format: Literal["csv", "ndjson", "parquet", "arrow"] = "csv"
+
+
 class SymbolsQuery(Struct, frozen=True):
     exchange: str | None = None
     q: Annotated[str, Meta(description="Part of a symbol or base asset, in any case")] = ""

@@ -6,6 +6,8 @@ Only text and values live here. Examples are instances of the answer types, so t
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from actors.archive import ArchiveReport
 from actors.events import (
     FundingRate,
@@ -40,6 +42,7 @@ parameter that a route does not know is an error, so that a misspelt one is neve
 TAGS = {
     "daemon": "The daemon itself: its health, its exchanges, their instruments.",
     "market data": "One exchange's data on one symbol: from memory where it is current, else asked of the exchange.",
+    "archive": "What this daemon has kept on its own disk.",
     "all exchanges": "One question to every exchange at once. One that fails is explained under `errors`.",
     "streams": "The WebSocket paths.",
 }
@@ -50,6 +53,8 @@ PARAMETERS = {
     "interval": "Length of a bar; `/exchanges` says which an exchange has",
     "period": "Time between two rows",
     "coin": "One coin, in any case",
+    "kind": "What to export; the two of `_history` are what exchanges tell afterwards, the others what was seen",
+    "format": "Kind of file; `parquet` and `arrow` need the extra `arrow`",
     "limit": "Most rows to answer: the first of the range where it has a start, else the last ones",
     "start_time": "Start of the range, inclusive",
     "end_time": "End of the range, exclusive",
@@ -311,3 +316,15 @@ EXAMPLES: dict[Any, object] = {
     ],
 }
 """An answer by its type; by its path where a route has two."""
+
+EXPORTS: dict[str, dict[str, str]] = {
+    "csv": {
+        "summary": "A header, then a line per row",
+        "value": "exchange,symbol,timestamp,open_interest,open_interest_value\r\n"
+        "binance,BTCUSDT,2026-01-15T12:00:00.000000Z,91843.217,8863291022.54\r\n",
+    },
+    "ndjson": {"summary": "An object per line", "value": msgspec.json.encode(_OPEN_INTEREST).decode() + "\n"},
+    "parquet": {"summary": "Bytes; the columns are those of CSV, times in UTC", "value": "PAR1..."},
+    "arrow": {"summary": "Bytes; the columns are those of CSV, times in UTC", "value": "ARROW1..."},
+}
+"""An example of each file format."""
