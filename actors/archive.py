@@ -220,7 +220,7 @@ class Archive:
             await self._in_thread(partial(writer.write, batch))
         except BaseException as error:
             self._rows_away = 0
-            if store.is_outside(error):
+            if store.is_outside(error) or isinstance(error, trio.Cancelled):
                 self._pending.extendleft(reversed(batch))  # while they were away they counted as pending
                 self._keep_bound()
             else:

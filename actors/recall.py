@@ -72,8 +72,10 @@ class Recall:
         runs = self._runs(series, final)
         for run in runs:
             first, last = run[0].timestamp, _end_of(run[-1])
-            if run is runs[0] and start is not None and start <= first < start + step_of(series):
-                first = start
+            # No row can be missing before the first one, unless the exchange has forgotten it; rates it never forgets.
+            is_first = series.kind == "funding_history" or (start is not None and first < start + step_of(series))
+            if run is runs[0] and start is not None and is_first:
+                first = min(start, first)
             if run is runs[-1] and is_whole and end is not None and end <= self._now() - SETTLED:
                 last = max(last, end)
             covered.append(Range(us(first), us(last)))

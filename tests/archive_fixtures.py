@@ -44,6 +44,11 @@ INSTRUMENT = Instrument(
 )
 
 
+def now() -> datetime:
+    """Later than everything here."""
+    return T0 + timedelta(days=1)
+
+
 def bar(minute: int, *, closed: bool = True, interval: str = "1m") -> Ohlc:
     price = 100.0 + minute % 50
     return Ohlc(

@@ -29,8 +29,10 @@ from tests.archive_fixtures import (
     interest,
     large_trade,
     liquidation,
+    now,
     until,
 )
+from tests.benchmarks import crash
 
 BARS = Series("ohlc", "binance", "BTCUSDT", "1m")
 FORCED = Series("liquidations", "binance", "BTCUSDT")
@@ -48,10 +50,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive_module, "RETRY", 0.05)
     monkeypatch.setattr(archive_module, "BATCH_EVERY", 0.05)
     monkeypatch.setattr(store, "BUSY", 0.05)
-
-
-def now() -> datetime:
-    return T0 + timedelta(days=1)
 
 
 def events(path: Path, series: Series) -> list[Event]:
@@ -184,6 +182,19 @@ async def test_what_was_said_last_is_written_at_the_end(path: Path) -> None:
     assert not path.with_name("marketd.db-wal").exists()  # closed in order
     assert events(path, FORCED) == [liquidation(1)]
     assert events(path, Series("open_interest", "binance", "BTCUSDT")) == [interest(1, 5.0)]
+
+
+async def test_a_write_that_is_cancelled_is_made_up_for(path: Path) -> None:
+    for steps in range(12):  # the end may come at any moment of a write
+        archive = Archive(path, keep=KINDS)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(archive.run)
+            archive.put([Write(LARGE, [row_of("large_trades", large_trade(steps, steps))])])
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert (archive.dropped, archive.written, archive.report().pending) == (0, 1, 0)
+    assert len(events(path, LARGE)) == 12
 
 
 async def test_old_rows_go(path: Path) -> None:
@@ -338,7 +349,7 @@ async def test_a_damaged_file_is_put_aside_and_a_new_one_begun(path: Path, place
                 await until(lambda: archive.report().state == "ok" and not archive.report().pending)
     (entry,) = [entry for entry in logs if entry["event"] == "archive.corrupt"]
     aside = Path(entry["moved_to"])
-    assert (aside.read_bytes() == data) == (place == "first page")  # else it was written to until the damage was met
+    assert aside.stat().st_size >= len(data)  # it may have been written to until the damage was met
     assert liquidation(2) in events(path, FORCED)
     assert integrity(path) == "ok"
 
@@ -410,3 +421,10 @@ async def test_a_row_that_no_disk_takes_is_a_fault_of_ours_and_not_held_for_ever
         assert archive.report().state == "ok"
         nursery.cancel_scope.cancel()
     assert len(events(path, FORCED)) == 1
+
+
+def test_kill_9_at_random_moments_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    """Ten of them; `python -m tests.benchmarks.crash` does a hundred."""
+    result = crash.run(tmp_path, rounds=10, seed=7)
+    assert result.acknowledged > 1000
+    assert (result.lost, result.twice, result.damaged) == (0, 0, 0)

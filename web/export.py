@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 
 import msgspec
+import structlog
 import trio
 from quart import Response, request
 from quart.wrappers.response import ResponseBody
@@ -24,6 +25,9 @@ from web.rest import Connectors, Route, archive_of, connector_of
 PIECE = 256 << 10  # bytes handed on at a time
 ENDS_WITHIN = 2.0  # seconds, once it was killed
 BUSY = 10.0  # seconds after which a client may ask again
+
+
+log = structlog.get_logger()
 
 
 async def export(connectors: Connectors, query: p.ExportQuery, *, kind: str) -> Response:
@@ -87,6 +91,10 @@ async def _job(connectors: Connectors, archive: Archive, kind: ArchiveKind, quer
     )
 
 
+class BrokenExport(Exception):
+    """The work ended before its end."""
+
+
 class _Body(ResponseBody):
     """The bytes of an export. Whoever leaves ends the process that makes them."""
 
@@ -118,7 +126,8 @@ class _Body(ResponseBody):
         if await process.wait():
             # The headers are gone: only a connection that ends too early can tell the client.
             reason = bytes(await process.stderr.receive_some(2000)).decode("utf-8", "replace").strip()
-            raise RuntimeError(f"the export failed: {reason[-500:]}")
+            log.error("web.export_failed", kind=self._job.kind, reason=reason[-500:])
+            raise BrokenExport(reason[-500:])
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
