@@ -13,6 +13,7 @@ from actors.recall import Fetch, Recall, fetch_of
 from actors.series import Piece, Series, from_us, step_of, us
 
 AFTER = 60.0  # seconds from the start: feeds load their own history first, and the archive gets that too
+PACE = 2.0  # seconds between two series: polling and the feeds wait in the same line for the budget
 EVERY = 3600.0  # seconds; what exchanges do not push is fetched so often
 BACK = timedelta(days=28)  # older holes are left to `marketd backfill`
 FIRST_ROWS = 500  # of a series that nothing is held of yet
@@ -95,5 +96,6 @@ class Refill:
         rows: list[int] = []
         await fill(self._recall, series, fetch_of(self._rest, series, instrument), holes, lambda _, n: rows.append(n))
         self._asked.update((series, piece) for piece in holes)
+        await trio.sleep(PACE if holes else 0)
         if sum(rows) and series.kind == "ohlc":
             log.info("archive.filled", exchange=series.exchange, symbol=series.symbol, kind=series.kind, rows=sum(rows))

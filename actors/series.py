@@ -4,8 +4,9 @@ A row is its time, then the event's own fields in the order of `FIELDS`. Times a
 that events have, so that what is read equals what was written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple, get_args
 
 from actors.events import EPOCH, INTERVALS, Event, FundingRate, LargeTrade, Liquidation, Ohlc, OpenInterest
@@ -39,9 +40,13 @@ FIELDS: dict[ArchiveKind, tuple[str, ...]] = {
     kind: tuple(name for name in event.__struct_fields__ if name not in _GIVEN) for kind, event in EVENTS.items()
 }
 
+_VALUES: dict[ArchiveKind, Callable[[Event], tuple[Any, ...]]] = {
+    kind: attrgetter(*names) for kind, names in FIELDS.items()
+}
+
 MICROSECOND = timedelta(microseconds=1)
 FAR = 1 << 62  # later than any time
-SQL_INTEGER = 1 << 63
+SQL_INTEGER = 1 << 63  # a larger id is kept as text
 
 Row = tuple[Any, ...]
 """(time, *FIELDS); of liquidations also a number that tells equal ones apart, at the end."""
@@ -88,16 +93,15 @@ def step_of(series: Series) -> timedelta:
 
 
 def row_of(kind: ArchiveKind, event: Event) -> Row:
-    values = [_value(getattr(event, name)) for name in FIELDS[kind]]
-    return (us(event.timestamp), *values)
-
-
-def _value(value: object) -> object:
-    if isinstance(value, datetime):
-        return us(value)
-    if isinstance(value, int) and not -SQL_INTEGER <= value < SQL_INTEGER:
-        return str(value)  # an id that SQLite has no integer for
-    return value
+    """Made often: a daemon that starts puts every bar that its feeds load."""
+    row: Row = (us(event.timestamp), *_VALUES[kind](event))
+    match event:
+        case FundingRate():
+            at = FIELDS[kind].index("funding_time") + 1
+            return (*row[:at], us(row[at]), *row[at + 1 :])
+        case LargeTrade(trade_id=int(number)) if not -SQL_INTEGER <= number < SQL_INTEGER:
+            return (*row[:-1], str(number))
+    return row
 
 
 def event_of(series: Series, row: Row) -> Any:
