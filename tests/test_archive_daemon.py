@@ -94,7 +94,7 @@ async def test_history_is_asked_for_once(tmp_path: Path) -> None:
     """What one daemon fetched, or saw, the next one does not ask for; and it answers the same."""
     since = 1_789_000_000_000
     questions: list[tuple[str, str, dict[str, Any]]] = [
-        ("ohlc/BTCUSDT/15m", "/fapi/v1/klines", {"start_time": since, "limit": 700}),
+        ("ohlc/BTCUSDT/30m", "/fapi/v1/klines", {"start_time": since, "limit": 500}),
         ("oi-hist/BTCUSDT", "/futures/data/openInterestHist", {"period": "1h", "start_time": since, "limit": 200}),
         ("funding-hist/BTCUSDT", "/fapi/v1/fundingRate", {"start_time": since, "limit": 20}),
     ]
@@ -109,8 +109,8 @@ async def test_history_is_asked_for_once(tmp_path: Path) -> None:
             fewer = query | {"limit": 7}
             assert await w.get(f"/binance/{path}", **fewer) == first[path][:7]
             asked = [request.query for request in w.sim.requests if request.path == upstream]
-            # Feeds load their own bars, of other lengths.
-            assert [query for query in asked if query.get("interval", "15m") == "15m"] == [], path
+            # What feeds and spikes ask for has no start.
+            assert [query for query in asked if "startTime" in query] == [], path
 
 
 async def test_an_exchange_without_a_history_of_interest(tmp_path: Path) -> None:
