@@ -174,6 +174,9 @@ EXPORTS: list[tuple[str, str, dict[str, Any]]] = [
 
 
 async def test_exported_files_read_back_as_the_rest_answers(tmp_path: Path) -> None:
+    for name in ("web", "actors"):  # the working directory is the user's own
+        Path(name).mkdir()
+        Path(name, "__init__.py").write_text("raise RuntimeError('not this one')")
     async with keeping(tmp_path) as w:
         await some_trading(w)
         since = {"start_time": w.now - 3 * 86_400_000, "end_time": w.now - 20 * MINUTE}

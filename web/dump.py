@@ -1,6 +1,6 @@
 """One export from the archive's file to bytes: the work itself, for the command line, and for a process of its own.
 
-`python -m web.dump JOB` writes to stdout. The daemon exports so because encoding a million rows keeps an interpreter
+`main` is that process: it takes a Job and writes to stdout. The daemon exports so because encoding a million rows keeps an interpreter
 busy for seconds, and every stream of the daemon would wait for its turn in between.
 """
 
@@ -76,7 +76,3 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

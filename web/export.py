@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import TracebackType
 
 import msgspec
@@ -26,6 +27,9 @@ PIECE = 256 << 10  # bytes handed on at a time
 ENDS_WITHIN = 2.0  # seconds, once it was killed
 BUSY = 10.0  # seconds after which a client may ask again
 
+
+# `-m` would look in the working directory first, where anything may be called `web`.
+CHILD = f"import sys; sys.path.append({str(Path(__file__).parents[1])!r}); from web.dump import main; sys.exit(main())"
 
 log = structlog.get_logger()
 
@@ -106,7 +110,7 @@ class _Body(ResponseBody):
         await self._limit.acquire_on_behalf_of(self)
         try:
             self._process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "web.dump", msgspec.json.encode(self._job).decode()],
+                [sys.executable, "-P", "-c", CHILD, msgspec.json.encode(self._job).decode()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
