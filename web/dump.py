@@ -1,7 +1,7 @@
 """One export from the archive's file to bytes: the work itself, for the command line, and for a process of its own.
 
-`main` is that process: it takes a Job and writes to stdout. The daemon exports so because encoding a million rows keeps an interpreter
-busy for seconds, and every stream of the daemon would wait for its turn in between.
+`main` is that process: it takes a Job and writes to stdout. The daemon exports so because encoding a million rows keeps
+an interpreter busy for seconds, and every stream of the daemon would wait for its turn in between.
 """
 
 import os
