@@ -9,11 +9,15 @@ COPY web web
 RUN /opt/marketd/bin/pip install --no-cache-dir .
 
 FROM python:3.13-slim
-RUN useradd --system --no-create-home --shell /usr/sbin/nologin marketd
+RUN useradd --system --no-create-home --shell /usr/sbin/nologin marketd \
+  && install --directory --owner=marketd /var/lib/marketd
 COPY --from=build /opt/marketd /opt/marketd
 WORKDIR /etc/marketd
 COPY config.toml .
 USER marketd
+# The archive outlives the container where this is a volume.
+ENV MARKETD_ARCHIVE__PATH=/var/lib/marketd/marketd.db
+VOLUME /var/lib/marketd
 # PORT makes the daemon listen on every address; a platform may set another one.
 ENV PATH=/opt/marketd/bin:$PATH PYTHONUNBUFFERED=1 PORT=8000
 EXPOSE 8000

@@ -5,18 +5,27 @@ identical requests in flight share.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import structlog
 import trio
 
 from actors import clock
+from actors.archive import Archive
 from actors.budget import Budget
 from actors.catalogue import Catalogue
 from actors.derivation import BASE, DERIVABLE
-from actors.errors import BadMessage, MarketError, UnknownInterval, UnknownSymbol, Unsupported, UpstreamLimited
+from actors.errors import (
+    BadMessage,
+    MarketError,
+    UnknownInterval,
+    UnknownSymbol,
+    Unsupported,
+    UpstreamLimited,
+)
 from actors.events import (
     FundingRate,
     Instrument,
@@ -32,7 +41,11 @@ from actors.exchange import Change, Exchange, Rest, Supervise
 from actors.feed import Feed
 from actors.flights import Flights
 from actors.lines import Lines
+from actors.recall import KeptRest, Recall, fetch_of
+from actors.refill import Refill, Wanted
 from actors.rest import Http, RestClient, tls_for
+from actors.seen import Seen, sampled, with_sampled_interest
+from actors.series import Series
 from actors.upstream import LIVE, Upstream
 
 CATALOGUE_EVERY = 3600.0  # seconds between looks for listings and delistings
@@ -58,10 +71,14 @@ class Connector:
         large_trade_threshold_usd: float,
         supervise: Supervise,
         everything: Everything | None = None,
+        archive: Archive | None = None,
         linger: float = LINGER,
         upstream: Upstream = LIVE,
     ) -> None:
-        self.exchange = exchange
+        self.exchange = with_sampled_interest(exchange, archive)
+        self._samples_interest = self.exchange is not exchange
+        self.archive = archive
+        self._recall = Recall(archive, exchange, self.now) if archive else None
         self.name = exchange.name
         self.symbols = tuple(symbols)
         self.on_demand = on_demand
@@ -98,9 +115,9 @@ class Connector:
                 self._upstream,
             )
             self._client = self._rest_client(http, background=False)
-            self._rest = self.exchange.open_rest(self._client, self.now)
+            self._rest = self._open_rest(self._client)
             background = self._rest_client(http, background=True)
-            self._background = self.exchange.open_rest(background, self.now)
+            self._background = self._open_rest(background)
             # Of its own, so that the last answer is the one that said the time.
             self._clock_client = self._rest_client(http, background=True)
             self._clock = self.exchange.open_rest(self._clock_client, self.now)
@@ -110,6 +127,8 @@ class Connector:
                 self.feeds[symbol] = self._new_feed(symbol)
             for name, task in (("watch", self._watch), ("rotation", self._lines.replace_the_old)):
                 nursery.start_soon(partial(self._supervise, name, task, exchange=self.name))
+            if self._recall is not None:
+                nursery.start_soon(self._refill, self._recall)
             await self._supervise("catalogue", self._keep_catalogue, on_change=self._no_catalogue, exchange=self.name)
             for feed in self.feeds.values():  # only reached where the supervisor gives up
                 feed.health.fail(self.catalogue.problem or "the catalogue is no longer read")
@@ -118,6 +137,19 @@ class Connector:
     def _rest_client(self, http: Http, *, background: bool) -> RestClient:
         exchange = self.exchange
         return RestClient(http, self.budget, exchange.explain, background=background, used_header=exchange.used_header)
+
+    def _open_rest(self, client: RestClient) -> Rest:
+        rest = self.exchange.open_rest(client, self.now)
+        return KeptRest(rest, self._recall) if self._recall else rest
+
+    async def _refill(self, recall: Recall) -> None:
+        await self.listed.wait()
+        refill = Refill(recall, self._background, self.now, self._followed)
+        await self._supervise("archive_refill", refill.run, exchange=self.name)
+
+    def _followed(self) -> list[Wanted]:
+        known = self.catalogue.instruments
+        return [(known[symbol], feed.intervals) for symbol, feed in self.feeds.items() if symbol in known]
 
     def now(self) -> datetime:
         """The exchange's clock, as far as it is known."""
@@ -215,7 +247,8 @@ class Connector:
         self._lines.carry(feed, topics)
 
     async def _run_feed(self, feed: Feed) -> None:
-        with feed.scope:
+        following = self.archive.following(feed, self.now) if self.archive else nullcontext()
+        with feed.scope, following:
             await self._supervise("feed", feed.run, on_change=feed.changed, exchange=self.name, symbol=feed.symbol)
 
     def _stop(self, feed: Feed, reason: str) -> None:
@@ -267,7 +300,7 @@ class Connector:
     def reading(self, topic: Topic) -> Iterator[Feed]:
         """The feed that serves `topic`, started on demand, kept for as long as the block lasts and a while after.
 
-        Raises NotReady, UnknownSymbol, UnknownInterval, Unsupported or UpstreamLimited.
+        Raises UnknownSymbol, UnknownInterval, Unsupported or UpstreamLimited.
         """
         feed = self._feed_for(topic)
         feed.holds += 1
@@ -352,11 +385,22 @@ class Connector:
         rows = self.held_ohlc(symbol, interval, limit=limit, start=start, end=end)
         if rows is not None:
             return rows
-        symbol = self.catalogue.resolve(symbol).symbol
-        return await self._flights.share(
-            ("ohlc", symbol, interval, limit, start, end, background),
-            lambda: self._caller(background).ohlc(symbol, interval, limit=limit, start=start, end=end),
-        )
+        series = Series("ohlc", self.name, self.catalogue.resolve(symbol).symbol, interval)
+        return await self._past(series, limit=limit, start=start, end=end, background=background)
+
+    async def _past(
+        self, series: Series, *, limit: int, start: datetime | None, end: datetime | None, background: bool = False
+    ) -> list[Any]:
+        """What an exchange tells again: from the archive where that has it; identical requests share the calls."""
+        fetch = fetch_of(self._caller(background), series, self.catalogue.instruments[series.symbol])
+        kept = self.exchange.open_interest_kept if series.kind == "open_interest_history" else None
+
+        async def answer() -> list[Any]:
+            if self._recall is None:
+                return await fetch(start, end, limit)
+            return await self._recall.answer(series, fetch, limit=limit, start=start, end=end, kept=kept)
+
+        return await self._flights.share((series, limit, start, end, background), answer)
 
     def held_ohlc(
         self, symbol: str, interval: str, *, limit: int, start: datetime | None, end: datetime | None
@@ -391,10 +435,11 @@ class Connector:
     ) -> list[OpenInterest]:
         self.check_capability("open_interest_history")
         symbol = self.catalogue.resolve(symbol).symbol
-        return await self._flights.share(
-            ("oi-hist", symbol, period, limit, start, end, background),
-            lambda: self._caller(background).open_interest_history(symbol, period, limit=limit, start=start, end=end),
-        )
+        if self.archive is not None and self._samples_interest:
+            series = Series("open_interest", self.name, symbol)
+            return await sampled(self.archive, series, period, limit=limit, start=start, end=end, now=self.now())
+        series = Series("open_interest_history", self.name, symbol, period)
+        return await self._past(series, limit=limit, start=start, end=end, background=background)
 
     async def funding(self, symbol: str) -> FundingRate:
         funding = self.held_funding(symbol)
@@ -414,10 +459,8 @@ class Connector:
     ) -> list[FundingRate]:
         self.check_capability("funding_rate_history")
         instrument = self.catalogue.resolve(symbol)
-        return await self._flights.share(
-            ("funding-hist", instrument.symbol, limit, start, end),
-            lambda: self._rest.funding_history(instrument, limit=limit, start=start, end=end),
-        )
+        series = Series("funding_history", self.name, instrument.symbol)
+        return await self._past(series, limit=limit, start=start, end=end)
 
     async def predicted_funding(self) -> list[PredictedFunding]:
         self.check_capability("predicted_funding")
@@ -431,17 +474,19 @@ class Connector:
         """The exchange's clock minus ours, as measured last."""
         return self._clock_offset
 
-    def liquidations(self, symbol: str) -> Sequence[Liquidation]:
-        """What this daemon saw, ascending; nothing for a symbol that it does not collect."""
+    def liquidations(self, symbol: str) -> Seen[Liquidation]:
+        """What this daemon saw; nothing for a symbol that it never collected."""
         self.check_capability("liquidations")
-        feed = self.feeds.get(self.catalogue.resolve(symbol).symbol)
-        return feed.liquidations if feed else ()
+        symbol = self.catalogue.resolve(symbol).symbol
+        feed = self.feeds.get(symbol)
+        return Seen(self.archive, Series("liquidations", self.name, symbol), feed.liquidations if feed else ())
 
-    def large_trades(self, symbol: str) -> Sequence[LargeTrade]:
-        """What this daemon saw, ascending; nothing for a symbol that it does not collect."""
+    def large_trades(self, symbol: str) -> Seen[LargeTrade]:
+        """What this daemon saw; nothing for a symbol that it never collected."""
         self.check_capability("large_trades")
-        feed = self.feeds.get(self.catalogue.resolve(symbol).symbol)
-        return feed.large_trades if feed else ()
+        symbol = self.catalogue.resolve(symbol).symbol
+        feed = self.feeds.get(symbol)
+        return Seen(self.archive, Series("large_trades", self.name, symbol), feed.large_trades if feed else ())
 
 
 def _has_traded(before: list[Ohlc], after: list[Ohlc]) -> bool:

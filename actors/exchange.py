@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple, Protocol
 
 from msgspec import Struct
@@ -152,6 +152,7 @@ class Exchange:
     missed_trades: Callable[[RestClient, str, Trade, Trade], Awaitable[list[Trade]]] | None = None
     subscription_of: Callable[[Topic], Hashable] = lambda topic: topic  # what is subscribed to; topics may share one
     unstamped: frozenset[Kind] = frozenset()  # pushed kinds whose frames do not say when they were pushed
+    open_interest_kept: timedelta | None = None  # older history is refused; None: it may be asked for at any age
     heartbeat: str | None = None  # a frame that the exchange wants regularly beside WebSocket pings
     aliases: Callable[[Instrument], Sequence[str]] = lambda instrument: ()  # other spellings that clients may use
 

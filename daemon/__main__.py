@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from math import inf, isfinite
 from pathlib import Path
@@ -14,8 +15,8 @@ import trio
 from actors.clock import RecordedClock, fixed_order
 from actors.exchange import Exchange, load_exchanges
 from actors.recording import BadRecording, Recording
+from daemon import backfill, demo, export, log, replay
 from daemon import config as configuration
-from daemon import demo, log, replay
 from daemon import main as daemon
 
 EX_CONFIG = 78  # sysexits.h
@@ -38,17 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "check":
         sys.stdout.write(configuration.dump(config))
         return 0
+    if options.command == "export":
+        return export.run(config, options)
     log.configure(config.log.level, config.log.format)
     if options.command == "replay":
         return _replay(options, config, exchanges)
+    code = 0
 
     async def program(stop: trio.Event) -> None:
-        if options.command == "demo":
+        nonlocal code
+        if options.command == "backfill":
+            code = await backfill.run(config, exchanges, options, stop)
+        elif options.command == "demo":
             await demo.run(config, exchanges, stop=stop, announce=_announce)
         else:
             await daemon.run(config, exchanges, stop=stop)
 
-    code = 0
     try:
         trio.run(_until_signalled, program)
     except* configuration.ConfigError as group:
@@ -111,6 +117,8 @@ def _parser() -> argparse.ArgumentParser:
         "--delay", type=_seconds, default=0.0, metavar="S", help="seconds before it begins: time for clients to connect"
     )
     _add_options(command, default=argparse.SUPPRESS)
+    for module in (export, backfill):
+        module.add_command(commands, partial(_add_options, default=argparse.SUPPRESS))
     return parser
 
 

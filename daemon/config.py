@@ -6,6 +6,7 @@ API's first version.
 """
 
 import difflib
+import hashlib
 import io
 import ipaddress
 import json
@@ -22,6 +23,7 @@ from dotenv import dotenv_values
 from msgspec import Struct
 
 from actors.events import INTERVALS
+from actors.series import KINDS
 
 
 class Server(Struct, frozen=True):
@@ -65,6 +67,21 @@ class OiVol(Struct, frozen=True):
     symbols: tuple[str, ...] = ()
 
 
+class Archive(Struct, frozen=True):
+    """`path`: of the file, which its folder must be there for. `*_days`: how long a kind is kept, 0 = for ever."""
+
+    enabled: bool = True
+    path: str = "marketd.db"
+    keep: tuple[str, ...] = KINDS
+    ohlc_days: float = 0.0
+    open_interest_days: float = 0.0
+    open_interest_history_days: float = 0.0
+    funding_days: float = 0.0
+    funding_history_days: float = 0.0
+    liquidations_days: float = 0.0
+    large_trades_days: float = 0.0
+
+
 class Supervision(Struct, frozen=True):
     """Seconds, finite and > 0; `max_reconnect_attempts` is a count, 0 = never give up."""
 
@@ -98,6 +115,7 @@ class Config(Struct, frozen=True, kw_only=True):
     log: Log = Log()
     streams: Streams = Streams()
     oi_vol: OiVol = OiVol()
+    archive: Archive = Archive()
     supervision: Supervision = Supervision()
     record: Record = Record()
     exchanges: dict[str, ExchangeSettings]
@@ -245,6 +263,10 @@ _KINDS: dict[_Key, _Kind] = {
     ("oi_vol", "window"): _integer("an integer from 21 to 1500", 21, 1500),
     ("oi_vol", "z_threshold"): _number("a number above 0", lambda n: n > 0),
     ("oi_vol", "symbols"): _SYMBOL_LIST,
+    ("archive", "enabled"): _BOOLEAN,
+    ("archive", "path"): _Kind("the path of a file", _text),
+    ("archive", "keep"): _names(f"a list of different kinds among {' '.join(KINDS)}", KINDS.__contains__, least=0),
+    **{("archive", f"{kind}_days"): _number("a number of days of at least 0", lambda n: n >= 0) for kind in KINDS},
     ("supervision", "reconnect_delay"): _SECONDS,
     ("supervision", "max_reconnect_delay"): _SECONDS,
     ("supervision", "max_reconnect_attempts"): _integer("an integer of at least 0", 0, 2**63 - 1),
@@ -355,7 +377,25 @@ def _assemble(
         blame("supervision", "max_reconnect_delay", "reconnect_delay", what=what)
     if (config.server.certfile is None) != (config.server.keyfile is None):
         blame("server", "certfile", "keyfile", what="certfile and keyfile go together, give both")
-    return config
+    return _with_own_archive(config, defaults)
+
+
+def _with_own_archive(config: Config, defaults: Mapping[str, ExchangeSettings]) -> Config:
+    """What other hosts than the exchanges' own tell (a test network, a simulator) is history of another market.
+
+    Where no file is named for the archive, such a market has one to itself.
+    """
+    others = sorted(
+        (name, settings.rest_url, settings.ws_url)
+        for name, settings in config.exchanges.items()
+        if settings.enabled and (settings.rest_url, settings.ws_url) != (defaults[name].rest_url, defaults[name].ws_url)
+    )
+    if not others or config.archive.path != Archive().path:
+        return config
+    path = Path(config.archive.path)
+    digest = hashlib.sha256(repr(others).encode()).hexdigest()[:8]
+    archive = msgspec.structs.replace(config.archive, path=str(path.with_stem(f"{path.stem}-{digest}")))
+    return msgspec.structs.replace(config, archive=archive)
 
 
 def _read(file: Path, *, needed: bool) -> str:

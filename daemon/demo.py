@@ -3,6 +3,8 @@
 import importlib
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import trio
@@ -26,18 +28,22 @@ async def run(
 ) -> None:
     """The daemon against simulated exchanges that share one seeded market; `announce` gets the text for a person."""
     market = Market(seed=seed)
-    async with trio.open_nursery() as simulators:
-        settings = dict(config.exchanges)
-        for name in [name for name in exchanges if settings[name].enabled]:
-            simulator = importlib.import_module(f"actors.{name}.simulator")
-            running = await simulators.start(partial(simulator.serve, market))
-            settings[name] = msgspec.structs.replace(settings[name], rest_url=running.rest_url, ws_url=running.ws_url)
-        simulated = msgspec.structs.replace(config, exchanges=settings)
-        async with trio.open_nursery() as nursery:
-            url = await nursery.start(partial(main.run, simulated, exchanges, stop=stop))
-            announce(welcome(url, simulated))
-            task_status.started(url)
-        simulators.cancel_scope.cancel()
+    # Invented history must not get into a real archive, and nothing is left behind.
+    with TemporaryDirectory(prefix="marketd-demo-") as folder:
+        async with trio.open_nursery() as simulators:
+            settings = dict(config.exchanges)
+            for name in [name for name in exchanges if settings[name].enabled]:
+                simulator = importlib.import_module(f"actors.{name}.simulator")
+                running = await simulators.start(partial(simulator.serve, market))
+                urls = {"rest_url": running.rest_url, "ws_url": running.ws_url}
+                settings[name] = msgspec.structs.replace(settings[name], **urls)
+            archive = msgspec.structs.replace(config.archive, path=str(Path(folder) / "demo.db"))
+            simulated = msgspec.structs.replace(config, exchanges=settings, archive=archive)
+            async with trio.open_nursery() as nursery:
+                url = await nursery.start(partial(main.run, simulated, exchanges, stop=stop))
+                announce(welcome(url, simulated))
+                task_status.started(url)
+            simulators.cancel_scope.cancel()
 
 
 def welcome(url: str, config: Config) -> str:

@@ -16,10 +16,12 @@ import msgspec
 import structlog
 import trio
 
+from actors.archive import Archive
 from actors.connector import Connector
 from actors.everything import Everything
 from actors.exchange import Exchange, Supervise
 from actors.recorder import Recorded, Recorder
+from actors.series import KINDS
 from actors.spikes import Spikes
 from actors.upstream import LIVE, Upstream
 from daemon.config import Config, ConfigError, ExchangeSettings, Server, Supervision
@@ -65,33 +67,48 @@ async def run(
     """
     listeners, url = await _listen(config.server)
     supervised = with_policy(config.supervision, rng)
-    recorder = _recorder(config)
-    sources = _sources(config, exchanges, supervised, upstream if recorder is None else Recorded(upstream, recorder))
-    async with trio.open_nursery() as nursery:
-        if recorder is not None:
-            nursery.start_soon(partial(supervised, "record", recorder.run))
-        nursery.start_soon(_limit_stop, stop, nursery.cancel_scope)
-        for connector in sources.connectors.values():
-            nursery.start_soon(connector.run)
-        nursery.start_soon(sources.spikes.run)
-        streams, origins = config.streams, config.server.cors_origins
-        memory = Memory(streams.resume_frames, streams.resume_seconds)
-        limits = ClientLimits(streams.topics_per_client, streams.commands_per_second)
-        fanouts = Fanouts(nursery, supervised, sources, memory)
-        app = create_app(fanouts, cors_origins=origins, client_limits=limits)
-        early = Early(app, sources.connectors, cors_origins=origins)
-        nursery.start_soon(_stop_streams, stop, fanouts)
-        async with trio.open_nursery() as web:
-            await web.start(partial(serve, app, listeners, stop=stop, early=early.answer))
-            log.info("web.listening", url=url)
-            task_status.started(url)
-        nursery.cancel_scope.cancel()
+    archive, recorder = open_archive(config), _recorder(config)
+    if recorder is not None:
+        upstream = Recorded(upstream, recorder)
+    sources = _sources(config, exchanges, supervised, upstream, archive)
+    async with trio.open_nursery() as keeping:
+        if archive is not None:  # it ends after those whose last words it keeps
+            keeping.start_soon(supervised, "archive", archive.run)
+        async with trio.open_nursery() as nursery:
+            if recorder is not None:
+                nursery.start_soon(partial(supervised, "record", recorder.run))
+            nursery.start_soon(_limit_stop, stop, nursery.cancel_scope)
+            for connector in sources.connectors.values():
+                nursery.start_soon(connector.run)
+            nursery.start_soon(sources.spikes.run)
+            streams, origins = config.streams, config.server.cors_origins
+            memory = Memory(streams.resume_frames, streams.resume_seconds)
+            limits = ClientLimits(streams.topics_per_client, streams.commands_per_second)
+            fanouts = Fanouts(nursery, supervised, sources, memory)
+            app = create_app(fanouts, cors_origins=origins, client_limits=limits)
+            early = Early(app, sources.connectors, cors_origins=origins)
+            nursery.start_soon(_stop_streams, stop, fanouts)
+            async with trio.open_nursery() as web:
+                await web.start(partial(serve, app, listeners, stop=stop, early=early.answer))
+                log.info("web.listening", url=url)
+                task_status.started(url)
+            nursery.cancel_scope.cancel()
+        keeping.cancel_scope.cancel()
     log.info("daemon.stopped")
 
 
 async def _stop_streams(stop: trio.Event, fanouts: Fanouts) -> None:
     await stop.wait()
     fanouts.stop()
+
+
+def open_archive(config: Config) -> Archive | None:
+    """The archive that is configured; it opens its file when it runs."""
+    settings = config.archive
+    if not settings.enabled:
+        return None
+    days = {kind: getattr(settings, f"{kind}_days") for kind in KINDS}
+    return Archive(Path(settings.path), keep=[kind for kind in KINDS if kind in settings.keep], days=days)
 
 
 async def _limit_stop(stop: trio.Event, scope: trio.CancelScope) -> None:
@@ -140,7 +157,13 @@ def with_policy(settings: Supervision, rng: random.Random | None = None) -> Supe
     return supervised
 
 
-def _sources(config: Config, exchanges: Mapping[str, Exchange], supervised: Supervise, upstream: Upstream) -> Sources:
+def _sources(
+    config: Config,
+    exchanges: Mapping[str, Exchange],
+    supervised: Supervise,
+    upstream: Upstream,
+    archive: Archive | None,
+) -> Sources:
     everything = Everything()
     connectors = {
         name: Connector(
@@ -154,6 +177,7 @@ def _sources(config: Config, exchanges: Mapping[str, Exchange], supervised: Supe
             supervise=supervised,
             everything=everything,
             upstream=upstream,
+            archive=archive,
         )
         for name, settings in config.exchanges.items()
         if settings.enabled

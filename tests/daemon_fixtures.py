@@ -28,7 +28,7 @@ from actors.simulated_assets import ASSETS, Asset
 from actors.simulated_market import Clock, Market
 from actors.simulator import Faults, Simulator
 from daemon import main
-from daemon.config import Config, ExchangeSettings, Server, Streams, Supervision
+from daemon.config import Archive, Config, ExchangeSettings, Server, Streams, Supervision
 
 MINUTE = 60_000
 START = 1_789_999_200_000 + 18_000  # market time, ms: 18 s into an hour, 40 s before anything closes
@@ -278,6 +278,7 @@ def configuration(sim: Simulator, symbols: Sequence[str], **changes: Any) -> Con
         "server": Server(port=0),
         "streams": Streams(intervals=("1m", "5m")),
         "supervision": SUPERVISION,
+        "archive": Archive(enabled=False),
         "exchanges": {"binance": settings},
     }
     return Config(**defaults | changes)

@@ -18,7 +18,7 @@ from actors.simulated_assets import Asset
 from actors.simulated_market import Clock, Market
 from actors.simulator import Faults, Simulator
 from daemon import main
-from daemon.config import Config, ExchangeSettings, OiVol, Server, Streams
+from daemon.config import Archive, Config, ExchangeSettings, OiVol, Server, Streams
 from tests.daemon_fixtures import START, SUPERVISION, TWO, Json, Served, captured_logs, eventually
 
 EXCHANGES = load_exchanges()
@@ -140,6 +140,7 @@ async def venues(
             "streams": Streams(intervals=tuple(intervals)),
             "oi_vol": OiVol(symbols=("none",)),  # it would subscribe to more
             "supervision": SUPERVISION,
+            "archive": Archive(enabled=False),
         }
         config = Config(exchanges=settings, **defaults | changes)
         async with running(partial(main.run, config, chosen)) as daemon:

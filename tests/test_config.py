@@ -536,3 +536,19 @@ def test_any_environment_gives_a_config_or_an_error(environ: dict[str, str]) -> 
 def test_the_real_environment_is_a_mapping_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MARKETD_SERVER__PORT", "1234")
     assert load(None, os.environ, defaults=DEFAULTS).server.port == 1234
+
+
+def test_another_market_has_an_archive_of_its_own(tmp_path: Path) -> None:
+    """What a simulator or a test network tells must not get into the history of the exchange itself."""
+
+    def path(*overrides: Override) -> str:
+        return load(None, NOWHERE, overrides, defaults=DEFAULTS).archive.path
+
+    name = next(iter(DEFAULTS))
+    one = Override("--a", f"exchanges.{name}.rest_url", "http://127.0.0.1:9001")
+    two = Override("--a", f"exchanges.{name}.rest_url", "http://127.0.0.1:9002")
+    own = Override("--b", "archive.path", str(tmp_path / "mine.db"))
+    assert path() == "marketd.db"
+    assert path(one) == path(one)
+    assert len({path(), path(one), path(two)}) == 3
+    assert path(one, own) == str(tmp_path / "mine.db")

@@ -122,6 +122,8 @@ def _view(route: Route, connectors: Connectors) -> Any:
         answer = route.handler(connectors, parse(request.args, route.query), **where)
         if isawaitable(answer):
             answer = await answer
+        if isinstance(answer, Response):
+            return answer
         if isinstance(answer, Answer):
             return as_json(answer.body, answer.status)
         return as_json(answer)

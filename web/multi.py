@@ -10,9 +10,10 @@ from actors.connector import Connector
 from actors.errors import MarketError, NotReady, UnknownInterval, UnknownSymbol, Unsupported, UpstreamError
 from actors.events import FundingRate, Instrument, Ohlc, OpenInterest, PredictedFunding
 from actors.exchange import load_exchanges
+from actors.flows import LargeTradeBar, LiquidationBar
 from web import parameters as p
 from web.problems import Problem, problem_of
-from web.rest import Connectors, Route, connector_of
+from web.rest import Connectors, Route, bars_of_large_trades, bars_of_liquidations, connector_of
 
 
 def _by_exchange(name: str, answer: Any) -> Any:
@@ -24,6 +25,8 @@ def _by_exchange(name: str, answer: Any) -> Any:
 MultiOhlc = _by_exchange("MultiOhlc", list[Ohlc])
 MultiOpenInterest = _by_exchange("MultiOpenInterest", OpenInterest)
 MultiFunding = _by_exchange("MultiFunding", FundingRate)
+MultiLiquidationBars = _by_exchange("MultiLiquidationBars", list[LiquidationBar])
+MultiLargeTradeBars = _by_exchange("MultiLargeTradeBars", list[LargeTradeBar])
 
 Ask = Callable[[Connector, str], Awaitable[Any]]
 """(connector, symbol as this exchange spells it) -> its answer."""
@@ -93,6 +96,20 @@ async def multi_funding(connectors: Connectors, query: p.NoQuery, *, symbol: str
     return await ask_all(connectors, symbol, Connector.funding)
 
 
+async def multi_liquidation_bars(connectors: Connectors, query: p.BarsQuery, *, symbol: str) -> dict[str, Any]:
+    async def ask(connector: Connector, symbol: str) -> list[LiquidationBar]:
+        return await bars_of_liquidations(connector, symbol, query)
+
+    return await ask_all(connectors, symbol, ask)
+
+
+async def multi_large_trade_bars(connectors: Connectors, query: p.BarsQuery, *, symbol: str) -> dict[str, Any]:
+    async def ask(connector: Connector, symbol: str) -> list[LargeTradeBar]:
+        return await bars_of_large_trades(connector, symbol, query)
+
+    return await ask_all(connectors, symbol, ask)
+
+
 async def predicted_funding(
     connectors: Connectors, query: p.PredictedFundingQuery, *, exchange: str
 ) -> list[PredictedFunding]:
@@ -120,6 +137,16 @@ ROUTES = [
         "/multi/funding/{symbol}",
         *(multi_funding, p.NoQuery, MultiFunding),
         *("all exchanges", "Funding rates of every exchange"),
+    ),
+    Route(
+        "/multi/liquidations/{symbol}/bars",
+        *(multi_liquidation_bars, p.BarsQuery, MultiLiquidationBars),
+        *("all exchanges", "Liquidations per bar on every exchange that tells of them"),
+    ),
+    Route(
+        "/multi/large_trades/{symbol}/bars",
+        *(multi_large_trade_bars, p.BarsQuery, MultiLargeTradeBars),
+        *("all exchanges", "Large trades per bar on every exchange"),
     ),
     Route(
         "/{exchange}/predicted-funding",

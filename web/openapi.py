@@ -15,8 +15,10 @@ from msgspec import inspect as types
 from quart import Response
 from quart_trio import QuartTrio
 
+from actors.series import KINDS
 from web import parameters as p
 from web import stream_words
+from web.formats import FORMATS
 from web.pages import add_docs, add_reference
 from web.problems import RETRY_DEFAULT, STATUS_OF, BadParameter, InvalidParameters, Problem, problem, problem_of
 from web.rest import VERSION, Route
@@ -24,7 +26,7 @@ from web.routes import ROUTES
 from web.sse import CONTENT_TYPE, KEEP_ALIVE, RETRY_MS, TOPICS_MAX
 from web.stream import StreamCatalog, catalog
 from web.topics import Sources
-from web.words import ABOUT, CODES, EXAMPLES, FIELDS, PARAMETERS, TAGS
+from web.words import ABOUT, CODES, EXAMPLES, EXPORTS, FIELDS, PARAMETERS, TAGS
 
 Json = dict[str, Any]
 
@@ -96,6 +98,7 @@ def choices_of(sources: Sources) -> dict[str, list[str]]:
     return {
         "exchange": list(connectors),
         "interval": _union(connector.exchange.intervals for connector in connectors.values()),
+        "kind": [*KINDS],
         "period": _union(connector.exchange.open_interest_periods for connector in connectors.values()),
     }
 
@@ -109,7 +112,8 @@ def samples_of(sources: Sources, choices: Mapping[str, list[str]]) -> dict[str, 
 def operation(route: Route, answer: Json, choices: Mapping[str, list[str]], samples: Mapping[str, str]) -> Json:
     """One route as an Operation Object."""
     example = EXAMPLES.get(route.answer)
-    responses = {"200": json_answer("OK", answer, example)} | problem_answers(codes_of(route))
+    answered = file_answer() if route.answer is bytes else json_answer("OK", answer, example)
+    responses = {"200": answered} | problem_answers(codes_of(route))
     if route.path in OTHER_STATUS:
         status, description = OTHER_STATUS[route.path]
         responses[str(status)] = json_answer(description, answer, EXAMPLES.get(route.path))
@@ -174,7 +178,7 @@ def query_parameters(query: type[msgspec.Struct], choices: Mapping[str, list[str
         if schema.get("default", ...) is None:  # may be left out, and has no value then
             del schema["default"]
             schema = {**next(kind for kind in schema["anyOf"] if kind != {"type": "null"})}
-        if choices.get(name):
+        if choices.get(name) and "enum" not in schema:
             schema["enum"] = choices[name]
         described = [PARAMETERS.get(name, ""), schema.pop("description", "")]
         yield {
@@ -192,11 +196,13 @@ def codes_of(route: Route) -> list[str]:
     codes += [f"unknown_{name}" for name in ("exchange", "symbol", "interval") if f"{{{name}}}" in route.path]
     if "exchange" in fields:
         codes += ["unknown_exchange", "not_ready"]
+    if route.tag == "archive":
+        codes += ["not_found", "unsupported", "unknown_symbol"]
     if route.tag == "all exchanges":
         codes += ["unsupported", "upstream_error"]
     if route.tag == "market data":
         codes += ["unsupported", "not_ready"]
-        if route.query is not p.SeenQuery:  # those lists come from memory
+        if route.query not in (p.SeenQuery, p.BarsQuery):  # what was seen is asked of nobody
             codes += ["upstream_limited", "upstream_error", "upstream_geo_blocked", "upstream_timeout"]
     return codes
 
@@ -214,6 +220,15 @@ def problem_answers(codes: Iterable[str]) -> Json:
     for code in codes:
         by_status.setdefault(STATUS_OF[code], []).append(code)
     return {str(status): problem_answer(status, by_status[status]) for status in sorted(by_status)}
+
+
+def file_answer() -> Json:
+    """The body of an export."""
+    content: Json = {}
+    for name, form in FORMATS.items():
+        schema = {"type": "string"} if form.needs is None else {"type": "string", "contentMediaType": form.content_type}
+        content[form.content_type.split(";")[0]] = {"schema": schema, "examples": {name: EXPORTS[name]}}
+    return {"description": "A file", "content": content}
 
 
 def problem_answer(status: int, codes: list[str]) -> Json:

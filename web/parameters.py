@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -26,6 +26,7 @@ MaxRate = Annotated[
     float,
     Meta(ge=0, le=1000, description="At most so many updates of an open bar a second; 0: all. Closed ones always"),
 ]
+BarInterval = Literal["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d"]
 
 WHOLE = re.compile(r"-?[0-9]{1,18}")
 
@@ -75,6 +76,26 @@ class SeenQuery(Struct, frozen=True):
     start_time: Time | None = None
     end_time: Time | None = None
     min_value_usd: MinValue = 0.0
+
+
+class BarsQuery(Struct, frozen=True):
+    """Of sums of what this daemon saw, per bar."""
+
+    interval: BarInterval = "1h"
+    limit: Annotated[int, Meta(ge=1, le=1500)] = 500
+    start_time: Time | None = None
+    end_time: Time | None = None
+
+
+class ExportQuery(Struct, frozen=True):
+    """Of files with what the archive holds."""
+
+    exchange: str | None = None
+    symbol: str | None = None
+    interval: Annotated[str | None, Meta(description="Needed for bars and for open interest per period")] = None
+    start_time: Time | None = None
+    end_time: Time | None = None
+    format: Literal["csv", "ndjson", "parquet", "arrow"] = "csv"
 
 
 class SymbolsQuery(Struct, frozen=True):
@@ -136,6 +157,8 @@ def _value(text: str, kind: Any) -> Any:
         return parse_time(text)
     if kind is str or _unannotated(kind) == str | None:
         return text
+    if get_origin(kind) is Literal and text not in get_args(kind):
+        raise ValueError(f"must be one of {', '.join(get_args(kind))}")
     if _unannotated(kind) is int and not WHOLE.fullmatch(text):
         raise ValueError("Expected a whole number")  # msgspec would also take 5.0 and 1e3
     try:

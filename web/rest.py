@@ -3,22 +3,23 @@
 A handler turns a parsed query into one call of a connector. No upstream detail is known here.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from importlib.metadata import version
-from itertools import islice
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import trio
 from msgspec import UNSET, Struct, UnsetType
 
-from actors import clock
+from actors import clock, flows
+from actors.archive import Archive, ArchiveReport
 from actors.budget import BudgetReport
 from actors.connector import Connector
 from actors.errors import NotReady, UnknownExchange, UnknownSymbol
 from actors.events import FeedState, FundingRate, Instrument, LargeTrade, Liquidation, Ohlc, OpenInterest
 from actors.exchange import Capability
 from actors.feed import Feed
+from actors.flows import LargeTradeBar, LiquidationBar
 from actors.health import FeedReport
 from actors.quality import TopicReport
 from web import parameters as p
@@ -38,12 +39,13 @@ class Root(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True):
-    """`exchanges`: whether at least one feed of it delivers."""
+    """`exchanges`: whether at least one feed of it delivers. `archive` is null where it is switched off."""
 
     status: HealthState
     exchanges: dict[str, bool]
     feeds: list[FeedReport]
     budgets: dict[str, BudgetReport]
+    archive: ArchiveReport | None
 
 
 class Live(Struct, frozen=True):
@@ -118,13 +120,20 @@ def health(connectors: Connectors, query: p.NoQuery) -> Health:
         {name: connector.is_live for name, connector in connectors.items()},
         [feed.report() for connector in connectors.values() for feed in connector.feeds.values()],
         {name: connector.budget.report() for name, connector in connectors.items()},
+        archive.report() if (archive := archive_of(connectors)) else None,
     )
 
 
+def archive_of(connectors: Connectors) -> Archive | None:
+    """The archive that all of them share; None where it is switched off."""
+    return next((connector.archive for connector in connectors.values()), None)
+
+
 def health_state(connectors: Connectors) -> HealthState:
-    """Healthy when every feed is live, starting while some have yet to begin, degraded otherwise."""
+    """Healthy when every feed is live and the archive writes, starting while some have yet to begin, else degraded."""
     states = {feed.health.state for connector in connectors.values() for feed in connector.feeds.values()}
-    if states & {"stale", "down", "failed"}:
+    archive = archive_of(connectors)
+    if states & {"stale", "down", "failed"} or (archive and archive.is_failing):
         return "degraded"
     if "starting" in states or not all(connector.catalogue.instruments for connector in connectors.values()):
         return "starting"
@@ -262,26 +271,42 @@ async def funding_history(
     )
 
 
-def liquidations(connectors: Connectors, query: p.SeenQuery, *, exchange: str, symbol: str) -> list[Liquidation]:
-    return select(connector_of(connectors, exchange).liquidations(symbol), query)
+async def liquidations(connectors: Connectors, query: p.SeenQuery, *, exchange: str, symbol: str) -> list[Liquidation]:
+    return await connector_of(connectors, exchange).liquidations(symbol).events(**_seen(query))
 
 
-def large_trades(connectors: Connectors, query: p.SeenQuery, *, exchange: str, symbol: str) -> list[LargeTrade]:
-    return select(connector_of(connectors, exchange).large_trades(symbol), query)
+async def large_trades(connectors: Connectors, query: p.SeenQuery, *, exchange: str, symbol: str) -> list[LargeTrade]:
+    return await connector_of(connectors, exchange).large_trades(symbol).events(**_seen(query))
 
 
-Seen = TypeVar("Seen", Liquidation, LargeTrade)
+def _seen(query: p.SeenQuery) -> dict[str, Any]:
+    return {"limit": query.limit, "start": query.start_time, "end": query.end_time, "least": query.min_value_usd}
 
 
-def select(seen: Sequence[Seen], query: p.SeenQuery) -> list[Seen]:
-    """The first `limit` events of the range where it has a start, else the last ones; ascending either way."""
-    start, end = query.start_time, query.end_time
+async def liquidation_bars(
+    connectors: Connectors, query: p.BarsQuery, *, exchange: str, symbol: str
+) -> list[LiquidationBar]:
+    """A bar in which none was seen is left out."""
+    return await bars_of_liquidations(connector_of(connectors, exchange), symbol, query)
 
-    def wanted(time: datetime, value: float) -> bool:
-        return (start is None or time >= start) and (end is None or time < end) and value >= query.min_value_usd
 
-    found = sorted((e for e in seen if wanted(e.timestamp, e.value)), key=lambda event: event.timestamp)
-    return list(islice(found, query.limit)) if start is not None else found[-query.limit :]
+async def large_trade_bars(
+    connectors: Connectors, query: p.BarsQuery, *, exchange: str, symbol: str
+) -> list[LargeTradeBar]:
+    """A bar in which none was seen is left out."""
+    return await bars_of_large_trades(connector_of(connectors, exchange), symbol, query)
+
+
+async def bars_of_liquidations(connector: Connector, symbol: str, query: p.BarsQuery) -> list[LiquidationBar]:
+    seen = connector.liquidations(symbol)
+    sums = await seen.bars(query.interval, limit=query.limit, start=query.start_time, end=query.end_time)
+    return [flows.liquidation_bar(connector.name, seen.series.symbol, query.interval, bar) for bar in sums]
+
+
+async def bars_of_large_trades(connector: Connector, symbol: str, query: p.BarsQuery) -> list[LargeTradeBar]:
+    seen = connector.large_trades(symbol)
+    sums = await seen.bars(query.interval, limit=query.limit, start=query.start_time, end=query.end_time)
+    return [flows.large_trade_bar(connector.name, seen.series.symbol, query.interval, bar) for bar in sums]
 
 
 ROUTES = [
@@ -311,7 +336,7 @@ ROUTES = [
     Route(
         "/{exchange}/oi-hist/{symbol}",
         *(open_interest_history, p.OpenInterestHistoryQuery, list[OpenInterest]),
-        *("market data", "Open interest per period, as far back as the exchange keeps it"),
+        *("market data", "Open interest per period, as far back as the exchange or the archive has it"),
     ),
     Route(
         "/{exchange}/funding/{symbol}",
@@ -329,5 +354,13 @@ ROUTES = [
     Route(
         "/{exchange}/large_trades/{symbol}",
         *(large_trades, p.SeenQuery, list[LargeTrade], "market data", "Large trades seen by this daemon"),
+    ),
+    Route(
+        "/{exchange}/liquidations/{symbol}/bars",
+        *(liquidation_bars, p.BarsQuery, list[LiquidationBar], "market data", "Liquidations per bar: count and value"),
+    ),
+    Route(
+        "/{exchange}/large_trades/{symbol}/bars",
+        *(large_trade_bars, p.BarsQuery, list[LargeTradeBar], "market data", "Large trades per bar: count and value"),
     ),
 ]

@@ -6,6 +6,9 @@ Only text and values live here. Examples are instances of the answer types, so t
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
+from actors.archive import ArchiveReport
 from actors.budget import BucketReport, BudgetReport
 from actors.events import (
     FundingRate,
@@ -19,9 +22,10 @@ from actors.events import (
     VenuePrediction,
 )
 from actors.exchange import load_exchanges
+from actors.flows import LargeTradeBar, LiquidationBar
 from actors.health import FeedReport
 from actors.quality import Lag, TopicReport
-from web.multi import MultiFunding, MultiOhlc, MultiOpenInterest
+from web.multi import MultiFunding, MultiLargeTradeBars, MultiLiquidationBars, MultiOhlc, MultiOpenInterest
 from web.problems import problem
 from web.rest import VERSION, ExchangesAnswer, ExchangeSummary, FeedQuality, Health, Live, Ready, Root
 
@@ -42,6 +46,7 @@ to programs that only have an HTTP client."""
 TAGS = {
     "daemon": "The daemon itself: its health, its exchanges, their instruments.",
     "market data": "One exchange's data on one symbol: from memory where it is current, else asked of the exchange.",
+    "archive": "What this daemon has kept on its own disk.",
     "all exchanges": "One question to every exchange at once. One that fails is explained under `errors`.",
     "streams": "What happens, as it happens.",
 }
@@ -52,6 +57,8 @@ PARAMETERS = {
     "interval": "Length of a bar; `/exchanges` says which an exchange has",
     "period": "Time between two rows",
     "coin": "One coin, in any case",
+    "kind": "What to export; the two of `_history` are what exchanges tell afterwards, the others what was seen",
+    "format": "Kind of file; `parquet` and `arrow` need the extra `arrow`",
     "limit": "Most rows to answer: the first of the range where it has a start, else the last ones",
     "start_time": "Start of the range, inclusive",
     "end_time": "End of the range, exclusive",
@@ -125,6 +132,20 @@ FIELDS = {
     "Health.status": "`healthy` when every feed is live, `starting` while some have yet to begin, else `degraded`",
     "Health.exchanges": "By exchange: whether at least one of its feeds delivers",
     "Health.feeds": "Every feed",
+    "Health.archive": "The archive; null where it is switched off",
+    "ArchiveReport.state": "`failing`: the disk does not take what is written; it waits in memory, within a bound",
+    "ArchiveReport.reason": "What the disk or the database says",
+    "written": "Rows on disk",
+    "pending": "Rows that wait in memory",
+    "dropped": "Rows lost because memory was full while the disk took none",
+    "lagged": "Times that events were lost because they came faster than they were collected",
+    "LiquidationBar.timestamp": "Open of the bar",
+    "LargeTradeBar.timestamp": "Open of the bar",
+    "count": "How many were seen",
+    "long_value": "Value of longs that were liquidated, in quote units",
+    "short_value": "Value of shorts that were liquidated, in quote units",
+    "buy_value": "Value of those whose aggressor bought, in quote units",
+    "sell_value": "Value of those whose aggressor sold, in quote units",
     "state": "`stale`: connected, but data no longer comes; `failed`: given up",
     "since": "When the state began",
     "restarts": "How often the feed had to be restarted",
@@ -256,6 +277,10 @@ _QUALITY = FeedQuality(
         )
     ],
 )
+_LIQUIDATED = LiquidationBar(
+    **_WHERE, timestamp=_at(11, 0), interval="1h", count=14, long_value=1284511.9, short_value=90337.25
+)
+_FLOW = LargeTradeBar(**_WHERE, timestamp=_at(11, 0), interval="1h", count=93, buy_value=18022114.7, sell_value=23908.5)
 _FAILED = {"bybit": problem("upstream_timeout", "/v5/market/kline: no answer within 10 s", exchange="bybit")}
 
 EXAMPLES: dict[Any, object] = {
@@ -275,6 +300,7 @@ EXAMPLES: dict[Any, object] = {
             )
         ],
         {"binance": _BUDGET},
+        ArchiveReport(state="ok", since=_at(8, 30), reason=None, written=51204, pending=12, dropped=0, lagged=0),
     ),
     Live: Live("live"),
     Ready: Ready("ready"),
@@ -346,6 +372,10 @@ EXAMPLES: dict[Any, object] = {
             trade_id=2915483391,
         )
     ],
+    list[LiquidationBar]: [_LIQUIDATED],
+    list[LargeTradeBar]: [_FLOW],
+    MultiLiquidationBars: MultiLiquidationBars(binance=[_LIQUIDATED], errors=_FAILED),
+    MultiLargeTradeBars: MultiLargeTradeBars(binance=[_FLOW], errors=_FAILED),
     MultiOhlc: MultiOhlc(binance=[_BAR], errors=_FAILED),
     MultiOpenInterest: MultiOpenInterest(binance=_OPEN_INTEREST, errors=_FAILED),
     MultiFunding: MultiFunding(binance=_FUNDING, errors=_FAILED),
@@ -364,3 +394,15 @@ EXAMPLES: dict[Any, object] = {
     ],
 }
 """An answer by its type; by its path where a route has two."""
+
+EXPORTS: dict[str, dict[str, str]] = {
+    "csv": {
+        "summary": "A header, then a line per row",
+        "value": "exchange,symbol,timestamp,open_interest,open_interest_value\r\n"
+        "binance,BTCUSDT,2026-01-15T12:00:00.000000Z,91843.217,8863291022.54\r\n",
+    },
+    "ndjson": {"summary": "An object per line", "value": msgspec.json.encode(_OPEN_INTEREST).decode() + "\n"},
+    "parquet": {"summary": "Bytes; the columns are those of CSV, times in UTC", "value": "PAR1..."},
+    "arrow": {"summary": "Bytes; the columns are those of CSV, times in UTC", "value": "ARROW1..."},
+}
+"""An example of each file format."""

@@ -1,5 +1,7 @@
 """Binance USD-M futures."""
 
+from datetime import timedelta
+
 from actors.binance.rest import BinanceRest, explain, missed_trades
 from actors.binance.session import NAME, BinanceSession
 from actors.budget import Window
@@ -46,6 +48,7 @@ EXCHANGE = Exchange(
         "futures_data": Window(1000, 300.0),
         "funding": Window(500, 300.0),
     },
+    open_interest_kept=timedelta(days=30) - timedelta(minutes=5),  # the latest month; a startTime before it is an error
     used_header=("X-MBX-USED-WEIGHT-1M", "weight"),
     explain=explain,
     new_session=BinanceSession,

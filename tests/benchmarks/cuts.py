@@ -296,6 +296,7 @@ async def run(cuts: int, rate: float, seed: int, cores: tuple[list[int], list[in
 
 def configuration(sims: dict[str, Simulator]) -> str:
     lines = ["[streams]", f"intervals = {list(BARS)}", "[oi_vol]", 'timeframes = ["5m"]', 'symbols = ["none"]']
+    lines += ["[archive]", "enabled = false"]
     lines += ["[supervision]", "reconnect_delay = 0.2", "max_reconnect_delay = 1.0"]
     for name, sim in sims.items():
         lines += [f"[exchanges.{name}]", f'symbols = ["{SYMBOLS[name]}"]']

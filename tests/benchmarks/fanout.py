@@ -36,8 +36,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Literal, NoReturn
@@ -116,7 +116,9 @@ class Row(msgspec.Struct, frozen=True):
     client_busy: float
 
 
-def server_command(server: Server, feeder: str, folder: Path, limit: int, profile: Path | None = None) -> list[str]:
+def server_command(
+    server: Server, feeder: str, folder: Path, limit: int, profile: Path | None = None, archive: Path | None = None
+) -> list[str]:
     python = [sys.executable, *(("-m", "cProfile", "-o", str(profile)) if profile else ()), "-m"]
     until = ["--limit", str(limit)]
     if server == "floor":
@@ -124,12 +126,24 @@ def server_command(server: Server, feeder: str, folder: Path, limit: int, profil
     if server == "fastapi":
         return [*python, f"{__package__}.fastapi_fanout", "--upstream", f"ws://{feeder}/stream", *until]
     config = folder / "config.toml"
-    config.write_text(daemon_config(feeder))
+    config.write_text(daemon_config(feeder, archive=archive))
     return [*python, "daemon", "--config", str(config)]
 
 
-def measure(server: Server, clients: int, number: int, options: Options, cores: Cores) -> Run:
-    """Start everything, let it settle, count over one window, stop everything."""
+def measure(
+    server: Server,
+    clients: int,
+    number: int,
+    options: Options,
+    cores: Cores,
+    *,
+    archive: Path | None = None,
+    beside: Callable[[str], AbstractContextManager[object]] = lambda address: nullcontext(),
+) -> Run:
+    """Start everything, let it settle, count over one window, stop everything.
+
+    `beside` is what else goes on, from before the window to after it; it is given the server's host and port.
+    """
     helper = [sys.executable, "-m"]
     limit = ["--limit", str(options.limit)]
     profile = options.profile / f"{server}-{clients}-{number}.prof" if options.profile else None
@@ -138,16 +152,19 @@ def measure(server: Server, clients: int, number: int, options: Options, cores: 
         feeder_log, server_log, clients_log = (folder / f"{name}.log" for name in ("feeder", server, "clients"))
         command = [*helper, f"{__package__}.feeder", "--rate", str(options.rate), *limit]
         feeder = stack.enter_context(started(command, feeder_log, cores.others))
-        command = server_command(server, wait_for_address(feeder, feeder_log), folder, options.limit, profile)
+        address = wait_for_address(feeder, feeder_log)
+        command = server_command(server, address, folder, options.limit, profile, archive)
         served_by = stack.enter_context(
             started(command, server_log, cores.others if cores.server is None else [cores.server])
         )
-        url = f"ws://{wait_for_address(served_by, server_log)}{PATH}"
+        address = wait_for_address(served_by, server_log)
+        url = f"ws://{address}{PATH}"
         command = [*helper, f"{__package__}.clients", "--url", url, "--clients", str(clients), *limit]
         crowd = stack.enter_context(started(command, clients_log, cores.others, stdin=subprocess.PIPE))
 
         hear(crowd, clients_log, Joined, START_WITHIN)
         before = read_memory(served_by.pid)
+        stack.enter_context(beside(address))
         say(crowd, Joined(1))
         hear(crowd, clients_log, Joined, START_WITHIN)
         for _ in range(options.deaf):

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from http import HTTPStatus
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -50,16 +51,18 @@ def contract(symbol: str) -> dict[str, object]:
     }
 
 
-def daemon_config(feeder: str, *, count: int = 1, stream: str | None = None) -> str:
+def daemon_config(feeder: str, *, count: int = 1, stream: str | None = None, archive: Path | None = None) -> str:
     """A daemon that has the feeder at `feeder`, host and port, for its only exchange, with `count` symbols.
 
-    `stream` is the address of another program that sends the frames in its place.
+    `stream` is the address of another program that sends the frames in its place. Without a file for it the archive is
+    off.
     """
     off = "".join(f"[exchanges.{name}]\nenabled = false\n" for name in load_exchanges() if name != "binance")
     return (
         f'[server]\nport = 0\n[log]\nformat = "json"\n[streams]\nintervals = ["1m"]\n'
         f'[oi_vol]\nsymbols = ["none"]\n{off}[exchanges.binance]\nsymbols = {symbols(count)}\n'
-        f'rest_url = "http://{feeder}"\nws_url = "ws://{stream or feeder}"\n'
+        f'rest_url = "http://{feeder}"\nws_url = "ws://{stream or feeder}"\n[archive]\n'
+        + (f'path = "{archive}"\n' if archive else "enabled = false\n")
     )
 
 

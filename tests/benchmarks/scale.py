@@ -47,7 +47,8 @@ async def main() -> None:
             for name in exchanges:
                 simulators[name] = await nursery.start(partial(import_module(f"actors.{name}.simulator").serve, market))
             config, log = Path(folder) / "config.toml", Path(folder) / "marketd.log"
-            config.write_text(await configuration(exchanges, simulators))
+            archive = f'[archive]\npath = "{folder}/marketd.db"\n'
+            config.write_text(archive + await configuration(exchanges, simulators))
             command = [sys.executable, "-m", "daemon", "--config", str(config), "--port", "0"]
             with started(command, log, [core for core in [cores.server] if core is not None] or cores.others) as daemon:
                 url = "http://" + await trio.to_thread.run_sync(wait_for_address, daemon, log)
