@@ -447,7 +447,8 @@ async def test_a_killed_daemon_has_what_it_had_written(tmp_path: Path) -> None:
                 written |= {json.loads(line)["trade_id"] for line in told.content.splitlines()}
                 daemon.process.kill()
                 await daemon.ends(within=5)
-            with sqlite3.connect(tmp_path / "marketd.db") as connection:
+            (path,) = tmp_path.glob("marketd-*.db")  # of the simulated exchange alone
+            with sqlite3.connect(path) as connection:
                 assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
                 ids = [row[0] for row in connection.execute("SELECT trade_id FROM large_trades")]
             assert len(ids) == len(set(ids))

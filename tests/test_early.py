@@ -100,8 +100,6 @@ TARGETS = [
     "/binance/oi/BTCUSDT",
     "/binance/funding/BTCUSDT",
     "//binance/funding/BTCUSDT",
-    "/binance/liquidations/BTCUSDT?limit=1000&min_value_usd=0",
-    "/binance/large_trades/BTCUSDT?limit=7",
 ]
 HEADERS = [
     [],

@@ -168,6 +168,10 @@ async def an_eventful_life(folder: Path) -> dict[str, Listener]:
     return heard
 
 
+def closes(bars: Sequence[str | bytes]) -> list[str | bytes]:
+    return [bar for bar in bars if msgspec.json.decode(bar)["is_closed"]]
+
+
 def test_a_replay_is_what_was_and_always_the_same(tmp_path: Path) -> None:
     lived = trio.run(an_eventful_life, tmp_path)
     files = [*tmp_path.iterdir()]
@@ -186,6 +190,10 @@ def test_a_replay_is_what_was_and_always_the_same(tmp_path: Path) -> None:
         if path.startswith("/ws/all/"):
             # Live, one symbol's task may take a frame before the other's took an earlier one.
             assert Counter(was) <= Counter(now), path
+        elif "/ohlc?" in path:
+            # Which updates of the open bar a repair passes over hangs on which task is first to run, live.
+            closed = closes(was)
+            assert not closed or closes(now)[-len(closed) :] == closed, path
         else:
             assert now[len(now) - len(was) :] == was, path
         assert len(now) > (0 if "/oi?" in path else 10), path
