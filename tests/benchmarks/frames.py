@@ -50,10 +50,14 @@ class Frames:
             self._opened = opened
         for _ in range(TRADES_PER_BAR):
             frames += [self.trade(symbol, at) for symbol in self._symbols]
-            self._next_id += 1
+            self.next_round()
         if self._marks:
             frames += [self.mark(symbol, at) for symbol in self._symbols]
         return frames + [self.kline(symbol, opened, at, False) for symbol in self._symbols]
+
+    def next_round(self) -> None:
+        """The next trade of each symbol is the next one."""
+        self._next_id += 1
 
     def trade(self, symbol: str, at: int) -> str:
         number = self._next_id
