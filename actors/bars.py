@@ -42,6 +42,7 @@ class Bars:
         self._pushed_at: datetime | None = None  # of the last stream update; None before the first
         self._held: list[_Held] = []
         self._interrupted = False  # the newest bar may have changed while nobody listened
+        self._is_outdated = False  # so it may, and what is held of it is no answer
 
     def successor(self) -> "Bars":
         """Bars for the feed's next run: nothing is held, but what readers were told is not told again."""
@@ -72,7 +73,7 @@ class Bars:
                 self._hold(bar, pushed_at)
                 return []
             told = [self._close_last()]
-        self._interrupted = False  # every update carries the whole bar
+        self._interrupted = self._is_outdated = False  # every update carries the whole bar
         self._pushed_at = pushed_at
         self._tell(bar)
         return [*told, bar]
@@ -126,7 +127,7 @@ class Bars:
 
     def interrupt(self) -> None:
         """The connection was lost: what is known of the open bar may not be all of it."""
-        self._interrupted = True
+        self._interrupted = self._is_outdated = True
 
     def notice(self, now: datetime) -> list[Ohlc]:
         """Time passed at the exchange. A bar that is overdue is closed where we may, else `repair_from` is set."""
@@ -317,6 +318,11 @@ class Bars:
         return runs[-1] if runs else []
 
     @property
+    def is_unsure(self) -> bool:
+        """What is known of the newest bars may not be all of it."""
+        return self.repair_from is not None or self._interrupted
+
+    @property
     def current(self) -> Ohlc | None:
         """The newest bar that readers were told of: what REST has beyond it is yet to be told, in its order."""
         return self._last
@@ -324,7 +330,8 @@ class Bars:
     # --- answers from memory; None means: ask the exchange ---
 
     def _is_ready(self) -> bool:
-        return bool(self.rows) and not self.needs_load and self.repair_from is None
+        is_current = self.repair_from is None and not self._is_outdated
+        return bool(self.rows) and not self.needs_load and is_current
 
     def newest(self, limit: int) -> list[Ohlc] | None:
         """The last `limit` bars; None where memory does not reach that far back."""

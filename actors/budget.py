@@ -77,7 +77,7 @@ class Budget:
 
     def __init__(self, windows: Mapping[str, Window]) -> None:
         self.buckets = {name: Bucket(window) for name, window in windows.items()}
-        self._queue = trio.StrictFIFOLock()  # background requests wait in line, one at a time
+        self._queues = {name: trio.StrictFIFOLock() for name in windows}  # of background requests: one at a time
         self._closed_until = float("-inf")
         self._closed_reason = ""
 
@@ -100,7 +100,7 @@ class Budget:
                 )
                 for name, bucket in self.buckets.items()
             ],
-            waiting=self._queue.statistics().tasks_waiting,
+            waiting=sum(queue.statistics().tasks_waiting for queue in self._queues.values()),
             closed_for=round(closed, 3) if closed else None,
             closed_reason=self._closed_reason if closed else None,
         )
@@ -114,7 +114,7 @@ class Budget:
     async def spend(self, bucket: str, weight: int, *, background: bool) -> None:
         """Take `weight` from `bucket`. Background callers wait for room; others get UpstreamLimited past PATIENCE."""
         if background:
-            async with self._queue:
+            async with self._queues[bucket]:
                 # Time alone makes room, so there is no event to wait for.
                 while wait := max(self.closed_for(), self.buckets[bucket].wait_for(weight, BACKGROUND_SHARE)):  # noqa: ASYNC110
                     await trio.sleep(wait)

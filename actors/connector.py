@@ -52,6 +52,7 @@ CATALOGUE_EVERY = 3600.0  # seconds between looks for listings and delistings
 LINGER = 60.0  # seconds that an on-demand feed outlives its last reader
 POLL_SHARE = 0.25  # of a minute's request weight that open-interest polling may use
 POLL_MIN = 10.0  # seconds between polls of one symbol
+CLOCK_STEP = timedelta(seconds=0.5)  # between two looks, beside the time that passed
 LOOK_EVERY = 2.0  # seconds between looks for topics that are silent for longer than is usual for them
 PROBE_AFTER = 5.0  # seconds between the two bars that tell whether anything happens at the exchange
 
@@ -94,6 +95,9 @@ class Connector:
         self.catalogue = Catalogue(exchange.name, exchange.aliases)
         self.feeds: dict[str, Feed] = {}
         self._clock_offset = timedelta(0)  # the exchange's clock minus ours
+        self._clock_check: tuple[datetime, float] | None = (
+            None  # our clock, and the one that nobody sets, when last read
+        )
 
     async def run(self) -> None:
         """Run the exchange until cancelled."""
@@ -116,13 +120,12 @@ class Connector:
             )
             self._client = self._rest_client(http, background=False)
             self._rest = self._open_rest(self._client)
-            background = self._rest_client(http, background=True)
-            self._background = self._open_rest(background)
+            self._background = self._open_rest(self._rest_client(http, background=True))
             # Of its own, so that the last answer is the one that said the time.
             self._clock_client = self._rest_client(http, background=True)
             self._clock = self.exchange.open_rest(self._clock_client, self.now)
             missed = self.exchange.missed_trades
-            self._missed_trades = None if missed is None else partial(missed, background)
+            self._missed_trades = None if missed is None else partial(missed, self._client)
             for symbol in self.symbols:
                 self.feeds[symbol] = self._new_feed(symbol)
             for name, task in (("watch", self._watch), ("rotation", self._lines.replace_the_old)):
@@ -156,7 +159,16 @@ class Connector:
         return self._exchange_time(clock.now())
 
     def _exchange_time(self, ours: datetime) -> datetime:
-        """What the exchange's clock showed at a moment of ours."""
+        """What the exchange's clock showed at a moment of ours, which is now or was a moment ago."""
+        now, since = clock.now(), trio.current_time()
+        if self._clock_check is not None:
+            before, at = self._clock_check
+            step = now - before - timedelta(seconds=since - at)
+            if abs(step) > CLOCK_STEP:  # somebody set our clock: the exchange's has not moved
+                self._clock_offset -= step
+                ours = now
+                log.warning("clock.stepped", exchange=self.name, seconds=step.total_seconds())
+        self._clock_check = now, since
         return ours + self._clock_offset
 
     # --- catalogue ---
@@ -331,6 +343,8 @@ class Connector:
         if topic.interval is not None and topic.interval not in feed.intervals:
             needed = BASE if topic.interval in feed.derived else topic.interval
             if problem := self._no_room_for([feed.topic("ohlc", needed)]):
+                if feed.holds == 0 and symbol not in self.symbols:
+                    self._nursery.start_soon(self._end_when_idle, feed)  # nobody else will
                 raise UpstreamLimited(problem)
             topics = feed.add_interval(topic.interval)
             if symbol in self._lines:

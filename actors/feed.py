@@ -99,6 +99,7 @@ class Feed:
         self._liquidated: dict[Liquidation, tuple[datetime, datetime]] = {}
         self._heard_until: datetime | None = None  # the exchange's time of the last update
         self._received_at = clock.now()  # of what is being handled
+        self._refused: set[str] = set()  # topics that the next connection may have
         self._cut_at: datetime | None = None  # since then nothing came, for want of a connection
         self.liquidations: deque[Liquidation] = deque(maxlen=KEPT)
         self.large_trades: deque[LargeTrade] = deque(maxlen=KEPT)
@@ -200,6 +201,8 @@ class Feed:
 
     def line_up(self) -> None:
         self.health.connected()
+        while self._refused:  # they are asked for again
+            self.health.trouble(self._refused.pop(), None)
         self._expect_pulses()
 
     def line_down(self, reason: str, delay: float | None) -> None:
@@ -217,9 +220,13 @@ class Feed:
     def topic_heard(self, topic: Topic) -> None:
         self.deliver(topic, clock.now())  # before what was heard; it was asked for anew since it fell silent
         self.health.trouble(topic.kind, None)
+        self._refused.discard(str(topic))
+        self.health.trouble(str(topic), None)
 
-    def topic_rejected(self, topic: Topic, reason: str) -> None:
+    def topic_rejected(self, topic: Topic, reason: str, *, final: bool) -> None:
         self.health.trouble(str(topic), reason)
+        if not final:
+            self._refused.add(str(topic))
 
     def line_refused(self, reason: str) -> None:
         """Every topic of this symbol was refused."""
@@ -450,18 +457,24 @@ class Feed:
 
     # --- answers from memory; None means: ask the exchange ---
 
+    @property
+    def _is_current(self) -> bool:
+        """Data comes, and this run of the feed takes it."""
+        return self.health.is_current and not self.health.has_trouble("feed")
+
     def funding(self) -> FundingRate | None:
-        return self._funding if self.health.is_current else None
+        return self._funding if self._is_current else None
 
     def open_interest(self) -> OpenInterest | None:
         """The present one: what the line pushed, or the last poll's answer while polling works."""
-        if "oi" in self.exchange.pushed and not self.health.is_current:
+        if "oi" in self.exchange.pushed and not self._is_current:
             return None
-        return None if self.health.has_trouble("open interest") else self._open_interest
+        has_trouble = self.health.has_trouble("open interest") or self.health.has_trouble("feed")
+        return None if has_trouble else self._open_interest
 
     def ohlc(self, interval: str, *, limit: int, start: datetime | None, end: datetime | None) -> list[Ohlc] | None:
         """Up to `limit` bars as the public contract orders them: the first after `start`, else the newest."""
-        return self._history.ohlc(interval, limit=limit, start=start, end=end) if self.health.is_current else None
+        return self._history.ohlc(interval, limit=limit, start=start, end=end) if self._is_current else None
 
     def closed_bars(self, interval: str, count: int) -> tuple[datetime, list[Ohlc], bool] | None:
         """History up to where live updates go on: see `Bars.history_before_live`. None before the first bar."""

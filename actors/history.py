@@ -91,7 +91,10 @@ class History:
     def notice(self, exchange_time: datetime) -> None:
         """Time passed at the exchange: a bar may be overdue."""
         self._pass_time(exchange_time)
+        base = self._bars.get(BASE)
         for interval, bars in self._bars.items():
+            if interval in self._derivations and base is not None and base.is_unsure:
+                continue  # the last of its minutes are still to come
             if bars.due is not None and exchange_time >= bars.due:
                 self._tell(interval, bars.notice(exchange_time))
                 self._set_to_work(bars)
@@ -108,9 +111,10 @@ class History:
 
     def _derive(self, minute: Ohlc | Gap) -> None:
         if isinstance(minute, Gap):
-            for derivation in self._derivations.values():
-                if not minute.repaired:
+            if not minute.repaired:
+                for interval, derivation in self._derivations.items():
                     derivation.interrupt()
+                    self._bars[interval].interrupt()
             return
         if self._exchange_time is None:
             return

@@ -40,7 +40,7 @@ class Sink(Protocol):
     def line_down(self, reason: str, delay: float | None) -> None: ...
     def topic_silent(self, topic: Topic, reason: str) -> None: ...
     def topic_heard(self, topic: Topic) -> None: ...
-    def topic_rejected(self, topic: Topic, reason: str) -> None: ...
+    def topic_rejected(self, topic: Topic, reason: str, *, final: bool) -> None: ...
     def line_refused(self, reason: str) -> None: ...
 
 
@@ -85,6 +85,10 @@ class Line:
         self._cuts: Counter[str] = Counter()  # by symbol, on trial
         self.counts: Counter[str] = Counter()  # frames, garbage, unknown, unlisted
         self._reported: set[str] = set()
+
+    @property
+    def stands_in(self) -> bool:
+        return self._stands_in
 
     def __len__(self) -> int:
         return len(self._topics)
@@ -254,7 +258,7 @@ class Line:
         )
         for topic in rejected.topics:
             if feed := self._topics.get(topic):
-                feed.topic_rejected(topic, rejected.reason)
+                feed.topic_rejected(topic, rejected.reason, final=rejected.final)
                 if rejected.final:
                     self._drop(topic, feed, rejected.reason)
         for topic in rejected.again:

@@ -71,7 +71,7 @@ class Lines:
         line = self._of.get(feed.symbol)
         if line is None:
             room = self._exchange.limits.topics - len(topics)
-            line = next((line for line in self._all if len(line) <= room), None) or self._open()
+            line = next((line for line in self._all if len(line) <= room and not line.stands_in), None) or self._open()
         self._of[feed.symbol] = line
         line.add(feed, topics)
 
@@ -110,10 +110,15 @@ class Lines:
             await self._supervise(
                 "line", line.run, on_change=line.changed, exchange=self._exchange.name, line=line.number
             )
+            self._forget(line)  # it was given up: nothing new may be put on it
 
     def _end(self, line: Line) -> None:
-        self._all.remove(line)
+        self._forget(line)
         line.scope.cancel()
+
+    def _forget(self, line: Line) -> None:
+        if line in self._all:
+            self._all.remove(line)
 
     async def _ready_to_connect(self) -> None:
         """Space out the connection attempts of all lines."""

@@ -67,7 +67,7 @@ class Recorder:
         finally:
             with trio.move_on_after(WRITE_WITHIN, shield=True):
                 await self.write()
-            self._parts.close()
+                await trio.to_thread.run_sync(self._parts.finish, abandon_on_cancel=True)
 
     async def write(self) -> None:
         """Write what is pending."""
@@ -159,6 +159,11 @@ class _Parts:
             self._file.seek(self._size)
         except OSError:
             self.close()  # the next batch goes to a new part; this one is read up to here
+
+    def finish(self) -> None:
+        """Close, once nobody writes; for a thread."""
+        with self._lock:
+            self.close()
 
     def close(self) -> None:
         if self._file is not None:

@@ -151,6 +151,12 @@ async def test_a_client_that_asks_for_batches_hears_the_same_in_fewer_frames() -
         for path in ("/ws?batch_ms=-1", "/ws?batch=5", "/ws/binance/BTCUSDT/trades?batch_ms=99999"):
             frame, code, _ = await w.refused(path)
             assert (frame["code"], code) == ("invalid_parameter", 1008)
+        for path, wanted in (
+            ("/ws/binance/NOPE/trades?batch_ms=100", "unknown_symbol"),
+            ("/ws/oi-vol?timeframes=99h&batch_ms=100", "invalid_parameter"),
+        ):
+            frame, code, _ = await w.refused(path)
+            assert (frame["code"], code) == (wanted, 1008)
 
 
 async def test_a_slow_bar_still_closes() -> None:

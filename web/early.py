@@ -68,6 +68,7 @@ class Body:
 class Asked(NamedTuple):
     """What the head of a request asks for."""
 
+    target: str
     body: Body
     encoding: Encoding | None
     origin: str | None
@@ -102,8 +103,9 @@ class Early:
         self._size += len(body.data) - before
         if self._size > BODIES_MAX or len(self._asked) >= HEADS_MAX:
             self._asked, self._bodies, self._size = {}, {}, 0
-        else:
+        else:  # only what can be answered is remembered: anybody can ask for what cannot
             self._asked[data] = asked
+            self._bodies[asked.target, asked.encoding] = body
         headers = {"content-type": CONTENT_TYPE, "content-length": str(len(body.data))}
         compressible = is_compressible(CONTENT_TYPE, body.size)
         headers |= variant_headers(asked.encoding, asked.origin, self._origins, compressible=compressible)
@@ -122,8 +124,8 @@ class Early:
             ask = self._find(target)
             if ask is None:
                 return None
-            body = self._bodies[target, encoding] = Body(ask, encoding)
-        return Asked(body, encoding, headers.get(b"origin"))
+            body = Body(ask, encoding)
+        return Asked(target, body, encoding, headers.get(b"origin"))
 
     def _find(self, target: str) -> Callable[[], Any] | None:
         """What asks memory for a target's answer; None where no route does, or not with this query."""

@@ -25,6 +25,7 @@ from web.rest import Connectors, Route, archive_of, connector_of
 
 PIECE = 256 << 10  # bytes handed on at a time
 ENDS_WITHIN = 2.0  # seconds, once it was killed
+LASTS = 3600.0  # seconds: a client that reads a byte now and then may not keep others from exporting for ever
 BUSY = 10.0  # seconds after which a client may ask again
 
 
@@ -52,7 +53,7 @@ async def export(connectors: Connectors, query: p.ExportQuery, *, kind: str) -> 
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
     body = b"" if request.method == "HEAD" else _Body(job, archive.exports)
     response = Response(body, content_type=form.content_type, headers=headers)
-    response.timeout = None  # as long as it takes; a client that does not read is cut off by the server
+    response.timeout = LASTS  # a client that does not read at all is cut off by the server long before
     return response
 
 
@@ -107,7 +108,10 @@ class _Body(ResponseBody):
         self._process: trio.Process | None = None
 
     async def __aenter__(self) -> "_Body":
-        await self._limit.acquire_on_behalf_of(self)
+        try:
+            self._limit.acquire_on_behalf_of_nowait(self)
+        except trio.WouldBlock:  # another came first since it was looked at; the headers are gone
+            raise BrokenExport("as many exports are running as may be") from None
         try:
             self._process = await trio.lowlevel.open_process(
                 [sys.executable, "-P", "-c", CHILD, msgspec.json.encode(self._job).decode()],

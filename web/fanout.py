@@ -19,6 +19,7 @@ import trio
 
 from actors import clock
 from actors.broadcast import Lagged
+from actors.errors import NotReady
 from actors.events import EPOCH, Event, Gap, Said, Status, Topic, bar_end
 from actors.exchange import Supervise
 from web.outbox import TRY_AGAIN_LATER, text_frame
@@ -32,6 +33,7 @@ CAPACITY = 100_000
 BURST = 256  # events sent before other tasks get their turn
 LOOK_EVERY = 1.0  # seconds between looks for fan-outs that nobody came back to
 IDLE_MAX = 2_000  # fan-outs kept for clients that may come back; the longest left go first
+FILTERED_MAX = 2_000  # fan-outs with a filter: each encodes and remembers for itself, and filters are any numbers
 
 _encoder = msgspec.json.Encoder()
 _numbers = count()
@@ -379,6 +381,7 @@ class Fanouts:
             name = name_of(topic, wanted.query)
             fanout = self._fanouts.get(name)
             if fanout is None or fanout.is_over:
+                self._make_room(name)
                 fanout = Fanout(
                     source,
                     topic,
@@ -406,6 +409,17 @@ class Fanouts:
                 else:
                     self._end(fanout)
 
+    def _make_room(self, name: str) -> None:
+        """Bounds what clients can have made. Raises NotReady where there are as many filters as there may be."""
+        while len(self._left_at) >= IDLE_MAX:
+            self._end(next((left for left in self._left_at if "?" in left.name), next(iter(self._left_at))))
+        if "?" not in name or sum("?" in other for other in self._fanouts) < FILTERED_MAX:
+            return
+        idle = next((left for left in self._left_at if "?" in left.name), None)
+        if idle is None:
+            raise NotReady("too many different filters are in use", retry_after=LOOK_EVERY)
+        self._end(idle)
+
     async def _run(self, fanout: Fanout) -> None:
         with fanout.scope:
             await self._supervise("fanout", fanout.run, topic=fanout.name)
@@ -415,7 +429,7 @@ class Fanouts:
             await trio.sleep(LOOK_EVERY)
             oldest = trio.current_time() - self.memory.seconds
             for fanout, left_at in list(self._left_at.items()):
-                if left_at > oldest and len(self._left_at) <= IDLE_MAX:
+                if left_at > oldest:
                     break
                 self._end(fanout)
 

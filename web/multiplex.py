@@ -29,6 +29,8 @@ BEGUN_WITHIN = 10.0  # seconds that a backfill waits for the first bar of a topi
 LOOK = 0.05  # seconds between looks for it
 ASKED = 4  # times for bars right before the present
 ASK_AGAIN = 1.5  # seconds; an answer is shared for one
+NAMED_MAX = 1000  # topics in one command, unless a connection may follow more
+TOPICS_PER_COMMAND = 50  # so many topics in a command cost as much of the allowance as the command itself
 PATIENCE = 4  # times the allowance of commands that may be refused before the client is cut off
 POLICY_VIOLATION = 1008
 
@@ -77,6 +79,7 @@ class Multiplex:
         self._spelled: dict[str, str] = {}  # the client's spellings of such names
         self._burst = 2 * limits.commands_per_second
         self._allowance, self._checked_at = self._burst, trio.current_time()
+        self._telling = trio.Lock()  # one piece of the past at a time: what is live needs the outbox's room
 
     def close(self) -> None:
         for subscription in self._subscriptions.values():
@@ -115,6 +118,8 @@ class Multiplex:
 
     def _subscribe(self, command: Subscribe) -> None:
         """Topics that can be had are acknowledged and follow; each of the others has an error of its own."""
+        if not self._can_afford(command):
+            return
         acknowledged: dict[str, None] = {}
         begun: list[tuple[Subscription, Position | None]] = []
         since = dict(command.since)
@@ -143,20 +148,35 @@ class Multiplex:
             else:
                 self._nursery.start_soon(self._bring_up, subscription, position, command)
 
+    def _can_afford(self, command: Subscribe | Unsubscribe) -> bool:
+        """Many topics in one command count for several; far more than a connection may follow are refused unread."""
+        self._allowance -= len(command.topics) / TOPICS_PER_COMMAND
+        most = max(self._limits.topics, NAMED_MAX)
+        if len(command.topics) <= most:
+            return True
+        detail = f"a command may name {most} topics, this one names {len(command.topics)}"
+        self._refuse(command.id, problem("too_many_topics", detail))
+        return False
+
     def _open(self, text: str) -> tuple[str, Subscription | None]:
         """The topic's name, and a new subscription unless there is one."""
+        name = self._spelled.get(text, text)
+        if name in self._subscriptions:
+            return name, None
         wanted = find_by_name(text, self._fanouts.sources)
+        if len(self._subscriptions) >= self._limits.topics:  # nothing is made for what will be refused
+            raise _TooMany(f"one connection may follow {self._limits.topics} topics")
         with ExitStack() as stack:
             fanout = stack.enter_context(self._fanouts.holding(wanted, remember=True))
             if fanout.name in self._subscriptions:
                 return fanout.name, None
-            if len(self._subscriptions) >= self._limits.topics:
-                raise _TooMany(f"one connection may follow {self._limits.topics} topics")
             subscription = Subscription(fanout, self._outbox, stack.pop_all())
         self._subscriptions[fanout.name] = subscription
         return fanout.name, subscription
 
     def _unsubscribe(self, command: Unsubscribe) -> None:
+        if not self._can_afford(command):
+            return
         left = []
         for text in command.topics:
             name = self._spelled.get(text, text)
@@ -185,9 +205,10 @@ class Multiplex:
                     cursor = await self._begin(subscription, command.backfill)
                 await self._catch_up(subscription, cursor)
             except MarketError as error:
-                if self._subscriptions.pop(fanout.name, None):
+                if self._subscriptions.get(fanout.name) is subscription:  # not left, and subscribed to anew, meanwhile
+                    del self._subscriptions[fanout.name]
                     subscription.close()
-                self._refuse(command.id, _problem_of(error), topic=fanout.name)
+                    self._refuse(command.id, _problem_of(error), topic=fanout.name)
 
     async def _begin(self, subscription: Subscription, backfill: int | None) -> int:
         """Tell the present, behind so many closed bars; where to go on."""
@@ -253,7 +274,8 @@ class Multiplex:
     async def _write(self, texts: Sequence[bytes]) -> None:
         """Frames of the past, in pieces: a client that reads slowly is waited for, within the outbox's patience."""
         for at in range(0, len(texts), CHUNK):
-            await self._outbox.write_texts(texts[at : at + CHUNK])
+            async with self._telling:
+                await self._outbox.write_texts(texts[at : at + CHUNK])
 
     # --- answers ---
 

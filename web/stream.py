@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from actors.errors import MarketError, UnknownExchange
 from actors.everything import KINDS
-from web.fanout import Client, Fanouts, Outlet
+from web.fanout import Client, Fanout, Fanouts
 from web.multiplex import SOCKET, ClientLimits, Multiplex
 from web.outbox import Outbox, text_frame
 from web.pacing import Batcher
@@ -48,23 +48,24 @@ async def serve_stream(path: str, fanouts: Fanouts, limits: ClientLimits, origin
 
 async def serve_topic(outbox: Outbox, fanouts: Fanouts, wanted: Wanted) -> None:
     """One client's life on a per-path stream."""
-    if not wanted.query.batch_ms:
-        await follow(outbox, outbox, fanouts, wanted)
-        return
-    async with trio.open_nursery() as nursery:
-        await follow(outbox, Batcher(outbox, wanted.query.batch_ms / 1000, nursery.start_soon), fanouts, wanted)
-        nursery.cancel_scope.cancel()
-
-
-async def follow(outbox: Outbox, out: Outlet, fanouts: Fanouts, wanted: Wanted) -> None:
-    """Send a topic by `out` until the client of `outbox` leaves."""
+    query = wanted.query
     with fanouts.holding(wanted) as fanout:
-        client = Client(out, wants_status=wanted.query.status)
-        fanout.join(client)
-        try:
-            await drain(outbox)
-        finally:
-            fanout.leave(client)
+        if not query.batch_ms:
+            await follow(outbox, Client(outbox, wants_status=query.status), fanout)
+            return
+        async with trio.open_nursery() as nursery:
+            batcher = Batcher(outbox, query.batch_ms / 1000, nursery.start_soon)
+            await follow(outbox, Client(batcher, wants_status=query.status), fanout)
+            nursery.cancel_scope.cancel()
+
+
+async def follow(outbox: Outbox, client: Client, fanout: Fanout) -> None:
+    """Send a topic to `client` until the program behind `outbox` leaves."""
+    fanout.join(client)
+    try:
+        await drain(outbox)
+    finally:
+        fanout.leave(client)
 
 
 async def serve_socket(outbox: Outbox, fanouts: Fanouts, limits: ClientLimits, query: SocketQuery) -> None:
@@ -124,7 +125,10 @@ def is_allowed_origin(origin: str | None, host: str, allowed: list[str] | str) -
     """
     if origin is None or allowed == "*":
         return True
-    return origin in allowed or urlsplit(origin).netloc == host
+    try:
+        return origin in allowed or urlsplit(origin).netloc == host
+    except ValueError:  # not an origin at all
+        return False
 
 
 class StreamEntry(Struct, frozen=True):

@@ -147,7 +147,7 @@ def name_of(topic: Topic, query: p.StreamQuery) -> str:
         case p.OhlcStreamQuery(max_rate=rate) if rate > 0:
             return f"{topic}?max_rate={_short(rate)}"
         case p.SpikeStreamQuery(timeframes=text) if text:
-            return f"{topic}?timeframes={text}"
+            return f"{topic}?timeframes={','.join(dict.fromkeys(text.split(',')))}"
     return str(topic)
 
 

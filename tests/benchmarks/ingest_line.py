@@ -34,7 +34,7 @@ class Counting:
         if isinstance(said, Update):
             self.kinds[said.event.kind] += 1
 
-    def ignore(self, *_: object) -> None:
+    def ignore(self, *_: object, **__: object) -> None:
         pass
 
     line_up = line_down = topic_silent = topic_heard = topic_rejected = line_refused = ignore
