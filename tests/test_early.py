@@ -255,3 +255,14 @@ async def test_what_is_remembered_is_bounded(w: World, answers: Answers, monkeyp
     for number in itertools.islice(numbers, 200):
         assert early.answer(head(f"/binance/ohlc/BTCUSDT/1m?limit={number % 100 + 1}", f"X-Number: {number}"))
         assert sum(len(body.data) for body in early._bodies.values()) == early._size <= 100_000
+
+
+async def test_what_memory_cannot_answer_is_not_remembered(w: World, answers: Answers) -> None:
+    """Anybody can ask for what is not there, under any number of names."""
+    connection = await connect(w)
+    for number in range(20):
+        await connection.send(head(f"/binance/ohlc/NOPE{number}/1m"))
+        await connection.answer()
+    assert answers
+    assert not any(answers)
+    assert not [target for target, _ in answers.early._bodies if "NOPE" in target]
