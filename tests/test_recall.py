@@ -163,6 +163,25 @@ async def test_a_missing_bar_of_an_exchange_that_makes_every_bar_is_a_hole(tmp_p
         assert minutes(await world.ask(limit=10, start=16)) == list(range(16, 26))
 
 
+async def test_an_answer_that_stops_short_does_not_hide_bars(tmp_path: Path) -> None:
+    async with past(tmp_path, market()) as world:
+        world.recall._now = lambda: T0 + timedelta(days=1)
+        world.rest.bars = market(missing=set(range(20, LENGTH)))
+        assert minutes(await world.ask(limit=100, start=10, end=50)) == list(range(10, 20))
+        await world.archive.flush()
+        world.rest.bars = market()
+        assert minutes(await world.ask(limit=100, start=10, end=50)) == list(range(10, 50))
+
+
+async def test_a_bar_that_has_only_just_ended_is_not_kept(tmp_path: Path) -> None:
+    async with past(tmp_path, market()) as world:
+        world.recall._now = lambda: T0 + 20 * MINUTE + timedelta(seconds=4)
+        world.recall.keep(BARS, [bar(18), bar(19)], T0 + 18 * MINUTE, None, 10)
+        await world.archive.flush()
+        found = await world.recall.coverage(BARS, us(T0), us(T0 + 30 * MINUTE))
+        assert [(p.start, p.end) for p in found if p.is_held] == [(us(T0 + 18 * MINUTE), us(T0 + 19 * MINUTE))]
+
+
 async def test_without_a_readable_archive_the_exchange_answers(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "missing" / "marketd.db", keep=("ohlc",))
     world = Past(archive, Recall(archive, EXCHANGE, lambda: T0), Remembering(market()), T0)
