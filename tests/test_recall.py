@@ -14,12 +14,12 @@ import trio
 from actors import refill as refill_module
 from actors.archive import Archive
 from actors.binance import EXCHANGE
-from actors.errors import UpstreamError
+from actors.errors import UpstreamError, UpstreamLimited
 from actors.events import Ohlc, OpenInterest
 from actors.recall import KeptRest, Recall, fetch_of
 from actors.refill import Refill, fill
 from actors.seen import Seen, sampled, with_sampled_interest
-from actors.series import Range, Series, Write, row_of, us
+from actors.series import Piece, Range, Series, Write, row_of, us
 from tests.archive_fixtures import (
     INSTRUMENT,
     MINUTE,
@@ -250,6 +250,32 @@ async def test_recent_holes_are_filled_and_older_ones_left_alone(
         (T0 + 20 * MINUTE, T0 + 30 * MINUTE),
         (T0 + 40 * MINUTE, world.now - 2 * MINUTE),
     ]
+
+
+async def test_a_series_that_errs_does_not_keep_the_others_from_being_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refill_module, "AFTER", 0.0)
+    monkeypatch.setattr(refill_module, "PACE", 0.0)
+    error: Exception = UpstreamError("the exchange has forgotten this one")
+    tried: list[str] = []
+    refill: Any = Refill(Any, Any, lambda: T0, lambda: [(INSTRUMENT, ())])  # type: ignore[arg-type]
+    series = [BARS._replace(symbol=symbol) for symbol in ("ETHUSDT", "BTCUSDT")]
+
+    async def failing(one: Series, _: object) -> None:
+        tried.append(one.symbol)
+        raise error
+
+    monkeypatch.setattr(refill, "_series", lambda *_: series)
+    monkeypatch.setattr(refill, "_fill", failing)
+    refill._asked = {(BARS, Piece(0, us(T0 - timedelta(days=days)), False)) for days in (1, 29)}
+    with trio.move_on_after(0.1):
+        await refill.run()
+    assert tried == ["ETHUSDT", "BTCUSDT"]
+    assert len(refill._asked) == 1  # what is too old to be looked at needs no memory
+    error = UpstreamLimited("too many requests")
+    with pytest.raises(UpstreamLimited):
+        await refill.run()
 
 
 # --- what only this daemon saw
