@@ -30,6 +30,7 @@ BATCH = 10_000  # rows of one transaction
 PENDING = 200_000  # rows that may wait in memory
 RETRY = 2.0  # seconds between tries while the disk does not take them
 LAST_WRITE = 1.5  # seconds at the end: SQLite waits for a lock for one, and a disk that hangs must not hold us
+ASKED_AGAIN = 3  # times at most, where a write came in between
 PATIENCE = 3.0  # seconds that a reader waits for what is pending
 EXPORTS = 2  # at a time
 PRUNE_EVERY = 3600.0  # seconds
@@ -71,7 +72,9 @@ class Archive:
         self._lagged = 0  # of followers that are gone
         self._pending: deque[Write] = deque()
         self._rows_pending = 0
-        self._rows_away = 0  # those of them that a thread is writing
+        self._away: list[Write] = []  # what a thread is writing
+        self._rows_away = 0  # those of the pending that are in it
+        self._writes = 0  # begun so far
         self._is_dropping = False
         self._followers: dict[Follower, None] = {}
         self._wanted = trio.Event()  # a write now instead of in a while
@@ -133,8 +136,19 @@ class Archive:
                 log.error("archive.dropping", reason=self._reason or "the disk is too slow", pending=self._rows_pending)
 
     def pending_rows(self, series: Series) -> list[Row]:
-        """What waits to be written."""
-        return [row for write in self._pending if write.series == series for row in write.rows]
+        """What waits to be written, or is just being written."""
+        waiting = (*self._away, *self._pending)
+        return [row for write in waiting if write.series == series for row in write.rows]
+
+    async def ask(self, series: Series, query: Callable[[store.Connection], T]) -> tuple[T, list[Row]]:
+        """What `query` finds on disk, and the rows that it cannot have found. Raises Unreadable."""
+        for _ in range(ASKED_AGAIN):  # a write at the same time may be in the one, or both, or neither
+            writes, was_writing = self._writes, bool(self._away)
+            waiting = self.pending_rows(series)
+            found = await self.reads.ask(query)
+            if not waiting or (writes == self._writes and not was_writing):
+                break
+        return found, waiting
 
     async def flush(self) -> None:
         """Return once everything that was said so far is on disk, or cannot be written at present."""
@@ -235,11 +249,12 @@ class Archive:
         while self._pending and (rows < BATCH or not batch):
             batch.append(self._pending.popleft())
             rows += _size(batch[-1])
-        self._rows_away = rows
+        self._away, self._rows_away = batch, rows
+        self._writes += 1
         try:
             await self._in_thread(partial(writer.write, batch))
         except BaseException as error:
-            self._rows_away = 0
+            self._away, self._rows_away = [], 0
             if store.is_outside(error) or isinstance(error, trio.Cancelled):
                 self._pending.extendleft(reversed(batch))  # while they were away they counted as pending
                 self._keep_bound()
@@ -247,7 +262,7 @@ class Archive:
                 self._rows_pending -= rows
                 self.dropped += sum(len(write.rows) for write in batch)
             raise
-        self._rows_away = 0
+        self._away, self._rows_away = [], 0
         self._rows_pending -= rows
         self.written += sum(len(write.rows) for write in batch)
 

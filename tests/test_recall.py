@@ -1,6 +1,7 @@
 """History from disk and exchange together: as the exchange alone would answer, and only what is missing is asked."""
 
 import random
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 import trio
 
+from actors import archive as archive_module
 from actors import refill as refill_module
+from actors import store
 from actors.archive import Archive
 from actors.binance import EXCHANGE
 from actors.errors import UpstreamError, UpstreamLimited
@@ -299,6 +302,27 @@ async def test_seen_is_what_archive_and_memory_have_each_as_often_as_it_happened
         assert await ask(least=2000.0) == [new]
         assert await ask(end=new.timestamp) == [old, twice, twice]
     assert await Seen(None, series, [twice, new]).events(limit=5, start=None, end=None, least=0.0) == [twice, new]
+
+
+async def test_what_a_thread_is_writing_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(archive_module, "LAST_WRITE", 0.1)
+    series = Series("liquidations", "binance", "BTCUSDT")
+    rows = [(*row_of("liquidations", liquidation(1)), number) for number in (0, 1)]
+    is_back = threading.Event()
+    async with archived(tmp_path / "marketd.db") as archive:
+        archive.put([Write(series, rows[:1])])
+        await archive.flush()
+        monkeypatch.setattr(store.Writer, "write", lambda *_: is_back.wait(10))
+        archive.put([Write(series, rows[1:])])
+        await archive.flush()
+        assert archive._away
+        seen: Seen[Any] = Seen(archive, series, [])
+        events = await seen.events(limit=9, start=None, end=None, least=0.0)
+        ((_, count, _, sells),) = await seen.bars("1m", limit=9, start=None, end=None)
+        is_back.set()
+    assert events == [liquidation(1)] * 2
+    assert (count, sells) == (2, 2000.0)
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
