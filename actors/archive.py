@@ -29,6 +29,8 @@ BATCH_EVERY = 0.5  # seconds between writes
 BATCH = 10_000  # rows of one transaction
 PENDING = 200_000  # rows that may wait in memory
 RETRY = 2.0  # seconds between tries while the disk does not take them
+LAST_WRITE = 1.5  # seconds at the end: SQLite waits for a lock for one, and a disk that hangs must not hold us
+ASKED_AGAIN = 3  # times at most, where a write came in between
 PATIENCE = 3.0  # seconds that a reader waits for what is pending
 EXPORTS = 2  # at a time
 PRUNE_EVERY = 3600.0  # seconds
@@ -70,7 +72,9 @@ class Archive:
         self._lagged = 0  # of followers that are gone
         self._pending: deque[Write] = deque()
         self._rows_pending = 0
-        self._rows_away = 0  # those of them that a thread is writing
+        self._away: list[Write] = []  # what a thread is writing
+        self._rows_away = 0  # those of the pending that are in it
+        self._writes = 0  # begun so far
         self._is_dropping = False
         self._followers: dict[Follower, None] = {}
         self._wanted = trio.Event()  # a write now instead of in a while
@@ -78,6 +82,7 @@ class Archive:
         self._writer: store.Writer | None = None
         self._opened = trio.Event()
         self._damage: str | None = None
+        self._replaced = 0  # files that were put aside
         self._prune_at = float("-inf")
         self.reads = Reads(path, on_damage=self._damaged)
         self.exports = trio.CapacityLimiter(EXPORTS)
@@ -131,8 +136,19 @@ class Archive:
                 log.error("archive.dropping", reason=self._reason or "the disk is too slow", pending=self._rows_pending)
 
     def pending_rows(self, series: Series) -> list[Row]:
-        """What waits to be written."""
-        return [row for write in self._pending if write.series == series for row in write.rows]
+        """What waits to be written, or is just being written."""
+        waiting = (*self._away, *self._pending)
+        return [row for write in waiting if write.series == series for row in write.rows]
+
+    async def ask(self, series: Series, query: Callable[[store.Connection], T]) -> tuple[T, list[Row]]:
+        """What `query` finds on disk, and the rows that it cannot have found. Raises Unreadable."""
+        for _ in range(ASKED_AGAIN):  # a write at the same time may be in the one, or both, or neither
+            writes, was_writing = self._writes, bool(self._away)
+            waiting = self.pending_rows(series)
+            found = await self.reads.ask(query)
+            if not waiting or (writes == self._writes and not was_writing):
+                break
+        return found, waiting
 
     async def flush(self) -> None:
         """Return once everything that was said so far is on disk, or cannot be written at present."""
@@ -172,9 +188,11 @@ class Archive:
                     await self._wanted.wait()
                 self._wanted = trio.Event()
         finally:
-            with trio.CancelScope(shield=True):  # SQLite waits a second at most, for a lock
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_WRITE) as scope:
                 await self._write()
                 await self._close_writer()
+            if scope.cancelled_caught:
+                log.error("archive.not_ended", path=str(self.path), pending=self._rows_pending)
             self.reads.close()
 
     async def _write(self) -> None:
@@ -185,7 +203,7 @@ class Archive:
             if self._damage is not None:
                 await self._replace(self._damage)
             if self._writer is None:
-                self._writer = await self._in_thread(partial(store.Writer, self.path))
+                self._writer = await self._open_writer()
                 self._opened.set()
             while self._pending:
                 await self._write_batch(self._writer)
@@ -201,13 +219,29 @@ class Archive:
             for done in waiting:
                 done.set()
 
+    async def _open_writer(self) -> store.Writer:
+        is_wanted = True
+
+        def work() -> store.Writer:
+            writer = store.Writer(self.path)
+            if not is_wanted:
+                writer.close()
+            return writer
+
+        try:
+            return await self._in_thread(work)
+        except trio.Cancelled:
+            is_wanted = False
+            raise
+
     async def _close_writer(self) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
             await self._in_thread(writer.close)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(work, limiter=self._write_limit)
+        """One after the other: what was abandoned has to end before anything else begins."""
+        return await trio.to_thread.run_sync(work, limiter=self._write_limit, abandon_on_cancel=True)
 
     async def _write_batch(self, writer: store.Writer) -> None:
         batch: list[Write] = []
@@ -215,11 +249,12 @@ class Archive:
         while self._pending and (rows < BATCH or not batch):
             batch.append(self._pending.popleft())
             rows += _size(batch[-1])
-        self._rows_away = rows
+        self._away, self._rows_away = batch, rows
+        self._writes += 1
         try:
             await self._in_thread(partial(writer.write, batch))
         except BaseException as error:
-            self._rows_away = 0
+            self._away, self._rows_away = [], 0
             if store.is_outside(error) or isinstance(error, trio.Cancelled):
                 self._pending.extendleft(reversed(batch))  # while they were away they counted as pending
                 self._keep_bound()
@@ -227,7 +262,7 @@ class Archive:
                 self._rows_pending -= rows
                 self.dropped += sum(len(write.rows) for write in batch)
             raise
-        self._rows_away = 0
+        self._away, self._rows_away = [], 0
         self._rows_pending -= rows
         self.written += sum(len(write.rows) for write in batch)
 
@@ -264,18 +299,27 @@ class Archive:
         event = "archive.ready" if self._state == "starting" else "archive.recovered"
         log.info(event, path=str(self.path), written=self.written, dropped=self.dropped)
         self._state, self._reason, self._since, self._is_dropping = "ok", None, clock.now(), False
+        self.reads.close()  # they may have a file that was removed since, or one that nobody wrote to then
 
     async def _replace(self, damage: str) -> None:
         """Put a damaged file aside; a new one takes its place."""
         await self._close_writer()
         self.reads.close()
-        aside = await self._in_thread(lambda: store.move_aside(self.path, clock.now()))
+        self._replaced += 1
+        aside = await self._in_thread(self._move_aside)
+        self.reads.close()  # whoever has asked since has the old file
         self._damage = None
         log.error("archive.corrupt", path=str(self.path), reason=damage, moved_to=str(aside))
+
+    def _move_aside(self) -> Path | None:
+        with suppress(FileNotFoundError):  # somebody has done it already
+            return store.move_aside(self.path, clock.now())
+        return None
 
     async def _verify(self) -> None:
         """Read the whole file once, beside everything else: damage shows before it is met."""
         await self._opened.wait()
+        replaced = self._replaced
         connection: list[store.Connection] = []
 
         def work() -> str | None:
@@ -297,7 +341,7 @@ class Archive:
             with suppress(sqlite3.Error):
                 for open_one in connection:
                     open_one.interrupt()
-        if damage is not None:
+        if damage is not None and replaced == self._replaced:
             self._damaged(damage)
 
 

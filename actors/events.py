@@ -205,13 +205,19 @@ def ms(time: datetime) -> int:
     return (time - EPOCH) // _MILLISECOND
 
 
-def optional_ms(time: datetime | None) -> int | None:
-    return None if time is None else ms(time)
+def ceil_ms(time: datetime) -> int:
+    """The first of the Unix milliseconds that is not before `time`."""
+    return -((EPOCH - time) // _MILLISECOND)
+
+
+def optional_ms(start: datetime | None) -> int | None:
+    """The first millisecond of a range: exchanges' ranges include theirs, so one before `start` would be too many."""
+    return None if start is None else ceil_ms(start)
 
 
 def last_ms(end: datetime | None) -> int | None:
     """The last millisecond before `end`: our ranges end before it, most exchanges' include theirs."""
-    return None if end is None else ms(end) - 1
+    return None if end is None else ceil_ms(end) - 1
 
 
 @lru_cache(maxsize=1 << 14)  # bars open at the same moments on every symbol: one datetime of 48 bytes serves them all

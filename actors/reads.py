@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,23 +27,41 @@ class Reads:
         self._idle: list[store.Connection] = []
         self._generation = 0  # of the file: a damaged one is replaced
         self._limit = trio.CapacityLimiter(AT_ONCE)
+        self._threads = trio.CapacityLimiter(AT_ONCE)  # those too that nobody waits for any more
 
     async def ask(self, query: Callable[[store.Connection], T]) -> T:
         """What `query` finds. Raises Unreadable."""
         async with self._limit:
             generation = self._generation
-            idle = self._idle.pop() if self._idle else None
+            idle = [self._idle.pop() if self._idle else None]  # whoever takes it out sees to it
+            used: list[store.Connection] = []
+            is_wanted = True
 
             def work() -> tuple[store.Connection, T]:
-                connection = idle or store.open_reader(self._path)
+                connection = idle.pop() or store.open_reader(self._path)
+                used.append(connection)
                 try:
-                    return connection, query(connection)
+                    if not is_wanted:
+                        raise Unreadable("nobody waits for the answer")
+                    found = query(connection)
                 except BaseException:
                     connection.close()
                     raise
+                if not is_wanted:
+                    connection.close()
+                return connection, found
 
             try:
-                connection, found = await trio.to_thread.run_sync(work)
+                connection, found = await trio.to_thread.run_sync(work, limiter=self._threads, abandon_on_cancel=True)
+            except trio.Cancelled:
+                is_wanted = False
+                with suppress(IndexError):
+                    if (unused := idle.pop()) is not None:
+                        unused.close()
+                for connection in used:  # the thread ends soon, and closes it
+                    with suppress(sqlite3.Error):
+                        connection.interrupt()
+                raise
             except (sqlite3.Error, OSError, store.NotOurs) as error:
                 if not store.is_outside(error):
                     raise

@@ -32,6 +32,7 @@ from actors.series import (
 
 HOLES = 12  # filled for one answer; where there are more, everything from there on is fetched
 SETTLED = timedelta(hours=1)  # older history has no rows that are still to come
+SURE = timedelta(seconds=5)  # after a bar's end its last trades are in it, whichever of the exchange's servers answers
 
 Fetch = Callable[[datetime | None, datetime | None, int], Awaitable[list[Any]]]
 """(start, end, limit) -> rows of `[start, end)` from an exchange's REST: the first, or without a start the last."""
@@ -64,10 +65,13 @@ class Recall:
         self, series: Series, events: Sequence[Event], start: datetime | None, end: datetime | None, limit: int
     ) -> None:
         """Put what was answered to (start, end, limit) into the archive, and what it says completely."""
-        final = [event for event in events if not isinstance(event, Ohlc) or event.is_closed]
+        settled = self._now() - SURE
+        final = [e for e in events if not isinstance(e, Ohlc) or (e.is_closed and _end_of(e) <= settled)]
         if not final:
             return  # that there is nothing is not believed: the exchange may have forgotten it
         is_whole = start is None or len(events) < limit  # nothing between the last row and the end
+        # Where there would have to be bars, none means that the answer stopped too early.
+        may_be_empty = series.kind != "ohlc" or not self.exchange.has_empty_bars
         covered = []
         runs = self._runs(series, final)
         for run in runs:
@@ -76,7 +80,7 @@ class Recall:
             is_first = series.kind == "funding_history" or (start is not None and first < start + step_of(series))
             if run is runs[0] and start is not None and is_first:
                 first = min(start, first)
-            if run is runs[-1] and is_whole and end is not None and end <= self._now() - SETTLED:
+            if run is runs[-1] and is_whole and may_be_empty and end is not None and end <= self._now() - SETTLED:
                 last = max(last, end)
             covered.append(Range(us(first), us(last)))
         self.archive.put([Write(series, [row_of(series.kind, event) for event in final], covered)])

@@ -6,13 +6,16 @@ from datetime import datetime, timedelta
 import structlog
 import trio
 
+from actors.errors import MarketError, UpstreamGeoBlocked, UpstreamLimited, UpstreamTimeout
 from actors.events import Instrument
 from actors.exchange import Rest
 from actors.reads import Unreadable
 from actors.recall import Fetch, Recall, fetch_of
+from actors.rest import Unreachable
 from actors.series import Piece, Series, from_us, step_of, us
 
 AFTER = 60.0  # seconds from the start: feeds load their own history first, and the archive gets that too
+OF_THE_HOST = (UpstreamLimited, UpstreamGeoBlocked, UpstreamTimeout, Unreachable)  # whatever it is asked for
 PACE = 2.0  # seconds between two series: polling and the feeds wait in the same line for the budget
 EVERY = 3600.0  # seconds; what exchanges do not push is fetched so often
 BACK = timedelta(days=28)  # older holes are left to `marketd backfill`
@@ -60,12 +63,21 @@ class Refill:
         self._asked: set[tuple[Series, Piece]] = set()  # holes that the exchange was asked for already
 
     async def run(self) -> None:
-        """For ever. Raises MarketError."""
+        """For ever. Raises MarketError where the host answers nobody; a series that errs waits for the next round."""
         await trio.sleep(AFTER)
         while True:
+            oldest = us(self._now() - BACK)
+            self._asked = {(series, piece) for series, piece in self._asked if piece.end >= oldest}
             for instrument, intervals in self._wanted():
                 for series in self._series(instrument, intervals):
-                    await self._fill(series, instrument)
+                    try:
+                        await self._fill(series, instrument)
+                    except MarketError as error:
+                        if isinstance(error, OF_THE_HOST) or error.retry_after is not None:
+                            raise
+                        where = {"exchange": series.exchange, "symbol": series.symbol, "kind": series.kind}
+                        log.info("archive.not_filled", **where, reason=str(error))
+                        await trio.sleep(PACE)
             await trio.sleep(EVERY)
 
     def _series(self, instrument: Instrument, intervals: Iterable[str]) -> list[Series]:
@@ -95,7 +107,8 @@ class Refill:
         holes = [piece for piece in found if not piece.is_held and (series, piece) not in self._asked]
         rows: list[int] = []
         await fill(self._recall, series, fetch_of(self._rest, series, instrument), holes, lambda _, n: rows.append(n))
-        self._asked.update((series, piece) for piece in holes)
+        # What ends now is another hole the next time.
+        self._asked.update((series, piece) for piece in holes if piece.end < us(end))
         await trio.sleep(PACE if holes else 0)
         if sum(rows) and series.kind == "ohlc":
             log.info("archive.filled", exchange=series.exchange, symbol=series.symbol, kind=series.kind, rows=sum(rows))

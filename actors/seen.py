@@ -17,6 +17,7 @@ from actors.flows import Sums
 from actors.reads import Unreadable
 from actors.series import FAR, MICROSECOND, Row, Series, event_of, us
 
+VALUE = 4  # its place in the rows of both kinds
 LATE = timedelta(seconds=3)  # after the end of a period its last sample is there
 
 S = TypeVar("S", Liquidation, LargeTrade)
@@ -86,18 +87,21 @@ class Seen(Generic[S]):
         """
         series, (begin, final) = self.series, _bounds(start, end)
         rows: list[Row] = []
+        waiting: list[Row] = []
         if self._archive is not None:
+            found = self._archive.pending_rows(series)  # before the file is read: what is written by then is in both
+            waiting = [row for row in found if begin <= row[0] < final and row[VALUE] >= least]
             with suppress(Unreadable):  # memory alone, then; /health says so
                 rows = await self._archive.reads.ask(
                     lambda connection: queries.read(
                         connection, series, begin, final, limit, newest=start is None, least=least
                     )
                 )
-        kept: list[S] = [event_of(series, row) for row in rows]
+        kept: list[S] = [event_of(series, row) for row in dict.fromkeys((*rows, *waiting))]
         # Equal ones happened as often as either has them: one may have forgotten, the other not written yet.
         both: Counter[S] = Counter(kept) | Counter(flows.within(self._memory, start, end, least))
-        found = sorted(both.elements(), key=lambda event: event.timestamp)
-        return found[:limit] if start is not None else found[-limit:]
+        events = sorted(both.elements(), key=lambda event: event.timestamp)
+        return events[:limit] if start is not None else events[-limit:]
 
     async def bars(self, interval: str, *, limit: int, start: datetime | None, end: datetime | None) -> list[Sums]:
         """Sums per bar of what happened within `[start, end)`: the first bars where there is a start, else the last."""
@@ -114,15 +118,14 @@ class Seen(Generic[S]):
         series, (begin, final) = self.series, _bounds(start, end)
         await archive.flush()
         try:
-            found = await archive.reads.ask(
-                lambda connection: queries.sums(connection, series, begin, final, length, limit, newest=start is None)
+            found, pending = await archive.ask(
+                series,
+                lambda connection: queries.sums(connection, series, begin, final, length, limit, newest=start is None),
             )
         except Unreadable:
             return None
-        if archive.is_failing:  # what could not be written counts too
-            waiting = [row for row in archive.pending_rows(series) if begin <= row[0] < final]
-            found = flows.added(found, flows.of_rows(waiting, length))
-        return found
+        waiting = [row for row in pending if begin <= row[0] < final]
+        return flows.added(found, flows.of_rows(waiting, length))
 
 
 def _bounds(start: datetime | None, end: datetime | None) -> tuple[int, int]:

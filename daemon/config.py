@@ -235,6 +235,10 @@ def _url(*schemes: str) -> _Kind:
     return _Kind(expected, check, secret=True)
 
 
+def _is_age(days: float) -> bool:
+    return 0 <= days <= 36_500  # a century: there are no times before the year 1
+
+
 _Key = tuple[str, ...]
 
 _BOOLEAN = _Kind("true or false", lambda v: v if isinstance(v, bool) else None, _read_boolean)
@@ -266,7 +270,7 @@ _KINDS: dict[_Key, _Kind] = {
     ("archive", "enabled"): _BOOLEAN,
     ("archive", "path"): _Kind("the path of a file", _text),
     ("archive", "keep"): _names(f"a list of different kinds among {' '.join(KINDS)}", KINDS.__contains__, least=0),
-    **{("archive", f"{kind}_days"): _number("a number of days of at least 0", lambda n: n >= 0) for kind in KINDS},
+    **{("archive", f"{kind}_days"): _number("a number of days from 0 to 36500", _is_age) for kind in KINDS},
     ("supervision", "reconnect_delay"): _SECONDS,
     ("supervision", "max_reconnect_delay"): _SECONDS,
     ("supervision", "max_reconnect_attempts"): _integer("an integer of at least 0", 0, 2**63 - 1),

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import threading
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -382,17 +383,81 @@ async def test_damage_that_a_question_meets_is_seen_to(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+async def test_a_new_file_is_not_blamed_for_the_damage_of_the_old_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_read, is_replaced = threading.Event(), threading.Event()
+
+    def check(connection: store.Connection) -> str:
+        is_read.set()
+        is_replaced.wait(5)
+        return "damaged"
+
+    monkeypatch.setattr(store, "check", check)
+    with structlog.testing.capture_logs() as logs:
+        async with archived(path) as archive:
+            await until(is_read.is_set)
+            archive._damaged("met by a question")
+            await until(lambda: "corrupt" in states(logs))
+            is_replaced.set()
+            await trio.sleep(0.2)
+            await archive.flush()
+    assert states(logs).count("corrupt") == 1
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_damaged_file_that_somebody_removed_is_not_waited_for(path: Path) -> None:
+    async with archived(path) as archive:
+        await archive.flush()
+        for file in path.parent.glob("marketd.db*"):
+            file.unlink()
+        archive._damaged("met by a question")
+        archive.put([Write(LARGE, [row_of("large_trades", large_trade(1, 1))])])
+        await until(lambda: archive.report().written == 1)
+    assert len(events(path, LARGE)) == 1
+
+
+async def test_a_disk_that_hangs_does_not_hold_up_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_module, "LAST_WRITE", 0.1)
+    is_back = threading.Event()
+    monkeypatch.setattr(store.Writer, "write", lambda *_: is_back.wait(10))
+    try:
+        with structlog.testing.capture_logs() as logs, trio.fail_after(2):
+            async with archived(path) as archive:
+                archive.put([Write(LARGE, [row_of("large_trades", large_trade(1, 1))])])
+                await trio.sleep(0.7)
+        assert states(logs) == ["ready", "not_ended"]
+        assert archive.report().pending == 1
+    finally:
+        is_back.set()
+
+
+async def test_a_question_that_nobody_waits_for_ends(path: Path) -> None:
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+    async with archived(path) as archive:
+        for _ in range(6):
+            with trio.move_on_after(0.05) as scope, trio.fail_after(2):
+                await archive.reads.ask(lambda c: c.execute(endless).fetchall())
+            assert scope.cancelled_caught
+        await until(lambda: archive.reads._threads.borrowed_tokens == 0)
+        assert await archive.reads.ask(lambda c: queries.read(c, FORCED, 0, FAR, 5)) == []
+
+
+@pytest.mark.usefixtures("quick")
 async def test_a_file_that_was_removed_is_begun_anew(path: Path) -> None:
     feed: Any = TellingFeed()
     async with archived(path) as archive:
         with archive.following(feed, now):
             feed.say(liquidation(1))
             await archive.flush()
+            assert len(await archive.reads.ask(lambda c: queries.read(c, FORCED, 0, FAR, 5))) == 1
             for file in path.parent.glob("marketd.db*"):
                 file.unlink()
             feed.say(liquidation(2))
             await archive.flush()
             await until(lambda: path.exists() and archive.report().state == "ok" and not archive.report().pending)
+            (row,) = await archive.reads.ask(lambda c: queries.read(c, FORCED, 0, FAR, 5))
+            assert event_of(FORCED, row) == liquidation(2)
     assert events(path, FORCED) == [liquidation(2)]
 
 

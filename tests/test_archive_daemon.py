@@ -21,8 +21,10 @@ import pyarrow.parquet
 import pytest
 import trio
 
+from actors import store
 from actors.binance import simulator as binance
 from actors.exchange import load_exchanges
+from actors.series import Series, Write
 from actors.simulated_market import Clock, Market
 from actors.simulator import Simulator
 from daemon import backfill
@@ -231,6 +233,16 @@ async def test_bad_exports_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     async with world() as w:
         told = await w.problem("/export/liquidations", 404, "unsupported")
         assert "[archive]" in told["detail"]
+
+
+async def test_what_is_listed_no_more_can_be_exported(tmp_path: Path) -> None:
+    row = (1_700_000_000_000_000, "buy", 1.0, 2.0, 2.0, 0)
+    writer = store.Writer(tmp_path / "marketd.db")
+    writer.write([Write(Series("liquidations", "binance", "GONEUSDT"), [row])])
+    writer.close()
+    async with keeping(tmp_path) as w:
+        (gone,) = (await export(w, "liquidations", "ndjson", exchange="binance", symbol="GONEUSDT")).splitlines()
+        assert json.loads(gone)["symbol"] == "GONEUSDT"
 
 
 async def test_a_client_that_leaves_ends_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -423,6 +423,13 @@ async def test_a_range_of_interest_is_half_open() -> None:
     assert rows == [10, 11]
 
 
+async def test_pages_of_interest_from_within_a_millisecond_miss_no_row() -> None:
+    start = OLDEST + 10 * STEP + timedelta(microseconds=1)  # just behind a row that is held
+    rows, asked = await ask_interest(InterestHistory(range(11, 2000, 5)), 300, start)
+    assert rows == list(range(11, 11 + 300 * 5, 5))
+    assert asked[0].params["startTime"] == ms(OLDEST + 10 * STEP) + 1
+
+
 async def test_a_range_of_interest_that_has_not_come_to_be() -> None:
     every = InterestHistory(range(1000))
     assert (await ask_interest(every, 30, NOW + timedelta(days=1)))[0] == []

@@ -226,6 +226,29 @@ async def test_bars_before_the_first_one_cost_few_requests(world: World, interva
     assert await world.rest.ohlc("BTCUSDT", "1m", limit=5, start=from_ms(START + MINUTE)) == []
 
 
+@pytest.mark.parametrize("is_relisted", [True, False])
+async def test_a_gap_that_is_too_wide_to_be_read_is_not_taken_for_the_end(world: World, is_relisted: bool) -> None:
+    start, last = START - 100 * DAY, START - DAY
+
+    def listed_for_a_day(request: Request) -> Reply:
+        first, final = int(request.query["start"]), int(request.query["end"])
+        opens = [*range(start, start + DAY, MINUTE), *([last] if is_relisted else [])]
+        rows = [[str(at), *"111111"] for at in opens if first <= at <= final]
+        rows = rows[::-1][: int(request.query["limit"])]
+        result = {"symbol": "BTCUSDT", "category": "linear", "list": rows}
+        return Reply(body=json.dumps(answered(result)).encode())
+
+    client = Client(listed_for_a_day)
+    rest = BybitRest(cast(RestClient, client), lambda: from_ms(START))
+    asked = rest.ohlc("BTCUSDT", "1m", limit=1500, start=from_ms(start))
+    if is_relisted:
+        with pytest.raises(UpstreamError, match="ask from there on"):
+            await asked
+    else:
+        assert len(await asked) == 1440
+    assert len(client.requests) <= 51
+
+
 async def test_a_bar_closes_by_the_exchanges_clock(world: World) -> None:
     opening = START - START % MINUTE
     world.advance(MINUTE - START % MINUTE - 1)

@@ -284,6 +284,10 @@ SYMBOLS = "expected a list of different symbols"
         ("[server]\ncors_origins = [1]", ORIGINS + ", got a list"),
         ('[server]\ncertfile = ""', 'server.certfile: expected the path of a file, got ""'),
         ('[server]\ncertfile = "c"', "server.certfile: certfile and keyfile go together, give both"),
+        (
+            "[archive]\nohlc_days = 738001",
+            "archive.ohlc_days: expected a number of days from 0 to 36500, got 738001",
+        ),
         ("[record]\npart_mb = 0", "record.part_mb: expected an integer from 1 to 100000, got 0"),
         ("[record]\npath = true", "record.path: expected the path of a folder, got true"),
         ('[server]\nkeyfile = "k"', "server.keyfile: certfile and keyfile go together, give both"),

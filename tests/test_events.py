@@ -24,9 +24,12 @@ from actors.events import (
     Trade,
     amount,
     bar_end,
+    ceil_ms,
     from_ms,
+    last_ms,
     ms,
     number,
+    optional_ms,
 )
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -182,3 +185,14 @@ def test_a_complaint_quotes_no_more_than_it_must() -> None:
     with pytest.raises(BadMessage) as refused:
         number("x" * 10_000)
     assert len(str(refused.value)) < 100
+
+
+@pytest.mark.parametrize("microseconds", [0, 1, 999])
+def test_ranges_within_a_millisecond(microseconds: int) -> None:
+    time = NOON + timedelta(microseconds=microseconds)
+    first = optional_ms(time)
+    assert first is not None
+    assert from_ms(first) >= time > from_ms(first - 1)
+    assert last_ms(time) == first - 1  # ranges that meet there share nothing and miss nothing
+    assert ceil_ms(time) == first
+    assert optional_ms(None) is last_ms(None) is None

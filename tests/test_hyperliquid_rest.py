@@ -270,6 +270,14 @@ async def test_bars_without_trades_may_be_missing(market: Market) -> None:
     assert await holes.rest(now).ohlc("BLZ", "1m", limit=700, start=start) == every[3:703]
 
 
+async def test_a_bar_that_ended_while_the_answer_travelled_was_open_when_it_was_read(market: Market) -> None:
+    now = market.now
+    times = iter([from_ms(now)])
+    rest = HyperliquidRest(simulated(market).client, lambda: next(times, from_ms(now + 60_000)))
+    rows = await rest.ohlc("BTC", "1m", limit=3)
+    assert [row.is_closed for row in rows] == [True, True, False]
+
+
 async def test_a_delisted_coin_keeps_its_bars(market: Market) -> None:
     rows = await simulated(market).rest(from_ms(market.now)).ohlc("OCEAN", "1h", limit=5)
     assert len(rows) == 5

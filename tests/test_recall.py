@@ -1,6 +1,7 @@
 """History from disk and exchange together: as the exchange alone would answer, and only what is missing is asked."""
 
 import random
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -11,15 +12,17 @@ from typing import Any
 import pytest
 import trio
 
+from actors import archive as archive_module
 from actors import refill as refill_module
+from actors import store
 from actors.archive import Archive
 from actors.binance import EXCHANGE
-from actors.errors import UpstreamError
+from actors.errors import UpstreamError, UpstreamLimited
 from actors.events import Ohlc, OpenInterest
 from actors.recall import KeptRest, Recall, fetch_of
 from actors.refill import Refill, fill
 from actors.seen import Seen, sampled, with_sampled_interest
-from actors.series import Range, Series, Write, row_of, us
+from actors.series import Piece, Range, Series, Write, row_of, us
 from tests.archive_fixtures import (
     INSTRUMENT,
     MINUTE,
@@ -163,6 +166,25 @@ async def test_a_missing_bar_of_an_exchange_that_makes_every_bar_is_a_hole(tmp_p
         assert minutes(await world.ask(limit=10, start=16)) == list(range(16, 26))
 
 
+async def test_an_answer_that_stops_short_does_not_hide_bars(tmp_path: Path) -> None:
+    async with past(tmp_path, market()) as world:
+        world.recall._now = lambda: T0 + timedelta(days=1)
+        world.rest.bars = market(missing=set(range(20, LENGTH)))
+        assert minutes(await world.ask(limit=100, start=10, end=50)) == list(range(10, 20))
+        await world.archive.flush()
+        world.rest.bars = market()
+        assert minutes(await world.ask(limit=100, start=10, end=50)) == list(range(10, 50))
+
+
+async def test_a_bar_that_has_only_just_ended_is_not_kept(tmp_path: Path) -> None:
+    async with past(tmp_path, market()) as world:
+        world.recall._now = lambda: T0 + 20 * MINUTE + timedelta(seconds=4)
+        world.recall.keep(BARS, [bar(18), bar(19)], T0 + 18 * MINUTE, None, 10)
+        await world.archive.flush()
+        found = await world.recall.coverage(BARS, us(T0), us(T0 + 30 * MINUTE))
+        assert [(p.start, p.end) for p in found if p.is_held] == [(us(T0 + 18 * MINUTE), us(T0 + 19 * MINUTE))]
+
+
 async def test_without_a_readable_archive_the_exchange_answers(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "missing" / "marketd.db", keep=("ohlc",))
     world = Past(archive, Recall(archive, EXCHANGE, lambda: T0), Remembering(market()), T0)
@@ -233,6 +255,32 @@ async def test_recent_holes_are_filled_and_older_ones_left_alone(
     ]
 
 
+async def test_a_series_that_errs_does_not_keep_the_others_from_being_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refill_module, "AFTER", 0.0)
+    monkeypatch.setattr(refill_module, "PACE", 0.0)
+    error: Exception = UpstreamError("the exchange has forgotten this one")
+    tried: list[str] = []
+    refill: Any = Refill(Any, Any, lambda: T0, lambda: [(INSTRUMENT, ())])  # type: ignore[arg-type]
+    series = [BARS._replace(symbol=symbol) for symbol in ("ETHUSDT", "BTCUSDT")]
+
+    async def failing(one: Series, _: object) -> None:
+        tried.append(one.symbol)
+        raise error
+
+    monkeypatch.setattr(refill, "_series", lambda *_: series)
+    monkeypatch.setattr(refill, "_fill", failing)
+    refill._asked = {(BARS, Piece(0, us(T0 - timedelta(days=days)), False)) for days in (1, 29)}
+    with trio.move_on_after(0.1):
+        await refill.run()
+    assert tried == ["ETHUSDT", "BTCUSDT"]
+    assert len(refill._asked) == 1  # what is too old to be looked at needs no memory
+    error = UpstreamLimited("too many requests")
+    with pytest.raises(UpstreamLimited):
+        await refill.run()
+
+
 # --- what only this daemon saw
 
 
@@ -254,6 +302,27 @@ async def test_seen_is_what_archive_and_memory_have_each_as_often_as_it_happened
         assert await ask(least=2000.0) == [new]
         assert await ask(end=new.timestamp) == [old, twice, twice]
     assert await Seen(None, series, [twice, new]).events(limit=5, start=None, end=None, least=0.0) == [twice, new]
+
+
+async def test_what_a_thread_is_writing_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(archive_module, "LAST_WRITE", 0.1)
+    series = Series("liquidations", "binance", "BTCUSDT")
+    rows = [(*row_of("liquidations", liquidation(1)), number) for number in (0, 1)]
+    is_back = threading.Event()
+    async with archived(tmp_path / "marketd.db") as archive:
+        archive.put([Write(series, rows[:1])])
+        await archive.flush()
+        monkeypatch.setattr(store.Writer, "write", lambda *_: is_back.wait(10))
+        archive.put([Write(series, rows[1:])])
+        await archive.flush()
+        assert archive._away
+        seen: Seen[Any] = Seen(archive, series, [])
+        events = await seen.events(limit=9, start=None, end=None, least=0.0)
+        ((_, count, _, sells),) = await seen.bars("1m", limit=9, start=None, end=None)
+        is_back.set()
+    assert events == [liquidation(1)] * 2
+    assert (count, sells) == (2, 2000.0)
 
 
 @pytest.mark.parametrize("is_kept", [True, False])

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -70,8 +71,10 @@ async def _job(connectors: Connectors, archive: Archive, kind: ArchiveKind, quer
     await archive.flush()
     exchange, symbol = query.exchange and query.exchange.lower(), query.symbol
     known = connectors.get(exchange or "")
-    if symbol is not None and known is not None and known.catalogue.instruments:
-        symbol = known.catalogue.resolve(symbol).symbol
+    is_listed = False
+    if symbol is not None and known is not None:
+        with suppress(UnknownSymbol, NotReady):  # what is listed no more may be in the archive, spelled as it was
+            symbol, is_listed = known.catalogue.resolve(symbol).symbol, True
     try:
         found = await archive.reads.ask(
             lambda connection: queries.find_series(
@@ -82,7 +85,7 @@ async def _job(connectors: Connectors, archive: Archive, kind: ArchiveKind, quer
         raise NotReady(str(error)) from error
     if not found and exchange is not None:
         connector_of(connectors, exchange)  # one that is neither here nor in the archive
-    if not found and symbol is not None and known is None:
+    if not found and symbol is not None and not is_listed:
         raise UnknownSymbol(f"the archive has no {kind} of {symbol[:60]!r}")
     return Job(
         path=str(archive.path.absolute()),

@@ -46,9 +46,9 @@ from actors.events import (
     Ohlc,
     OpenInterest,
     Trade,
+    ceil_ms,
     from_ms,
     last_ms,
-    ms,
     optional_ms,
 )
 from actors.rest import FORBIDDEN_PAUSE, Params, RestClient, excerpt
@@ -148,7 +148,7 @@ class BybitRest:
             "category": "linear",
             "symbol": symbol,
             "intervalTime": PERIODS[period],
-            "startTime": None if start is None else max(0, ms(start) - 1),
+            "startTime": None if start is None else max(0, ceil_ms(start) - 1),
             "endTime": last_ms(end),
             "limit": size,
         }
@@ -240,6 +240,7 @@ class BybitRest:
     ) -> list[E]:
         """The first `limit` rows of `[start, end)`, window after window; `step` is the least time between two rows."""
         now = self._now()
+        final = now if end is None else min(end, now)
         if start > now + timedelta(days=1):  # our idea of the exchange's clock may be off, but not by that much
             return []
         rows: list[E] = []
@@ -258,6 +259,11 @@ class BybitRest:
             if not rows and can_skip:
                 can_skip = False
                 start = max(start, await self._first_day(symbol, now))
+        # A short answer says that nothing more exists. A contract that was listed twice has a gap wider than we look.
+        if len(rows) < limit and start < final and await read(start, final, page_size):
+            raise UpstreamError(
+                f"Bybit has more rows of {symbol}, but too few before {start:%Y-%m-%d %H:%M} UTC: ask from there on"
+            )
         return rows[:limit]
 
     async def _first_day(self, symbol: str, now: datetime) -> datetime:

@@ -21,6 +21,7 @@ from actors.events import (
     OpenInterest,
     PredictedFunding,
     VenuePrediction,
+    ceil_ms,
     from_ms,
     ms,
     number,
@@ -82,6 +83,7 @@ class HyperliquidRest:
         The exchange keeps the last 5000 per interval, and may have none for a time without trades.
         """
         step, now = INTERVALS[interval], self._now()
+        asked_at = ms(now)
         final = now + step if end is None else min(end, now + step)  # a step more: our clocks may differ
         window = limit * step
         rows: list[wire.Candle] = []
@@ -101,14 +103,15 @@ class HyperliquidRest:
                 if not page:
                     window = final - start  # before what is kept, or before the listing: no use in small steps
             rows = rows[:limit]
-        now_ms = ms(self._now())
-        return [ohlc(row, is_closed=row.close_time < now_ms) for row in rows]
+        # A bar that ends while the answer travels is not whole in it; one that another follows is.
+        last = len(rows) - 1
+        return [ohlc(row, is_closed=index < last or row.close_time < asked_at) for index, row in enumerate(rows)]
 
     async def _candles(self, symbol: str, interval: str, start: datetime, end: datetime) -> list[wire.Candle]:
         """The bars that opened within `[start, end)`; the exchange also gives the one that was open at `start`."""
         if start >= end:
             return []
-        first, last = ms(start), ms(end) - 1
+        first, last = ceil_ms(start), ceil_ms(end) - 1
         count = min((end - start) // INTERVALS[interval] + 1, CANDLES_KEPT)
         request = {"coin": symbol, "interval": interval, "startTime": first, "endTime": last}
         rows = await ask(
