@@ -196,6 +196,8 @@ async def test_a_coin_that_vanished_fails_alone(nursery: trio.Nursery, gone: tup
         return states(connector) == expected and [len(c.streams) for c in sim.connections] == [streams]
 
     await eventually(settled, within=15)
+    await trio.sleep(0.3)  # a connection that was just cut may still look as if it were the last
+    await eventually(settled, within=15)
     for symbol in gone:
         assert f"asked for {symbol}" in (connector.feeds[symbol].health.reason or "")
     attempts = sim.attempts

@@ -36,7 +36,7 @@ from tests.daemon_fixtures import MINUTE, START, Json, captured_logs, eventually
 from tests.exchange_fixtures import EXCHANGES, INTERVALS, Venues, quick, venues
 from tests.test_capture import RECORDINGS, Recorded, bar, trade
 from tests.test_capture import SYMBOLS as SUSHI_AND_OTHERS
-from tests.test_daemon import Process, listeners, listening, simulated, started
+from tests.test_daemon import Process, listening, simulated, started
 from web.topics import STREAMS
 
 QUICK = {name: quick(exchange) for name, exchange in EXCHANGES.items()}
@@ -270,8 +270,10 @@ async def test_the_program_records_until_it_is_killed_and_replays_that(tmp_path:
     folder = tmp_path / "recordings"
     env = {"MARKETD_RECORD__PATH": str(folder)}
     async with simulated(tmp_path), listening(cwd=tmp_path, env=env) as daemon, trio.open_nursery() as nursery:
-        await listeners(nursery, daemon.url, "/ws/binance/BTCUSDT/trades")
-        await trio.sleep(2.5)  # what is younger than a second may not be on the disk
+        path = "/ws/binance/BTCUSDT/trades"
+        heard_live = (await listen(nursery, daemon.url, [path]))[path]
+        await eventually(lambda: len(heard_live.messages) > 25, 15)
+        await trio.sleep(1.5)  # what is younger than a second may not be on the disk
         daemon.process.kill()
         nursery.cancel_scope.cancel()
     files = [str(path) for path in folder.iterdir()]
