@@ -111,14 +111,15 @@ def create_app(upstream: str) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan)
 
-    @app.get("/binance/ohlc/{symbol}/{interval}")
     async def bars(symbol: str, interval: str, limit: Annotated[int, Query(ge=1, le=1500)] = 500) -> Response:
         return memory.answer(("ohlc", symbol, interval, limit), lambda: [*memory.bars][-limit:])
 
-    @app.get("/binance/funding/{symbol}")
     async def funding(symbol: str) -> Response:
         return memory.answer(("funding", symbol), lambda: memory.funding)
 
+    # No decorators: mypy calls them untyped where FastAPI is not installed.
+    app.add_api_route("/binance/ohlc/{symbol}/{interval}", bars)
+    app.add_api_route("/binance/funding/{symbol}", funding)
     return app
 
 
