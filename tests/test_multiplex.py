@@ -1,6 +1,6 @@
 """`/ws` without sockets: what a client may command, and what it is answered."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -88,8 +88,10 @@ class Daemon:
 
 
 @pytest.fixture
-async def daemon(nursery: trio.Nursery) -> Daemon:
-    return Daemon(nursery, ClientLimits(topics=3, commands_per_second=20.0))
+async def daemon(nursery: trio.Nursery) -> AsyncIterator[Daemon]:
+    daemon = Daemon(nursery, ClientLimits(topics=3, commands_per_second=20.0))
+    yield daemon
+    daemon.multiplex.close()
 
 
 async def test_a_topic_is_acknowledged_and_followed(daemon: Daemon) -> None:
@@ -104,7 +106,6 @@ async def test_a_topic_is_acknowledged_and_followed(daemon: Daemon) -> None:
     ]
     assert await daemon.trade() == []
     assert await daemon.say({"op": "ping", "id": 0}) == [{"type": "pong", "id": 0}]
-    daemon.multiplex.close()
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,6 @@ async def test_bad_topics_among_good_ones_have_errors_of_their_own(daemon: Daemo
     )
     assert {frame["id"] for frame in told} == {2}
     assert [frame["topics"] for frame in told if frame["type"] == "ack"] == [[TRADES]]
-    daemon.multiplex.close()
 
 
 async def test_a_topic_is_left_by_any_spelling_it_was_joined_by(daemon: Daemon) -> None:
@@ -162,7 +162,6 @@ async def test_spellings_do_not_pile_up(daemon: Daemon) -> None:
     (ack,) = await daemon.say({"op": "subscribe", "topics": names})
     assert len(ack["topics"]) == 1
     assert len(daemon.multiplex._spelled) <= 6
-    daemon.multiplex.close()
 
 
 async def test_only_so_many_topics_on_one_connection(daemon: Daemon) -> None:
@@ -174,7 +173,6 @@ async def test_only_so_many_topics_on_one_connection(daemon: Daemon) -> None:
     await daemon.say({"op": "unsubscribe", "topics": names[:1]})
     (ack,) = await daemon.say({"op": "subscribe", "topics": names[3:4]})
     assert ack["topics"] == names[3:4]
-    daemon.multiplex.close()
 
 
 async def test_a_position_of_a_topic_that_is_not_asked_for_is_an_error(daemon: Daemon) -> None:
@@ -182,7 +180,6 @@ async def test_a_position_of_a_topic_that_is_not_asked_for_is_an_error(daemon: D
     told = await daemon.say({"op": "subscribe", "id": 1, "topics": [TRADES], "since": since})
     assert [(frame["type"], frame["id"]) for frame in told] == [("error", 1), ("ack", 1)]
     assert BARS in str(told[0]["errors"])
-    daemon.multiplex.close()
 
 
 async def test_only_bars_have_a_past(daemon: Daemon) -> None:
@@ -198,7 +195,6 @@ async def test_a_position_that_is_no_longer_held_is_one_gap_and_then_live(daemon
     assert ack["type"] == "ack"
     assert (gap["type"], gap["reason"], gap["repaired"]) == ("gap", "resume_too_old", False)
     assert [frame["seq"] for frame in await daemon.trade()] == [1]
-    daemon.multiplex.close()
 
 
 async def test_a_topic_left_in_the_moment_it_was_resumed_is_not_followed(daemon: Daemon) -> None:

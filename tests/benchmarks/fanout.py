@@ -61,6 +61,7 @@ from .processes import (
     sleep_until,
     started,
     wait_for_address,
+    write_report,
 )
 
 PATH = f"/ws/binance/{SYMBOL}/trades"
@@ -280,8 +281,7 @@ def main() -> int:
     rows = summarise(runs)
     sys.stdout.write(HEAD + "".join(map(line, rows)))
     if file is not None:
-        report = {"machine": machine(cores), "options": options, "rows": rows, "runs": runs}
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(report, enc_hook=str), indent=2) + b"\n")
+        write_report(file, cores, options=options, rows=rows, runs=runs)
     return 0
 
 

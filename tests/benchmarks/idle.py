@@ -46,6 +46,7 @@ from .processes import (
     sleep_until,
     started,
     wait_for_address,
+    write_report,
 )
 
 IDLE_PATH = f"/ws/binance/{SYMBOL}/liquidations"
@@ -221,8 +222,7 @@ def main() -> int:
     rows = summarise(runs)
     sys.stdout.write(HEAD + "".join(map(line, rows)))
     if options.json is not None:
-        report = {"machine": machine(cores), "options": vars(options), "rows": rows, "runs": runs}
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report, enc_hook=str), indent=2) + b"\n")
+        write_report(options.json, cores, options=vars(options), rows=rows, runs=runs)
     return 0
 
 

@@ -37,7 +37,18 @@ import msgspec
 from .feeder import SYMBOL, daemon_config, symbols
 from .frames import Exchange, Frames
 from .normalisers import NORMALISERS
-from .processes import Cores, Ended, choose_cores, hear, machine, read_cpu, reading, started, wait_for_address
+from .processes import (
+    Cores,
+    Ended,
+    choose_cores,
+    hear,
+    machine,
+    read_cpu,
+    reading,
+    started,
+    wait_for_address,
+    write_report,
+)
 
 WARM_UP = 2.0  # seconds
 ONLY = ("normalise", "line", "daemon", "reader", "paced")
@@ -208,8 +219,7 @@ def main() -> int:
     rows = summarise(runs)
     sys.stdout.write(HEAD + "".join(map(line, rows)) + ratios(rows))
     if options.json is not None:
-        report = {"machine": machine(cores), "options": vars(options), "rows": rows, "runs": runs}
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report, enc_hook=str), indent=2) + b"\n")
+        write_report(options.json, cores, options=vars(options), rows=rows, runs=runs)
     return 0
 
 

@@ -141,6 +141,11 @@ def machine(cores: Cores) -> str:
     return f"{cpu}, {os.cpu_count()} cores, {pinned}, Python {platform.python_version()}, {versions}"
 
 
+def write_report(file: Path, cores: Cores, **parts: object) -> None:
+    parts = {"machine": machine(cores)} | parts
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(parts, enc_hook=str), indent=2) + b"\n")
+
+
 def _version(name: str) -> str:
     try:
         return version(name)

@@ -40,7 +40,7 @@ from statistics import median
 import msgspec
 
 from .feeder import SYMBOL, daemon_config
-from .processes import Cores, Ended, choose_cores, machine, read_cpu, started, wait_for_address
+from .processes import Cores, Ended, choose_cores, machine, read_cpu, started, wait_for_address, write_report
 
 WARM_UP = 1.0  # seconds
 READY_WITHIN = 20.0
@@ -296,8 +296,7 @@ def main() -> int:
     rows = sorted(summarise(runs), key=lambda row: ([*ROUTES].index(row.route), SERVERS.index(row.server)))
     sys.stdout.write(HEAD + "".join(map(line, rows)))
     if options.json is not None:
-        report = {"machine": machine(cores), "options": vars(options), "rows": rows, "runs": runs}
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report, enc_hook=str), indent=2) + b"\n")
+        write_report(options.json, cores, options=vars(options), rows=rows, runs=runs)
     return 0
 
 

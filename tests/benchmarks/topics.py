@@ -30,7 +30,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from .feeder import Command, Feeder, daemon_config, symbols
 from .frames import Frames, now_ms
-from .processes import Cores, choose_cores, machine, read_cpu, started, wait_for_address
+from .processes import Cores, choose_cores, machine, read_cpu, started, wait_for_address, write_report
 
 WARM_UP = 3.0  # seconds
 SERVERS = ("marketd", "marketd, batch_ms=50", "fastapi")
@@ -179,7 +179,7 @@ def main() -> int:
         updates = sum(run.updates for run in mine)
         sys.stdout.write(f"{server:<22} {cpu:>8.1f} us per update {frames / updates:>6.2f} frames per update\n")
     if options.json is not None:
-        options.json.write_bytes(msgspec.json.encode({"machine": machine(cores), "runs": runs}))
+        write_report(options.json, cores, runs=runs)
     return 0
 
 
