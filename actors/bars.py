@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from itertools import islice, pairwise
 from typing import NamedTuple
 
+from msgspec import structs
+
 from actors.events import Gap, Ohlc, bar_end
 from actors.exchange import Exchange
 
@@ -371,6 +373,4 @@ class Bars:
 
 
 def _closed(bar: Ohlc) -> Ohlc:
-    if bar.is_closed:
-        return bar
-    return Ohlc(**{name: getattr(bar, name) for name in bar.__struct_fields__ if name != "is_closed"}, is_closed=True)
+    return bar if bar.is_closed else structs.replace(bar, is_closed=True)

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 import structlog
 import trio
+from msgspec import structs
 
 from actors import clock
 from actors.broadcast import Broadcast, Reader
@@ -369,7 +370,7 @@ class Feed:
             if isinstance(said, Gap):
                 self._publish(self.topic("large_trades"), said)
             elif said.value >= self._threshold:
-                large = LargeTrade(**{name: getattr(said, name) for name in said.__struct_fields__})
+                large = LargeTrade(**structs.asdict(said))
                 self.large_trades.append(large)
                 self._publish(self.topic("large_trades"), large)
 

@@ -94,7 +94,7 @@ def reading(url: str, cores: Sequence[int]) -> Iterator[subprocess.Popen[bytes]]
         "with connect(sys.argv[1], compression=None) as socket:\n for _ in socket: pass\n"
     )
     with started([sys.executable, "-c", program, url], Path(os.devnull), cores) as process:
-        time.sleep(1.0)
+        time.sleep(1.0)  # its start and its handshake are no part of what is measured
         yield process
 
 
