@@ -1,1 +1,3 @@
-"""Exchange feeds as supervised actors. A file here is machinery, a folder is an exchange."""
+"""What runs, and what it says. Folders hold one concept each; the files beside them are the words that all of them use
+(`events`, `errors`, `clock`, `broadcast`) and the two actors above them all (`connector`, `spikes`).
+"""

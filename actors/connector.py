@@ -14,10 +14,11 @@ import structlog
 import trio
 
 from actors import clock
-from actors.archive import Archive
-from actors.budget import Budget
-from actors.catalogue import Catalogue
-from actors.derivation import BASE, DERIVABLE
+from actors.archive.archive import Archive
+from actors.archive.recall import KeptRest, Recall, fetch_of
+from actors.archive.refill import Refill, Wanted
+from actors.archive.seen import Seen, sampled, with_sampled_interest
+from actors.archive.series import Series
 from actors.errors import (
     BadMessage,
     MarketError,
@@ -36,17 +37,16 @@ from actors.events import (
     PredictedFunding,
     Topic,
 )
-from actors.everything import Everything
-from actors.exchange import Change, Exchange, Rest, Supervise
-from actors.feed import Feed
-from actors.flights import Flights
-from actors.lines import Lines
-from actors.recall import KeptRest, Recall, fetch_of
-from actors.refill import Refill, Wanted
-from actors.rest import Http, RestClient, tls_for
-from actors.seen import Seen, sampled, with_sampled_interest
-from actors.series import Series
-from actors.upstream import LIVE, Upstream
+from actors.exchanges.catalogue import Catalogue
+from actors.exchanges.exchange import Change, Exchange, Rest, Supervise
+from actors.feeds.derivation import BASE, DERIVABLE
+from actors.feeds.everything import Everything
+from actors.feeds.feed import Feed
+from actors.lines.pool import Lines
+from actors.upstream.budget import Budget
+from actors.upstream.flights import Flights
+from actors.upstream.rest import Http, RestClient, tls_for
+from actors.upstream.seam import LIVE, Upstream
 
 CATALOGUE_EVERY = 3600.0  # seconds between looks for listings and delistings
 LINGER = 60.0  # seconds that an on-demand feed outlives its last reader

@@ -21,8 +21,8 @@ from actors.broadcast import Broadcast, Lagged, Reader
 from actors.connector import Connector
 from actors.errors import MarketError
 from actors.events import Event, Kind, Ohlc, OpenInterest, Said, Topic
-from actors.exchange import Supervise
-from actors.feed import Feed
+from actors.exchanges.exchange import Supervise
+from actors.feeds.feed import Feed
 
 SAMPLES_MIN = 20  # fewer say nothing about what is usual
 CAPACITY = 256  # bar updates that may wait for a detector

@@ -13,8 +13,8 @@ from pathlib import Path
 import trio
 
 from actors.clock import RecordedClock, fixed_order
-from actors.exchange import Exchange, load_exchanges
-from actors.recording import BadRecording, Recording
+from actors.exchanges.exchange import Exchange, load_exchanges
+from actors.recording.format import BadRecording, Recording
 from daemon import backfill, demo, export, log, replay
 from daemon import config as configuration
 from daemon import main as daemon

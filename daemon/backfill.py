@@ -13,17 +13,17 @@ from typing import Any
 import structlog
 import trio
 
-from actors.archive import Archive
-from actors.budget import Budget, Window
-from actors.catalogue import Catalogue
+from actors.archive.archive import Archive
+from actors.archive.reads import Unreadable
+from actors.archive.recall import KeptRest, Recall, fetch_of
+from actors.archive.refill import fill, page_of
+from actors.archive.series import FETCHABLE, WITH_INTERVAL, Series, from_us, step_of, us
 from actors.errors import UnknownInterval, UnknownSymbol, Unsupported
 from actors.events import Instrument
-from actors.exchange import Exchange, Rest
-from actors.reads import Unreadable
-from actors.recall import KeptRest, Recall, fetch_of
-from actors.refill import fill, page_of
-from actors.rest import RestClient, open_http, tls_for
-from actors.series import FETCHABLE, WITH_INTERVAL, Series, from_us, step_of, us
+from actors.exchanges.catalogue import Catalogue
+from actors.exchanges.exchange import Exchange, Rest
+from actors.upstream.budget import Budget, Window
+from actors.upstream.rest import RestClient, open_http, tls_for
 from daemon.config import Config
 from daemon.export import EX_FAILED, EX_USAGE, time_of
 from daemon.main import open_archive

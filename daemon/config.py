@@ -22,8 +22,8 @@ import msgspec
 from dotenv import dotenv_values
 from msgspec import Struct
 
+from actors.archive.series import KINDS
 from actors.events import INTERVALS
-from actors.series import KINDS
 
 
 class Server(Struct, frozen=True):

@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 import msgspec
 import trio
 
-from actors.exchange import Exchange
-from actors.simulated_market import Market
+from actors.exchanges.exchange import Exchange
+from actors.simulation.market import Market
 from daemon import main
 from daemon.config import Config
 
@@ -33,7 +33,7 @@ async def run(
         async with trio.open_nursery() as simulators:
             settings = dict(config.exchanges)
             for name in [name for name in exchanges if settings[name].enabled]:
-                simulator = importlib.import_module(f"actors.{name}.simulator")
+                simulator = importlib.import_module(f"actors.exchanges.{name}.simulator")
                 running = await simulators.start(partial(simulator.serve, market))
                 urls = {"rest_url": running.rest_url, "ws_url": running.ws_url}
                 settings[name] = msgspec.structs.replace(settings[name], **urls)

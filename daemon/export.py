@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from actors.series import FAR, KINDS, WITH_INTERVAL, us
-from actors.store import NotOurs
+from actors.archive.series import FAR, KINDS, WITH_INTERVAL, us
+from actors.archive.store import NotOurs
 from daemon.config import Config
 from daemon.progress import Progress
-from web.dump import Job, dump
-from web.formats import FORMATS, file_name, missing
 from web.parameters import parse_time
+from web.rest.dump import Job, dump
+from web.rest.formats import FORMATS, file_name, missing
 
 EX_FAILED = 1
 EX_USAGE = 2

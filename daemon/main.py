@@ -16,22 +16,22 @@ import msgspec
 import structlog
 import trio
 
-from actors.archive import Archive
+from actors.archive.archive import Archive
+from actors.archive.series import KINDS
 from actors.connector import Connector
-from actors.everything import Everything
-from actors.exchange import Exchange, Supervise
-from actors.recorder import Recorded, Recorder
-from actors.series import KINDS
+from actors.exchanges.exchange import Exchange, Supervise
+from actors.feeds.everything import Everything
+from actors.recording.recorder import Recorded, Recorder
 from actors.spikes import Spikes
-from actors.upstream import LIVE, Upstream
+from actors.upstream.seam import LIVE, Upstream
 from daemon.config import Config, ConfigError, ExchangeSettings, Server, Supervision
 from daemon.supervisor import RestartPolicy, supervise
 from web.app import create_app
-from web.early import Early
-from web.fanout import Fanouts, Memory
-from web.multiplex import ClientLimits
-from web.server import serve
-from web.topics import Sources
+from web.rest.early import Early
+from web.server.connections import serve
+from web.streams.fanout import Fanouts, Memory
+from web.streams.multiplex import ClientLimits
+from web.streams.topics import Sources
 
 BACKLOG = 1024  # connections that the kernel holds while we are busy
 GRACE = 8.0  # seconds from the wish to stop until whatever is left is cut off

@@ -14,9 +14,9 @@ import structlog
 import trio
 
 from actors.clock import RecordedClock
-from actors.exchange import Exchange
-from actors.recording import BadRecording, Recording
-from actors.replay import Replay
+from actors.exchanges.exchange import Exchange
+from actors.recording.format import BadRecording, Recording
+from actors.recording.replay import Replay
 from daemon import main
 from daemon.config import Config, ExchangeSettings, OiVol, Streams, Supervision
 

@@ -1,1 +1,3 @@
-"""Tests: of one module each, or of the running program; what they share is in daemon_fixtures and served."""
+"""Tests mirror the program's folders; what some of them share lies beside what it serves. Benchmarks are programs of
+their own.
+"""

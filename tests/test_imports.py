@@ -7,29 +7,55 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LAYERS = {"actors": 0, "web": 1, "daemon": 2}
-PROGRAM = sorted(path for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
+PROGRAM = sorted(path for top in ("daemon", "actors", "web") for path in (ROOT / top).rglob("*.py"))
+
+# A place imports only from places above it in this list, and none of its own row: everything points at the words.
+EXCHANGE, SIMULATOR = "one exchange", "its simulator"
+LEVELS = [
+    ["actors"],
+    ["actors/upstream", "actors/simulation"],
+    ["actors/exchanges"],
+    [EXCHANGE, "actors/feeds"],
+    [SIMULATOR, "actors/lines", "actors/archive", "actors/recording"],
+    ["actors/connector.py"],
+    ["actors/spikes.py"],
+    ["web", "web/server"],
+    ["web/rest"],
+    ["web/streams"],
+    ["web/reference"],
+    ["web/app.py"],
+    ["daemon"],
+]
+LEVEL = {place: level for level, row in enumerate(LEVELS) for place in row}
+# The web server could serve anything.
+ALONE = {"web/server"}
 
 # Who may know a library. Simulators are the other end of the wire and may know what speaks it.
 KEEPERS = {
-    "httpx": {"actors/rest.py"},
-    "trio_websocket": {"actors/dial.py", "actors/line.py"},
-    "hypercorn": {"web/protocol.py", "web/pinned.py", "web/server.py", "web/outbox.py"},
+    "httpx": {"actors/upstream/rest.py"},
+    "trio_websocket": {"actors/upstream/dial.py", "actors/lines/line.py"},
+    "hypercorn": {
+        "web/server/protocol.py",
+        "web/server/pinned.py",
+        "web/server/connections.py",
+        "web/server/outbox.py",
+    },
 }
 SIMULATED = {"trio_websocket"}
 
 # Who may catch everything: the restart loop, and the boundary where one client's fault must stay its own.
-CATCHERS = {"daemon/supervisor.py", "web/server.py"}
+CATCHERS = {"daemon/supervisor.py", "web/server/connections.py"}
+
+# What converts one exchange's captures has to say which.
+NAMES_AN_EXCHANGE = {"actors/recording/cryptofeed.py"}
 
 
 def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def is_simulator(name: str) -> bool:
-    """A module of the simulated exchanges, by its path or by its dotted name."""
-    last = name.removesuffix(".py").replace("/", ".").split(".")[-1]
-    return last.startswith(("simulator", "simulated"))
+def dotted(name: str) -> str:
+    return name.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".")
 
 
 def imported(tree: ast.AST, name: str) -> Iterator[str]:
@@ -48,26 +74,43 @@ def imported(tree: ast.AST, name: str) -> Iterator[str]:
 
 def exchange_of(module: str, folders: set[str]) -> str | None:
     """The exchange whose folder a dotted name is in."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 and parts[0] == "actors" and parts[1] in folders else None
+    match module.split("."):
+        case ["actors", "exchanges", name, *_] if name in folders:
+            return name
+    return None
+
+
+def place_of(module: str, folders: set[str]) -> str | None:
+    """The place in LEVELS that a dotted name belongs to: its folder, or the file itself; None for a library."""
+    if exchange_of(module, folders) is not None:
+        return SIMULATOR if "simulator" in module.split(".")[3:4] else EXCHANGE
+    match module.split("."):
+        case [("actors" | "web") as top, name, *_]:
+            return next((place for place in (f"{top}/{name}", f"{top}/{name}.py") if place in LEVEL), top)
+        case [("actors" | "web" | "daemon") as top, *_]:
+            return top
+    return None
 
 
 def wrong_imports(name: str, source: str, folders: set[str]) -> list[str]:
     """What the file `name` imports although it may not."""
-    layer = name.split("/")[0]
-    dotted = name.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".")
-    own_exchange = exchange_of(dotted, folders)
+    module_name = dotted(name)
+    place, own_exchange = place_of(module_name, folders), exchange_of(module_name, folders)
+    assert place is not None
     wrong = []
     for module in imported(ast.parse(source), name):
         top = module.split(".")[0]
-        exchange = exchange_of(module, folders)
-        if LAYERS.get(top, -1) > LAYERS.get(layer, 9):
-            wrong.append(f"{name} is below {module}")
-        if exchange is not None and exchange != own_exchange and layer != "tests":
+        exchange, other = exchange_of(module, folders), place_of(module, folders)
+        if other not in (place, None) and LEVEL[other] >= LEVEL[place]:
+            wrong.append(f"{name} in {place} is not above {module} in {other}")
+        if exchange not in (own_exchange, None) and name not in NAMES_AN_EXCHANGE:
             wrong.append(f"{name} names the exchange {module}")
-        if top in LAYERS and is_simulator(module) and not (is_simulator(name) or name == "daemon/demo.py"):
+        if other in ("actors/simulation", SIMULATOR) and place not in (other, SIMULATOR) and name != "daemon/demo.py":
             wrong.append(f"{name} knows the simulator {module}")
-        if top in KEEPERS and name not in KEEPERS[top] and not (top in SIMULATED and is_simulator(name)):
+        if place in ALONE and other not in (place, None):
+            wrong.append(f"{name} in {place} knows {module}")
+        speaks_it = top in SIMULATED and place in ("actors/simulation", SIMULATOR)
+        if top in KEEPERS and name not in KEEPERS[top] and not speaks_it:
             wrong.append(f"{name} knows {module}")
     return wrong
 
@@ -89,16 +132,35 @@ def wrong_habits(name: str, source: str) -> list[str]:
     return wrong
 
 
-FOLDERS = {path.parent.name for path in (ROOT / "actors").glob("*/__init__.py")}
+FOLDERS = {path.parent.name for path in (ROOT / "actors" / "exchanges").glob("*/__init__.py")}
 
 
 def test_the_program_is_where_it_is_looked_for() -> None:
+    names = set(map(name_of, PROGRAM))
     assert {"binance"} <= FOLDERS
-    assert {"actors/feed.py", "actors/binance/session.py", "web/server.py", "daemon/main.py"} <= set(
-        map(name_of, PROGRAM)
-    )
+    assert {place_of(dotted(name), FOLDERS) for name in names} == set(LEVEL)
+    assert {"actors/exchanges/binance/session.py", "daemon/main.py"} | CATCHERS | NAMES_AN_EXCHANGE <= names
     for keepers in KEEPERS.values():
-        assert keepers <= set(map(name_of, PROGRAM))
+        assert keepers <= names
+
+
+def arrows() -> set[tuple[str, str]]:
+    """From which place to which the program's imports point."""
+    found = set()
+    for path in PROGRAM:
+        place = place_of(dotted(name_of(path)), FOLDERS)
+        others = {place_of(module, FOLDERS) for module in imported(ast.parse(path.read_text()), name_of(path))}
+        found |= {(place, other) for other in others - {place, None} if place and other}
+    return found
+
+
+@pytest.mark.parametrize(("place", "other"), sorted(arrows()))
+def test_no_arrow_may_be_turned_round(place: str, other: str) -> None:
+    """For every import there is, the opposite one is refused."""
+    here, there = (where.replace(EXCHANGE, "actors/exchanges/binance") for where in (place, other))
+    here, there = (where.replace(SIMULATOR, "actors/exchanges/binance/simulator") for where in (here, there))
+    file = there if there.endswith(".py") else f"{there}/any.py"
+    assert wrong_imports(file, f"import {dotted(here)}", FOLDERS) != []
 
 
 @pytest.mark.parametrize("path", PROGRAM, ids=name_of)
@@ -114,23 +176,23 @@ def test_nothing_is_caught_wholesale_printed_or_slept_through(path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("actors/feed.py", "import web.app"),
-        ("actors/feed.py", "from daemon.config import Config"),
-        ("actors/binance/rest.py", "def f():\n    from web import app"),
+        ("actors/feeds/feed.py", "import web.app"),
+        ("actors/feeds/feed.py", "from daemon.config import Config"),
+        ("actors/exchanges/binance/rest.py", "def f():\n    from web import app"),
         ("web/app.py", "from daemon import main"),
-        ("actors/binance/rest.py", "from actors.bybit import wire"),
-        ("actors/binance/rest.py", "from actors import bybit"),
-        ("actors/binance/rest.py", "from ..bybit.wire import Trade"),
-        ("actors/feed.py", "from actors.binance.session import NAME"),
-        ("web/rest.py", "import actors.bybit"),
-        ("daemon/main.py", "importlib.import_module('actors.bybit')"),
-        ("actors/feed.py", "from actors.simulated_market import Market"),
-        ("actors/binance/rest.py", "from actors.binance import simulator_rows"),
-        ("daemon/main.py", "from actors import simulator"),
+        ("actors/exchanges/binance/rest.py", "from actors.exchanges.bybit import wire"),
+        ("actors/exchanges/binance/rest.py", "from actors.exchanges import bybit"),
+        ("actors/exchanges/binance/rest.py", "from ..bybit.wire import Trade"),
+        ("actors/feeds/feed.py", "from actors.exchanges.binance.session import NAME"),
+        ("web/rest/handlers.py", "import actors.exchanges.bybit"),
+        ("daemon/main.py", "importlib.import_module('actors.exchanges.bybit')"),
+        ("actors/feeds/feed.py", "from actors.simulation.market import Market"),
+        ("actors/exchanges/binance/rest.py", "from actors.exchanges.binance.simulator import rows"),
+        ("daemon/main.py", "from actors.exchanges.binance import simulator"),
         ("web/app.py", "import httpx"),
-        ("actors/line.py", "from httpx import AsyncClient"),
-        ("actors/simulator.py", "import httpx"),
-        ("actors/feed.py", "import trio_websocket"),
+        ("actors/lines/line.py", "from httpx import AsyncClient"),
+        ("actors/simulation/server.py", "import httpx"),
+        ("actors/feeds/feed.py", "import trio_websocket"),
         ("actors/connector.py", "import hypercorn.trio"),
         ("web/app.py", "from hypercorn.config import Config"),
     ],
@@ -142,14 +204,20 @@ def test_the_check_sees_what_is_wrong(name: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("daemon/demo.py", "from actors.simulated_market import Market"),
-        ("actors/binance/simulator.py", "from actors.simulator import Simulator\nfrom actors.binance import wire"),
-        ("actors/simulator.py", "import trio_websocket"),
-        ("actors/binance/__init__.py", "from actors.binance.rest import explain\nfrom actors.budget import Window"),
-        ("actors/binance/rest.py", "from . import wire"),
-        ("web/rest.py", "from actors.connector import Connector"),
+        ("daemon/demo.py", "from actors.simulation.market import Market"),
+        (
+            "actors/exchanges/binance/simulator/__init__.py",
+            "from actors.simulation.server import Simulator\nfrom actors.exchanges.binance import wire",
+        ),
+        ("actors/simulation/server.py", "import trio_websocket"),
+        (
+            "actors/exchanges/binance/__init__.py",
+            "from actors.exchanges.binance.rest import explain\nfrom actors.upstream.budget import Window",
+        ),
+        ("actors/exchanges/binance/rest.py", "from . import wire"),
+        ("web/rest/handlers.py", "from actors.connector import Connector"),
         ("daemon/main.py", "from web.app import create_app"),
-        ("actors/rest.py", "import httpx"),
+        ("actors/upstream/rest.py", "import httpx"),
     ],
 )
 def test_the_check_allows_what_is_right(name: str, source: str) -> None:
@@ -170,6 +238,6 @@ def test_the_check_allows_what_is_right(name: str, source: str) -> None:
     ],
 )
 def test_the_check_sees_bad_habits(source: str) -> None:
-    assert wrong_habits("actors/feed.py", source) != []
+    assert wrong_habits("actors/feeds/feed.py", source) != []
     for caught in ("OSError", "BaseException"):  # to clean up and let everything pass is no catching
-        assert wrong_habits("actors/feed.py", f"try:\n    f()\nexcept {caught}:\n    g()\n    raise") == []
+        assert wrong_habits("actors/feeds/feed.py", f"try:\n    f()\nexcept {caught}:\n    g()\n    raise") == []

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from tests.daemon_fixtures import Json, assets, eventually, world
+from tests.daemon.fixtures import Json, assets, eventually, world
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

@@ -1,6 +1,6 @@
 """The Quart application: routes from their tables, errors as problems, CORS. No market logic.
 
-`create_app` wires; `web.rest` and `web.stream` say what is answered.
+`create_app` wires; `web.rest.handlers` and `web.streams.paths` say what is answered.
 """
 
 from functools import lru_cache
@@ -15,18 +15,18 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
 from actors.errors import MarketError
-from web.asyncapi import add_asyncapi
-from web.fanout import Fanouts
-from web.headers import choose_encoding, compress, is_compressible, variant_headers
-from web.multiplex import ClientLimits
-from web.openapi import add_pages
 from web.parameters import NoQuery, parse
 from web.problems import InvalidParameters, NotFound, Problem, problem, problem_of
-from web.rest import Answer, Connectors, Route
-from web.routes import ROUTES
-from web.socket import WebSocket, serving
-from web.sse import respond, topics_of
-from web.stream import catalog, serve_stream
+from web.reference.asyncapi import add_asyncapi
+from web.reference.openapi import add_pages
+from web.rest.handlers import Answer, Connectors, Route
+from web.rest.headers import choose_encoding, compress, is_compressible, variant_headers
+from web.rest.routes import ROUTES
+from web.streams.fanout import Fanouts
+from web.streams.multiplex import ClientLimits
+from web.streams.paths import catalog, serve_stream
+from web.streams.socket import WebSocket, serving
+from web.streams.sse import respond, topics_of
 
 BODY_MAX = 64 << 10  # bytes; no route reads a body
 

@@ -25,13 +25,13 @@ from typing import Any
 import msgspec
 import trio
 
-from actors import queries, store
-from actors.archive import Archive
-from actors.series import FAR, KINDS, Range, Row, Series, Write, event_of, us
+from actors.archive import queries, store
+from actors.archive.archive import Archive
+from actors.archive.series import FAR, KINDS, Range, Row, Series, Write, event_of, us
 from daemon import log
-from tests.archive_fixtures import T0, TellingFeed, large_trade, now
-from web.dump import Job
-from web.formats import FORMATS, missing
+from tests.actors.archive.fixtures import T0, TellingFeed, large_trade, now
+from web.rest.dump import Job
+from web.rest.formats import FORMATS, missing
 
 MINUTE = 60_000_000
 PER_SERIES = 500_000  # about a year of minutes
@@ -124,7 +124,7 @@ def export(path: Path, rows: int, format: str) -> None:
 
 MEASURE = """
 import resource, sys, msgspec
-from web.dump import Job, dump
+from web.rest.dump import Job, dump
 size = 0
 def write(data):
     global size

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from web.formats import missing
+from web.rest.formats import missing
 
 from .archive import write
 from .fanout import HEAD, Options, Run, _leave, line, measure, summarise

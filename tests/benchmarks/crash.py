@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import trio
 
-from actors import queries, store
-from actors.archive import Archive
-from actors.series import FAR, KINDS, Series
+from actors.archive import queries, store
+from actors.archive.archive import Archive
+from actors.archive.series import FAR, KINDS, Series
 from daemon import log
-from tests.archive_fixtures import TellingFeed, bar, large_trade, liquidation, now
+from tests.actors.archive.fixtures import TellingFeed, bar, large_trade, liquidation, now
 
 AGAIN = 300  # events before the acknowledged one that the next child says again
 BURST = 250

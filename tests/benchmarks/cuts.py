@@ -27,15 +27,15 @@ import msgspec
 import trio
 import trio_websocket
 
-from actors.budget import Budget
-from actors.bybit.simulator_rows import trade_id
 from actors.events import INTERVALS, from_ms, ms
-from actors.exchange import Exchange, load_exchanges
-from actors.hyperliquid.simulator_rows import Coin, trade_row
-from actors.rest import RestClient, open_http
-from actors.simulated_assets import ASSETS
-from actors.simulated_market import Clock, Market, Tape
-from actors.simulator import Simulator
+from actors.exchanges.bybit.simulator.rows import trade_id
+from actors.exchanges.exchange import Exchange, load_exchanges
+from actors.exchanges.hyperliquid.simulator.rows import Coin, trade_row
+from actors.simulation.assets import ASSETS
+from actors.simulation.market import Clock, Market, Tape
+from actors.simulation.server import Simulator
+from actors.upstream.budget import Budget
+from actors.upstream.rest import RestClient, open_http
 from tests.benchmarks.processes import choose_cores, machine, started, wait_for_address
 
 BARS = ("1m", "5m")
@@ -257,7 +257,9 @@ async def run(cuts: int, rate: float, seed: int, cores: tuple[list[int], list[in
             truth = Truth(market.tapes["BTC"])
             sims = {}
             for name in SYMBOLS:
-                sims[name] = await nursery.start(partial(import_module(f"actors.{name}.simulator").serve, market))
+                sims[name] = await nursery.start(
+                    partial(import_module(f"actors.exchanges.{name}.simulator").serve, market)
+                )
             nursery.start_soon(truth.collect)
             config, log = Path(folder) / "config.toml", Path(folder) / "marketd.log"
             config.write_text(configuration(sims))

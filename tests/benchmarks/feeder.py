@@ -19,7 +19,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from actors.exchange import load_exchanges
+from actors.exchanges.exchange import load_exchanges
 
 SYMBOL = "BTCUSDT"
 TRADES, MARKS = f"{SYMBOL.lower()}@aggTrade", f"{SYMBOL.lower()}@markPrice@1s"

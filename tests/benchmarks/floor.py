@@ -12,7 +12,7 @@ import sys
 
 import msgspec
 
-from actors.inbound import Splitter
+from actors.upstream.inbound import Splitter
 
 from .feeder import TRADES
 

@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import trio
 
-from actors.binance import EXCHANGE
 from actors.errors import LineLost
 from actors.events import Kind, Topic
-from actors.exchange import Backlog, Update
-from actors.line import Line
+from actors.exchanges.binance import EXCHANGE
+from actors.exchanges.exchange import Backlog, Update
+from actors.lines.line import Line
 from daemon import log
 
 from .feeder import symbols

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
-from actors.binance.session import BinanceSession
+from actors.exchanges.binance.session import BinanceSession
 
 from .feeder import contract
 

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import trio
 
 from actors import clock
-from actors.recorder import Recorded, Recorder
-from actors.upstream import Socket, Upstream
+from actors.recording.recorder import Recorded, Recorder
+from actors.upstream.seam import Socket, Upstream
 
 BURST = 100  # frames between two looks of other tasks, as when a socket has much to say
 

@@ -23,12 +23,12 @@ from typing import Any
 import msgspec
 import trio
 
-from actors.budget import Budget
-from actors.exchange import Exchange, load_exchanges
-from actors.rest import RestClient, open_http
-from actors.simulated_assets import synthetic
-from actors.simulated_market import Market
-from actors.simulator import Simulator
+from actors.exchanges.exchange import Exchange, load_exchanges
+from actors.simulation.assets import synthetic
+from actors.simulation.market import Market
+from actors.simulation.server import Simulator
+from actors.upstream.budget import Budget
+from actors.upstream.rest import RestClient, open_http
 from tests.benchmarks.processes import choose_cores, machine, read_cpu, read_memory, started, wait_for_address
 
 INTERVALS = ["1m", "5m", "15m"]
@@ -45,7 +45,9 @@ async def main() -> None:
             market = Market(seed=1, assets=synthetic(options.symbols))
             simulators: dict[str, Simulator] = {}
             for name in exchanges:
-                simulators[name] = await nursery.start(partial(import_module(f"actors.{name}.simulator").serve, market))
+                simulators[name] = await nursery.start(
+                    partial(import_module(f"actors.exchanges.{name}.simulator").serve, market)
+                )
             config, log = Path(folder) / "config.toml", Path(folder) / "marketd.log"
             archive = f'[archive]\npath = "{folder}/marketd.db"\n'
             config.write_text(archive + await configuration(exchanges, simulators))

@@ -1,0 +1,234 @@
+"""History of one exchange from archive and exchange together: what is held comes from disk, the rest is fetched.
+
+Whatever is fetched is kept, with the range that the answer covers completely. A range counts as held only if it was
+seen without a gap or fetched whole, so a hole is always asked for again; rows within a hole are given nevertheless.
+Where the archive cannot be read, the exchange alone answers.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+from actors.archive import queries
+from actors.archive.archive import Archive
+from actors.archive.reads import Unreadable
+from actors.archive.series import (
+    FAR,
+    MICROSECOND,
+    ArchiveKind,
+    Piece,
+    Range,
+    Series,
+    Write,
+    event_of,
+    from_us,
+    row_of,
+    step_of,
+    us,
+)
+from actors.events import Event, FundingRate, Instrument, Ohlc, OpenInterest, bar_end
+from actors.exchanges.exchange import Exchange, Rest
+
+HOLES = 12  # filled for one answer; where there are more, everything from there on is fetched
+SETTLED = timedelta(hours=1)  # older history has no rows that are still to come
+SURE = timedelta(seconds=5)  # after a bar's end its last trades are in it, whichever of the exchange's servers answers
+
+Fetch = Callable[[datetime | None, datetime | None, int], Awaitable[list[Any]]]
+"""(start, end, limit) -> rows of `[start, end)` from an exchange's REST: the first, or without a start the last."""
+
+
+def fetch_of(rest: Rest, series: Series, instrument: Instrument) -> Fetch:
+    """How the rows of a series of FETCHABLE are asked for."""
+
+    async def fetch(start: datetime | None, end: datetime | None, limit: int) -> list[Any]:
+        asked: dict[str, Any] = {"limit": limit, "start": start, "end": end}
+        match series.kind:
+            case "ohlc":
+                return await rest.ohlc(series.symbol, series.interval, **asked)
+            case "open_interest_history":
+                return await rest.open_interest_history(series.symbol, series.interval, **asked)
+            case "funding_history":
+                return await rest.funding_history(instrument, **asked)
+        raise ValueError(f"no exchange is asked for {series.kind}")
+
+    return fetch
+
+
+class Recall:
+    def __init__(self, archive: Archive, exchange: Exchange, now: Callable[[], datetime]) -> None:
+        self.archive = archive
+        self.exchange = exchange
+        self._now = now  # the exchange's clock
+
+    def keep(
+        self, series: Series, events: Sequence[Event], start: datetime | None, end: datetime | None, limit: int
+    ) -> None:
+        """Put what was answered to (start, end, limit) into the archive, and what it says completely."""
+        settled = self._now() - SURE
+        final = [e for e in events if not isinstance(e, Ohlc) or (e.is_closed and _end_of(e) <= settled)]
+        if not final:
+            return  # that there is nothing is not believed: the exchange may have forgotten it
+        is_whole = start is None or len(events) < limit  # nothing between the last row and the end
+        # Where there would have to be bars, none means that the answer stopped too early.
+        may_be_empty = series.kind != "ohlc" or not self.exchange.has_empty_bars
+        covered = []
+        runs = self._runs(series, final)
+        for run in runs:
+            first, last = run[0].timestamp, _end_of(run[-1])
+            # No row can be missing before the first one, unless the exchange has forgotten it; rates it never forgets.
+            is_first = series.kind == "funding_history" or (start is not None and first < start + step_of(series))
+            if run is runs[0] and start is not None and is_first:
+                first = min(start, first)
+            if run is runs[-1] and is_whole and may_be_empty and end is not None and end <= self._now() - SETTLED:
+                last = max(last, end)
+            covered.append(Range(us(first), us(last)))
+        self.archive.put([Write(series, [row_of(series.kind, event) for event in final], covered)])
+
+    def _runs(self, series: Series, events: list[Event]) -> list[list[Event]]:
+        """The rows, cut where bars are missing on an exchange that makes every bar."""
+        runs = [events[:1]]
+        for older, newer in pairwise(events):
+            if series.kind == "ohlc" and self.exchange.has_empty_bars and _end_of(older) != newer.timestamp:
+                runs.append([])
+            runs[-1].append(newer)
+        return runs
+
+    # --- what can be fetched
+
+    async def answer(
+        self,
+        series: Series,
+        fetch: Fetch,
+        *,
+        limit: int,
+        start: datetime | None,
+        end: datetime | None,
+        kept: timedelta | None = None,
+    ) -> list[Any]:
+        """Up to `limit` rows of `[start, end)`: the first ones when `start` is given, else the last ones.
+
+        `kept`: how far back the exchange can be asked, where it refuses questions beyond. Raises MarketError.
+        """
+        if series.kind not in self.archive.keep:
+            return await fetch(start, end, limit)
+        now = self._now()
+        final = FAR if end is None else us(end)
+        try:
+            found = await self.coverage(series, us(start) if start else 0, final)
+            if not any(piece.is_held for piece in found):
+                return await fetch(start, end, limit)
+            horizon = us(now - kept) if kept else 0
+            if start is None:
+                return await self._last(series, fetch, found, limit, end, horizon)
+            return await self._first(series, fetch, found, limit, end, horizon)
+        except Unreadable:
+            return await fetch(start, end, limit)
+
+    async def _first(
+        self, series: Series, fetch: Fetch, found: list[Piece], limit: int, end: datetime | None, horizon: int
+    ) -> list[Any]:
+        rows: list[Event] = []
+        holes = 0
+        for piece in found:
+            missing = limit - len(rows)
+            if missing <= 0:
+                break
+            held = await self._read(series, piece.start, piece.end, missing)
+            if piece.is_held:
+                rows += held
+                continue
+            holes += 1
+            until = end if holes > HOLES or piece.end == FAR else from_us(piece.end)
+            asked = await self._ask(series, fetch, max(piece.start, horizon), until, missing)
+            if len(asked) >= missing:  # there is more, so what is held behind is not next
+                held = [event for event in held if event.timestamp <= asked[-1].timestamp]
+            if holes > HOLES:
+                held += await self._read(series, piece.end, found[-1].end, missing)
+                return (rows + _joined(held, asked))[:limit]
+            rows += _joined(held, asked)
+        return rows[:limit]
+
+    async def _last(
+        self, series: Series, fetch: Fetch, found: list[Piece], limit: int, end: datetime | None, horizon: int
+    ) -> list[Any]:
+        rows: list[Event] = []
+        is_exhausted = False  # the exchange has nothing older
+        for piece in reversed(found):
+            missing = limit - len(rows)
+            if missing <= 0:
+                break
+            held = await self._read(series, piece.start, piece.end, missing, newest=True)
+            if not piece.is_held and not is_exhausted and piece.end > horizon:
+                until = end if piece.end == FAR else from_us(piece.end)
+                width = (us(self._now()) if piece.end == FAR else piece.end) - max(piece.start, horizon)
+                count = max(1, min(missing, width // (step_of(series) // MICROSECOND) + 2))
+                asked = await fetch(None, until, count)
+                is_exhausted = len(asked) < count
+                held = _joined(held, [event for event in asked if us(event.timestamp) >= piece.start])
+            rows = held[-missing:] + rows
+        return rows
+
+    async def _ask(self, series: Series, fetch: Fetch, start: int, end: datetime | None, limit: int) -> list[Event]:
+        now = self._now()
+        if start > us(now) or (end is not None and us(end) <= start):
+            return []
+        width = (us(now) if end is None else us(end)) - start
+        count = min(limit, width // (step_of(series) // MICROSECOND) + 2)
+        return await fetch(from_us(start), end, max(1, count))
+
+    async def coverage(self, series: Series, start: int, end: int) -> list[Piece]:
+        """`[start, end)` cut into what is held and what is not. Raises Unreadable."""
+        return await self.archive.reads.ask(lambda connection: queries.coverage(connection, series, start, end))
+
+    async def _read(self, series: Series, start: int, end: int, limit: int, *, newest: bool = False) -> list[Event]:
+        rows = await self.archive.reads.ask(
+            lambda connection: queries.read(connection, series, start, end, limit, newest=newest)
+        )
+        return [event_of(series, row) for row in rows]
+
+
+def _end_of(event: Event) -> datetime:
+    """The earliest time of the next row."""
+    return bar_end(event.timestamp, event.interval) if isinstance(event, Ohlc) else event.timestamp + MICROSECOND
+
+
+def _joined(held: Sequence[Event], asked: Sequence[Event]) -> list[Event]:
+    """Both, by time; the exchange's word of now counts for more."""
+    rows = {event.timestamp: event for event in held} | {event.timestamp: event for event in asked}
+    return [rows[time] for time in sorted(rows)]
+
+
+class KeptRest:
+    """An exchange's REST calls; the archive gets what they answer."""
+
+    def __init__(self, rest: Rest, recall: Recall) -> None:
+        self._rest, self._recall = rest, recall
+        self.server_time = rest.server_time
+        self.instruments = rest.instruments
+        self.open_interest = rest.open_interest
+        self.funding = rest.funding
+
+    async def ohlc(
+        self, symbol: str, interval: str, *, limit: int, start: datetime | None = None, end: datetime | None = None
+    ) -> list[Ohlc]:
+        rows = await self._rest.ohlc(symbol, interval, limit=limit, start=start, end=end)
+        self._recall.keep(self._series("ohlc", symbol, interval), rows, start, end, limit)
+        return rows
+
+    async def open_interest_history(
+        self, symbol: str, period: str, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[OpenInterest]:
+        rows = await self._rest.open_interest_history(symbol, period, limit=limit, start=start, end=end)
+        self._recall.keep(self._series("open_interest_history", symbol, period), rows, start, end, limit)
+        return rows
+
+    async def funding_history(
+        self, instrument: Instrument, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[FundingRate]:
+        rows = await self._rest.funding_history(instrument, limit=limit, start=start, end=end)
+        self._recall.keep(self._series("funding_history", instrument.symbol), rows, start, end, limit)
+        return rows
+
+    def _series(self, kind: ArchiveKind, symbol: str, interval: str = "") -> Series:
+        return Series(kind, self._recall.exchange.name, symbol, interval)

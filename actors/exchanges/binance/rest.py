@@ -1,0 +1,313 @@
+"""Binance USD-M REST, normalised: which path, which parameters, what it weighs, what the rows mean. No retries here.
+
+Source: https://developers.binance.com/docs/derivatives/usds-margined-futures/market-data/rest-api
+"""
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from actors import clock
+from actors.errors import (
+    BadMessage,
+    MarketError,
+    UnknownInterval,
+    UnknownSymbol,
+    Unsupported,
+    UpstreamError,
+    UpstreamLimited,
+    UpstreamTimeout,
+)
+from actors.events import (
+    INTERVALS,
+    FundingRate,
+    Instrument,
+    Ohlc,
+    OpenInterest,
+    Trade,
+    amount,
+    from_ms,
+    last_ms,
+    ms,
+    number,
+    optional_ms,
+)
+from actors.exchanges.binance import wire
+from actors.exchanges.binance.session import DEFAULT_FUNDING_HOURS, NAME, trade
+from actors.upstream.rest import Params, RestClient
+
+KLINES_PAGE = 1500
+AGG_TRADES_PAGE = 1000
+AGG_TRADES_WEIGHT = 20
+OPEN_INTEREST_PAGE = 500
+OPEN_INTEREST_WINDOWS = 20  # pages looked through for one answer: 30 days of 5m rows are 18
+BANNED_UNTIL = re.compile(r"banned until (\d{10,16})")
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+class BinanceRest:
+    def __init__(self, client: RestClient, now: Callable[[], datetime]) -> None:
+        self._client = client
+        self._now = now
+
+    async def server_time(self) -> datetime:
+        body = await self._client.get("/fapi/v1/time", bucket="weight", weight=1)
+        return from_ms(decode(wire.decode_server_time, body, "time").server_time)
+
+    async def instruments(self) -> list[Instrument]:
+        """Every contract of the catalogue, trading or not."""
+        body = await self._client.get("/fapi/v1/exchangeInfo", bucket="weight", weight=1)
+        info = decode(wire.decode_exchange_info, body, "exchangeInfo")
+        try:
+            body = await self._client.get("/fapi/v1/fundingInfo", bucket="funding", weight=1)
+            adjusted = {
+                row.symbol: float(row.interval_hours) for row in decode(wire.decode_funding_info, body, "fundingInfo")
+            }
+            default: float | None = DEFAULT_FUNDING_HOURS
+        except MarketError as error:  # streams do not need it; the next refresh of the catalogue asks again
+            log.warning("binance.funding_intervals_unknown", reason=str(error))
+            adjusted, default = {}, None
+        return [instrument(contract, adjusted.get(contract.symbol, default)) for contract in info.symbols]
+
+    async def ohlc(
+        self,
+        symbol: str,
+        interval: str,
+        *,
+        limit: int,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Ohlc]:
+        """Up to `limit` bars of `[start, end)`: the first ones when `start` is given, else the last ones."""
+        rows: list[wire.KlineRow] = []
+        asked_at = ms(self._now())
+        while len(rows) < limit:
+            size = min(limit - len(rows), KLINES_PAGE)
+            body = await self._client.get(
+                "/fapi/v1/klines",
+                {
+                    "symbol": symbol,
+                    "interval": interval,
+                    "limit": size,
+                    "startTime": optional_ms(start),
+                    "endTime": last_ms(end),
+                },
+                bucket="weight",
+                weight=klines_weight(size),
+            )
+            page = decode(wire.decode_klines, body, "klines")
+            if start is None:
+                rows = page + rows
+            else:
+                rows += page
+            if len(page) < size:
+                break
+            if start is None:
+                end = from_ms(page[0][0])
+            else:
+                start = from_ms(page[-1][0] + 1)
+        # A bar that ends while the answer travels is not whole in it; one that another follows is.
+        last = len(rows) - 1
+        return [
+            bar(row, symbol, interval, is_closed=index < last or row[6] < asked_at) for index, row in enumerate(rows)
+        ]
+
+    async def open_interest(self, symbol: str) -> OpenInterest:
+        body = await self._client.get("/fapi/v1/openInterest", {"symbol": symbol}, bucket="weight", weight=1)
+        row = decode(wire.decode_open_interest, body, "openInterest")
+        return OpenInterest(
+            exchange=NAME,
+            symbol=symbol,
+            timestamp=from_ms(row.time),
+            open_interest=amount(row.open_interest),
+            open_interest_value=None,
+        )
+
+    async def open_interest_history(
+        self, symbol: str, period: str, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[OpenInterest]:
+        """Up to `limit` rows of `[start, end)`, of the last 30 days. Periods without trades have no row.
+
+        With a start, the pages are narrow enough to hold all their rows: a wide range would be cut at an end of the
+        exchange's choosing, and the same start would not always give the same first row.
+        """
+        rows: list[wire.OpenInterestRow] = []
+        step = INTERVALS[period]
+        final = min(end or self._now() + step, self._now() + step)
+        size = limit if start is None else OPEN_INTEREST_PAGE  # the same windows whatever the limit
+        for _ in range(OPEN_INTEREST_WINDOWS):
+            if start is not None and start >= final:
+                break
+            until = end if start is None else min(start + size * step, final)
+            body = await self._client.get(
+                "/futures/data/openInterestHist",
+                {
+                    "symbol": symbol,
+                    "period": period,
+                    "limit": size,
+                    "startTime": optional_ms(start),
+                    "endTime": last_ms(until),
+                },
+                bucket="futures_data",
+                weight=1,
+            )
+            rows += decode(wire.decode_open_interest_rows, body, "openInterestHist")
+            if start is None or until is None or until >= final or len(rows) >= limit:
+                break
+            start = until
+        return [
+            OpenInterest(
+                exchange=NAME,
+                symbol=symbol,
+                timestamp=from_ms(integer(row.timestamp)),
+                open_interest=amount(row.open_interest),
+                open_interest_value=amount(row.open_interest_value),
+            )
+            for row in rows[:limit]
+        ]
+
+    async def funding(self, instrument: Instrument) -> FundingRate:
+        """The rate of the running period. Unsupported for a dated contract."""
+        body = await self._client.get("/fapi/v1/premiumIndex", {"symbol": instrument.symbol}, bucket="weight", weight=1)
+        row = decode(wire.decode_premium_index, body, "premiumIndex")
+        if row.funding_rate == "" or row.next_funding_time == 0:
+            raise Unsupported(f"{instrument.symbol} is a dated contract and has no funding")
+        return FundingRate(
+            exchange=NAME,
+            symbol=instrument.symbol,
+            timestamp=from_ms(row.time),
+            funding_rate=number(row.funding_rate),
+            funding_time=from_ms(row.next_funding_time),
+            funding_interval_hours=instrument.funding_interval_hours,
+            mark_price=amount(row.mark_price),
+        )
+
+    async def funding_history(
+        self, instrument: Instrument, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[FundingRate]:
+        """Up to `limit` settled rates of `[start, end)`; the interval is the contract's present one."""
+        body = await self._client.get(
+            "/fapi/v1/fundingRate",
+            {
+                "symbol": instrument.symbol,
+                "limit": limit,
+                "startTime": optional_ms(start),
+                "endTime": last_ms(end),
+            },
+            bucket="funding",
+            weight=1,
+        )
+        return [
+            FundingRate(
+                exchange=NAME,
+                symbol=instrument.symbol,
+                timestamp=from_ms(row.funding_time),
+                funding_rate=number(row.funding_rate),
+                funding_time=from_ms(row.funding_time),
+                funding_interval_hours=instrument.funding_interval_hours,
+                mark_price=amount(row.mark_price) if row.mark_price else None,
+            )
+            for row in decode(wire.decode_funding_rows, body, "fundingRate")
+        ]
+
+
+async def missed_trades(client: RestClient, symbol: str, last: Trade, first: Trade) -> list[Trade]:
+    """The aggregate trades that follow `last`, up to a page: `fromId` is inclusive. At least 24 hours are kept."""
+    start = int(last.trade_id) + 1
+    params: Params = {"symbol": symbol, "fromId": start, "limit": min(int(first.trade_id) - start, AGG_TRADES_PAGE)}
+    body = await client.get("/fapi/v1/aggTrades", params, bucket="weight", weight=AGG_TRADES_WEIGHT)
+    return [trade(row, symbol) for row in decode(wire.decode_agg_trades, body, "aggTrades")]
+
+
+def decode(decoder: Callable[[bytes], T], body: bytes, what: str) -> T:
+    """A decoded body, or BadMessage that says what was being read."""
+    try:
+        return decoder(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadMessage(f"Binance's {what} is not what it documents: {error}") from None
+
+
+def explain(status: int, body: bytes) -> MarketError | None:
+    """Binance's error body as an error of ours; None where it carries no code."""
+    try:
+        error = wire.decode_error(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    text = f"Binance: {error.msg} ({error.code})"
+    match error.code:
+        case None:
+            return None
+        case -1121 | -1122:
+            return UnknownSymbol(text)
+        case -1120:
+            return UnknownInterval(text)
+        case -1006 | -1007:
+            return UpstreamTimeout(text)
+        case -1003 | -1008:
+            return UpstreamLimited(text, retry_after=ban_seconds(error.msg))
+        case _:
+            return UpstreamError(text)
+
+
+def ban_seconds(message: str) -> float | None:
+    """Seconds from "banned until <epoch ms>", by this machine's clock; None where the text does not say."""
+    match = BANNED_UNTIL.search(message)
+    if match is None:
+        return None
+    until = int(match[1]) / 1000
+    return max(1.0, until - clock.now().timestamp())
+
+
+def klines_weight(limit: int) -> int:
+    if limit < 100:
+        return 1
+    if limit < 500:
+        return 2
+    return 5 if limit <= 1000 else 10
+
+
+def integer(value: int | str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise BadMessage(f"not a time: {str(value)[:40]!r}") from None
+
+
+def bar(row: wire.KlineRow, symbol: str, interval: str, *, is_closed: bool) -> Ohlc:
+    open_time, open_, high, low, close, volume, _, quote_volume, trades_count, *_ = row
+    return Ohlc(
+        exchange=NAME,
+        symbol=symbol,
+        timestamp=from_ms(open_time),
+        interval=interval,
+        open=amount(open_),
+        high=amount(high),
+        low=amount(low),
+        close=amount(close),
+        volume=amount(volume),
+        quote_volume=amount(quote_volume),
+        trades_count=trades_count,
+        is_closed=is_closed,
+    )
+
+
+def instrument(contract: wire.Contract, hours: float | None) -> Instrument:
+    sizes = {row.type: row for row in contract.filters}  # their order in the array is not fixed
+    price, lot = sizes.get("PRICE_FILTER"), sizes.get("LOT_SIZE")
+    return Instrument(
+        exchange=NAME,
+        symbol=contract.symbol,
+        base=contract.base,
+        quote=contract.quote,
+        settle=contract.settle,
+        status=contract.status,
+        tick_size=number(price.tick_size) if price and price.tick_size else None,
+        step_size=number(lot.step_size) if lot and lot.step_size else None,
+        funding_interval_hours=hours if "PERPETUAL" in contract.contract_type else None,
+    )

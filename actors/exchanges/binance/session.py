@@ -1,0 +1,202 @@
+"""One connection to Binance's market tier: which frames to send, what received frames say. No I/O.
+
+An ack proves nothing here (a nonexistent stream is acked like any other), so acks are read only for their errors;
+that a topic works is proved by its first frame, which the line watches for.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from sys import intern
+
+import msgspec
+
+from actors.errors import BadMessage, UnknownMessage
+from actors.events import (
+    Event,
+    FundingRate,
+    Instrument,
+    Liquidation,
+    Ohlc,
+    Topic,
+    Trade,
+    amount,
+    from_ms,
+    number,
+    product,
+)
+from actors.exchanges.binance import wire
+from actors.exchanges.exchange import Rejected, Update
+
+NAME = "binance"
+USD_MARGINED = 1  # `st`; all-market arrays also carry COIN-M (2) since 2026-06-30
+DEFAULT_FUNDING_HOURS = 8.0
+KNOWN_EVENTS = {"aggTrade", "kline", "forceOrder", "markPriceUpdate"}
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # the latter two come out of msgspec too
+
+
+def stream_name(topic: Topic) -> str:
+    """The stream that carries a topic; symbols are lower case in stream names, upper case in payloads."""
+    symbol = topic.symbol.lower()
+    match topic.kind:
+        case "ohlc":
+            return f"{symbol}@kline_{topic.interval}"
+        case "trades":
+            return f"{symbol}@aggTrade"
+        case "liquidations":
+            return f"{symbol}@forceOrder"
+        case "funding":
+            return f"{symbol}@markPrice@1s"
+        case _:
+            raise ValueError(f"Binance pushes no {topic.kind}")
+
+
+class BinanceSession:
+    def __init__(self, instruments: Mapping[str, Instrument]) -> None:
+        self._instruments = instruments
+        self._asked: dict[int, tuple[Topic, ...]] = {}  # request id -> what it asked for
+        self._next_id = 1
+
+    def subscribe(self, topics: Sequence[Topic]) -> list[str]:
+        return [self._request("SUBSCRIBE", topics)]
+
+    def unsubscribe(self, topics: Sequence[Topic]) -> list[str]:
+        return [self._request("UNSUBSCRIBE", topics)]
+
+    def _request(self, method: str, topics: Sequence[Topic]) -> str:
+        request = {"method": method, "params": [*map(stream_name, topics)], "id": self._next_id}
+        self._asked[self._next_id] = tuple(topics) if method == "SUBSCRIBE" else ()
+        self._next_id += 1
+        return msgspec.json.encode(request).decode()
+
+    def unacknowledged(self) -> Sequence[Topic]:
+        return ()  # an ack would prove nothing
+
+    def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Rejected]:
+        try:
+            push = wire.decode_frame(frame).data
+        except UNREADABLE:
+            return self._receive_other(frame)
+        return self._updates(push)
+
+    def _updates(self, push: wire.Push) -> list[Update]:
+        if push.market != USD_MARGINED:
+            return []
+        event: Event | None
+        match push:
+            case wire.AggTrade():
+                event = trade(push, push.symbol)
+            case wire.Kline():
+                event = ohlc(push)
+            case wire.MarkPrice():
+                event = self._funding(push)
+            case wire.ForceOrder():
+                event = liquidation(push)
+        return [] if event is None else [Update(event, from_ms(push.pushed))]
+
+    def _receive_other(self, frame: str | bytes) -> Sequence[Update | Rejected]:
+        """Whatever is not a known push in the combined envelope: replies, bare pushes, arrays, surprises."""
+        try:
+            outer = wire.decode_any_frame(frame)
+        except UNREADABLE:
+            return self._receive_array(frame)
+        if outer.data:
+            return self._receive_bare(bytes(outer.data))
+        if outer.event is not None:
+            return self._receive_bare(frame)
+        if outer.code is None and not outer.error:
+            if outer.result or outer.id is not None:
+                return []
+            raise BadMessage("neither a push nor a reply")
+        asked = self._asked.pop(outer.id, ()) if isinstance(outer.id, int) else ()
+        reason = bytes(outer.error).decode("utf-8", "replace") if outer.error else outer.msg
+        return [Rejected(asked, f"Binance refused the subscription: {reason}", final=False)]
+
+    def _receive_bare(self, body: str | bytes) -> list[Update]:
+        """One push without its envelope, or an all-market array of them."""
+        try:
+            return self._updates(wire.decode_push(body))
+        except UNREADABLE as error:
+            try:
+                event = wire.decode_any_frame(body).event
+            except UNREADABLE:
+                return self._receive_array(body)
+            raise complaint(event, error) from None
+
+    def _receive_array(self, body: str | bytes) -> list[Update]:
+        try:
+            pushes = wire.decode_pushes(body)
+        except UNREADABLE as error:
+            try:
+                event = next((row.event for row in wire.decode_any_frames(body)), None)
+            except UNREADABLE:
+                event = None
+            raise complaint(event, error) from None
+        return [update for push in pushes for update in self._updates(push)]
+
+    def _funding(self, push: wire.MarkPrice) -> FundingRate | None:
+        if push.funding_rate == "":  # a dated contract
+            return None
+        instrument = self._instruments.get(push.symbol)
+        return FundingRate(
+            exchange=NAME,
+            symbol=push.symbol,
+            timestamp=from_ms(push.pushed),
+            funding_rate=number(push.funding_rate),
+            funding_time=from_ms(push.next_funding_time),
+            funding_interval_hours=instrument.funding_interval_hours if instrument else None,
+            mark_price=amount(push.mark_price),
+        )
+
+
+def complaint(event: str | None, error: Exception) -> BadMessage:
+    if event is not None and event not in KNOWN_EVENTS:
+        return UnknownMessage(f"unknown event {event[:40]!r}")
+    return BadMessage(f"undecodable {event or 'frame'}: {error}")
+
+
+def trade(row: wire.AggTrade | wire.AggTradeRow, symbol: str) -> Trade:
+    return Trade(
+        exchange=NAME,
+        symbol=intern(symbol),  # kept for long, and the same few each time
+        timestamp=from_ms(row.time),
+        side="sell" if row.is_buyer_maker else "buy",
+        price=amount(row.price),
+        quantity=amount(row.quantity),
+        value=product(row.price, row.quantity),
+        is_buyer_maker=row.is_buyer_maker,
+        trade_id=row.id,
+    )
+
+
+def ohlc(push: wire.Kline) -> Ohlc:
+    bar = push.bar
+    return Ohlc(
+        exchange=NAME,
+        symbol=intern(push.symbol),
+        timestamp=from_ms(bar.open_time),
+        interval=intern(bar.interval),
+        open=amount(bar.open),
+        high=amount(bar.high),
+        low=amount(bar.low),
+        close=amount(bar.close),
+        volume=amount(bar.volume),
+        quote_volume=amount(bar.quote_volume),
+        trades_count=bar.trades_count,
+        is_closed=bar.is_closed,
+    )
+
+
+def liquidation(push: wire.ForceOrder) -> Liquidation | None:
+    """Average price and cumulative filled quantity: `l` alone undercounts an order that filled in several parts."""
+    order = push.order
+    if order.market != USD_MARGINED:
+        return None
+    return Liquidation(
+        exchange=NAME,
+        symbol=intern(order.symbol),
+        timestamp=from_ms(order.time),
+        side="sell" if order.side == "SELL" else "buy",  # SELL closes a long
+        price=amount(order.average_price),
+        quantity=amount(order.filled),
+        value=product(order.average_price, order.filled),
+    )

@@ -1,0 +1,351 @@
+"""Bybit v5 REST, normalised: which path, which parameters, what the rows mean.
+
+Lists come newest first, and a range that holds more than a page loses its old end. So whatever has a start is read in
+windows that hold no more than a page: the same start gives the same first row, whatever the limit.
+
+Source: https://bybit-exchange.github.io/docs/v5/market/kline and its neighbours
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+import msgspec
+
+from actors.errors import (
+    BadMessage,
+    MarketError,
+    UnknownInterval,
+    UnknownSymbol,
+    Unsupported,
+    UpstreamError,
+    UpstreamGeoBlocked,
+    UpstreamLimited,
+    UpstreamTimeout,
+)
+from actors.events import (
+    INTERVALS,
+    Event,
+    FundingRate,
+    Instrument,
+    Ohlc,
+    OpenInterest,
+    Trade,
+    ceil_ms,
+    from_ms,
+    last_ms,
+    optional_ms,
+)
+from actors.exchanges.bybit import wire
+from actors.exchanges.bybit.normalise import (
+    THEIR_INTERVALS,
+    bar,
+    decode,
+    funding,
+    instrument,
+    interest_of,
+    open_interest,
+    settled,
+    trade,
+)
+from actors.upstream.rest import FORBIDDEN_PAUSE, Params, RestClient, excerpt
+
+CATALOGUE_PAGES = 50  # of 1000 rows; more would be a cursor that leads in circles
+KLINES_PAGE = 1000
+OPEN_INTEREST_PAGE = 200
+FUNDING_PAGE = 200
+TRADES_PAGE = 1000
+WINDOWS = 50  # read for one answer; 1000 rates of a contract that lately went from 8 hours to 1 take 40
+MONTH = timedelta(days=31)
+PERIODS = {"5m": "5min", "15m": "15min", "30m": "30min", "1h": "1h", "4h": "4h", "1d": "1d"}
+FUNDING_HOURS = 8.0  # where the catalogue does not say; only the width of a window depends on it
+
+RETRIED = (10000, 10016)  # its own timeout and its own fault deserve a second try; a bad parameter never does
+LIMITED_PAUSE = 5.0  # seconds: the window in which Bybit counts an address's requests
+BAN = 600.0  # seconds without any request that Bybit wants after "access too frequent"
+GEO_BLOCKED = re.compile(r"\byour (country|region|location|jurisdiction)\b|restricted (location|region|jurisdiction)")
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Event)
+
+
+class BybitRest:
+    def __init__(self, client: RestClient, now: Callable[[], datetime]) -> None:
+        self._client = client
+        self._now = now
+
+    async def server_time(self) -> datetime:
+        return from_ms((await self._ask("/v5/market/time", {})).time)
+
+    async def instruments(self) -> list[Instrument]:
+        """Every perpetual and dated contract that trades; Bybit lists no others unless asked for them by status."""
+        found: list[Instrument] = []
+        cursor: str | None = None
+        for _ in range(CATALOGUE_PAGES):
+            params: Params = {"category": "linear", "limit": 1000, "cursor": cursor}
+            page, _ = await self._get("/v5/market/instruments-info", params, wire.decode_contracts)
+            found += [instrument(row) for row in page.rows if row.contract_type in ("LinearPerpetual", "LinearFutures")]
+            if not page.next_cursor:
+                return found
+            cursor = unquote(page.next_cursor)  # it comes percent-encoded, and sending encodes it
+        raise BadMessage(f"Bybit's catalogue does not end after {CATALOGUE_PAGES} pages")
+
+    async def ohlc(
+        self,
+        symbol: str,
+        interval: str,
+        *,
+        limit: int,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Ohlc]:
+        """Up to `limit` bars of `[start, end)`: the first ones when `start` is given, else the last ones."""
+        read = partial(self._bars, symbol, interval)
+        if start is None:
+            return await self._newest(read, KLINES_PAGE, limit, end)
+        step = timedelta(days=28) if interval == "1M" else INTERVALS[interval]
+        return await self._first(symbol, read, KLINES_PAGE, step, limit, start, end)
+
+    async def _bars(
+        self, symbol: str, interval: str, start: datetime | None, end: datetime | None, size: int
+    ) -> list[Ohlc]:
+        """One page. Bybit's start and end both include bars that open at them."""
+        params = {
+            "category": "linear",
+            "symbol": symbol,
+            "interval": THEIR_INTERVALS[interval],
+            "start": optional_ms(start),
+            "end": last_ms(end),
+            "limit": size,
+        }
+        page, given_at = await self._get("/v5/market/kline", params, wire.decode_klines)
+        return ascending([bar(row, symbol, interval, given_at) for row in page.rows], start, end)
+
+    async def open_interest(self, symbol: str) -> OpenInterest:
+        ticker, given_at = await self._ticker(symbol)
+        interest = open_interest(ticker, symbol, given_at)
+        if interest is None:
+            raise BadMessage(f"Bybit's ticker of {symbol} has no open interest")
+        return interest
+
+    async def open_interest_history(
+        self, symbol: str, period: str, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[OpenInterest]:
+        """Up to `limit` rows of `[start, end)`: the first ones when `start` is given, else the last ones."""
+        read = partial(self._interests, symbol, period)
+        if start is None:
+            return await self._newest(read, OPEN_INTEREST_PAGE, limit, end)
+        return await self._first(symbol, read, OPEN_INTEREST_PAGE, INTERVALS[period], limit, start, end)
+
+    async def _interests(
+        self, symbol: str, period: str, start: datetime | None, end: datetime | None, size: int
+    ) -> list[OpenInterest]:
+        """One page. The exchange's range excludes its startTime, and without an endTime it ignores it."""
+        params = {
+            "category": "linear",
+            "symbol": symbol,
+            "intervalTime": PERIODS[period],
+            "startTime": None if start is None else max(0, ceil_ms(start) - 1),
+            "endTime": last_ms(end),
+            "limit": size,
+        }
+        page, _ = await self._get("/v5/market/open-interest", params, wire.decode_open_interest_rows)
+        return ascending([interest_of(row, symbol) for row in page.rows], start, end)
+
+    async def funding(self, instrument: Instrument) -> FundingRate:
+        """The rate of the running period. Unsupported for a dated contract."""
+        ticker, given_at = await self._ticker(instrument.symbol)
+        rate = funding(ticker, instrument.symbol, given_at, instrument)
+        if rate is None:
+            raise Unsupported(f"{instrument.symbol} is a dated contract and has no funding")
+        return rate
+
+    async def funding_history(
+        self, instrument: Instrument, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[FundingRate]:
+        """Up to `limit` settled rates of `[start, end)`; the interval is the contract's present one."""
+        read = partial(self._rates, instrument)
+        if start is None:
+            return await self._newest(read, FUNDING_PAGE, limit, end)
+        step = timedelta(hours=instrument.funding_interval_hours or FUNDING_HOURS)
+        return await self._first(
+            instrument.symbol, partial(self._all_rates, instrument), FUNDING_PAGE, step, limit, start, end
+        )
+
+    async def _all_rates(self, instrument: Instrument, start: datetime, end: datetime, size: int) -> list[FundingRate]:
+        """Every settled rate of `[start, end)`, however many pages: the interval may have been shorter than it is."""
+        rates: list[FundingRate] = []
+        while True:
+            page = await self._rates(instrument, start, end, size)
+            rates = page + rates
+            if len(page) < size:
+                return rates
+            end = page[0].timestamp
+
+    async def _rates(
+        self, instrument: Instrument, start: datetime | None, end: datetime | None, size: int
+    ) -> list[FundingRate]:
+        """One page. A startTime without an endTime is an error."""
+        params = {
+            "category": "linear",
+            "symbol": instrument.symbol,
+            "startTime": optional_ms(start),
+            "endTime": last_ms(end),
+            "limit": size,
+        }
+        page, _ = await self._get("/v5/market/funding/history", params, wire.decode_funding_rows)
+        return ascending([settled(row, instrument) for row in page.rows], start, end)
+
+    async def recent_trades(self, symbol: str) -> list[Trade]:
+        """The last thousand, ascending; they have no range. That is half a minute to a minute of a busy symbol."""
+        params: Params = {"category": "linear", "symbol": symbol, "limit": TRADES_PAGE}
+        page, _ = await self._get("/v5/market/recent-trade", params, wire.decode_recent_trades)
+        trades = [trade(row, symbol) for row in page.rows]
+        if trades and trades[0].timestamp >= trades[-1].timestamp:  # newest first was seen, but is not documented
+            trades.reverse()
+        return trades
+
+    # --- paging ---
+
+    async def _newest(
+        self,
+        read: Callable[[datetime | None, datetime | None, int], Awaitable[list[E]]],
+        page_size: int,
+        limit: int,
+        end: datetime | None,
+    ) -> list[E]:
+        """The last `limit` rows before `end`, page by page backwards."""
+        rows: list[E] = []
+        while len(rows) < limit:
+            size = min(limit - len(rows), page_size)
+            page = await read(None, end, size)
+            rows = page + rows
+            if len(page) < size:
+                break
+            end = page[0].timestamp
+        return rows
+
+    async def _first(
+        self,
+        symbol: str,
+        read: Callable[[datetime, datetime, int], Awaitable[list[E]]],
+        page_size: int,
+        step: timedelta,
+        limit: int,
+        start: datetime,
+        end: datetime | None,
+    ) -> list[E]:
+        """The first `limit` rows of `[start, end)`, window after window; `step` is the least time between two rows."""
+        now = self._now()
+        final = now if end is None else min(end, now)
+        if start > now + timedelta(days=1):  # our idea of the exchange's clock may be off, but not by that much
+            return []
+        rows: list[E] = []
+        size = min(limit, page_size)
+        can_skip = step <= timedelta(days=1)  # longer bars open before their contract's first day
+        for _ in range(WINDOWS):
+            until = start + step * size
+            if end is not None:
+                until = min(until, end)
+            if until <= start:
+                break
+            rows += await read(start, until, page_size)
+            start, size = until, page_size
+            if len(rows) >= limit or start >= now:
+                break
+            if not rows and can_skip:
+                can_skip = False
+                start = max(start, await self._first_day(symbol, now))
+        # A short answer says that nothing more exists. A contract that was listed twice has a gap wider than we look.
+        if len(rows) < limit and start < final and await read(start, final, page_size):
+            raise UpstreamError(
+                f"Bybit has more rows of {symbol}, but too few before {start:%Y-%m-%d %H:%M} UTC: ask from there on"
+            )
+        return rows[:limit]
+
+    async def _first_day(self, symbol: str, now: datetime) -> datetime:
+        """The day of a contract's first bar: what begins before it need not be read window by window."""
+        months = await self._bars(symbol, "1M", None, None, KLINES_PAGE)
+        if not months:
+            return now
+        first = months[0].timestamp
+        days = await self._bars(symbol, "1d", first, first + MONTH, KLINES_PAGE)
+        return days[0].timestamp if days else first
+
+    # --- requests ---
+
+    async def _ticker(self, symbol: str) -> tuple[wire.Ticker, datetime]:
+        params = {"category": "linear", "symbol": symbol}
+        page, given_at = await self._get("/v5/market/tickers", params, wire.decode_tickers)
+        if not page.rows:
+            raise UnknownSymbol(f"Bybit has no ticker of {symbol}")
+        return page.rows[0], given_at
+
+    async def _get(self, path: str, params: Params, decoder: Callable[[Any], T]) -> tuple[T, datetime]:
+        """A result, and when Bybit gave it."""
+        answer = await self._ask(path, params)
+        return decode(decoder, answer.result, path), from_ms(answer.time)
+
+    async def _ask(self, path: str, params: Params) -> wire.Answer:
+        """A 200 may be a refusal: only the body's code says."""
+        for is_last in (False, True):
+            body = await self._client.get(path, params, bucket="weight", weight=1)
+            answer = decode(wire.decode_answer, body, path)
+            if answer.code not in RETRIED or is_last:
+                break
+        if answer.code != 0:
+            error = refusal(answer.code, answer.message)
+            self._client.heed(error)
+            raise error
+        return answer
+
+
+async def missed_trades(client: RestClient, symbol: str, last: Trade, first: Trade) -> list[Trade]:
+    """Trades that may lie between two: Bybit shows only the most recent ones, whatever is asked."""
+    return await BybitRest(client, lambda: first.timestamp).recent_trades(symbol)
+
+
+def explain(status: int, body: bytes) -> MarketError | None:
+    """Bybit's error body as an error of ours; a 403 is a firewall's page as often as JSON. None: nothing special."""
+    text = excerpt(body)
+    if status == 429:
+        return UpstreamLimited(f"Bybit: {text}")  # the system's own protection: the header says for how long, or nobody
+    if status == 403:
+        said = body[:4000].decode("utf-8", "replace").lower()
+        if "access too frequent" in said:
+            return UpstreamLimited(f"Bybit: {text}", retry_after=BAN)
+        if GEO_BLOCKED.search(said):
+            return UpstreamGeoBlocked(f"Bybit does not serve this location: {text}", retry_after=FORBIDDEN_PAUSE)
+    try:
+        error = wire.decode_refusal(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return refusal(error.code, error.message) if error.code else None
+
+
+def refusal(code: int, message: str) -> MarketError:
+    text = f"Bybit: {message[:200]} ({code})"
+    match code:
+        case 10001 if "symbol" in message.lower():
+            return UnknownSymbol(text)
+        case 10001 if "interval" in message.lower() or "period" in message.lower():
+            return UnknownInterval(text)
+        case 10006 | 10018 | 429:
+            return UpstreamLimited(text, retry_after=LIMITED_PAUSE)
+        case 10009 | 10024:
+            return UpstreamGeoBlocked(text, retry_after=FORBIDDEN_PAUSE)
+        case 10000:
+            return UpstreamTimeout(text)
+        case _:
+            return UpstreamError(text)
+
+
+def ascending(rows: list[E], start: datetime | None, end: datetime | None) -> list[E]:
+    """The rows of `[start, end)`, oldest first: an answer that ignored the range must not be paged through for ever."""
+    return sorted(
+        (row for row in rows if (start is None or row.timestamp >= start) and (end is None or row.timestamp < end)),
+        key=lambda row: row.timestamp,
+    )

@@ -1,0 +1,191 @@
+"""What an exchange is to the machinery: one frozen record of facts and functions, and the two protocols behind it.
+
+A folder beside this file is an exchange and says so by `EXCHANGE`; nothing else in the program names it.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, NamedTuple, Protocol
+
+from msgspec import Struct
+
+from actors import exchanges
+from actors.events import (
+    Event,
+    FundingRate,
+    Instrument,
+    Kind,
+    Ohlc,
+    OpenInterest,
+    PredictedFunding,
+    Topic,
+    Trade,
+)
+from actors.upstream.budget import Window
+from actors.upstream.rest import Explain, RestClient
+
+Capability = Literal["partial"] | bool
+
+
+class Update(Struct, frozen=True, gc=False):
+    """One event of a frame and the exchange's time at which it was pushed."""
+
+    event: Event
+    pushed_at: datetime
+
+
+class Backlog(NamedTuple):
+    """The recent trades of one symbol, ascending, as told at the start of a subscription: they may close a gap."""
+
+    symbol: str
+    trades: tuple[Trade, ...]
+
+
+class Rejected(NamedTuple):
+    """The exchange refused to send some topics; `again` were refused for their sake and may be asked for once more.
+
+    Not `final`: the next connection may ask for them again.
+    """
+
+    topics: tuple[Topic, ...]
+    reason: str
+    again: tuple[Topic, ...] = ()
+    final: bool = True
+
+
+class Session(Protocol):
+    """The protocol state of one connection: no I/O, no waiting; a reconnect makes a new one."""
+
+    def subscribe(self, topics: Sequence[Topic]) -> list[str]:
+        """The frames that ask for `topics`."""
+        ...
+
+    def unsubscribe(self, topics: Sequence[Topic]) -> list[str]:
+        """The frames that end `topics`."""
+        ...
+
+    def unacknowledged(self) -> Sequence[Topic]:
+        """Topics that were asked for and neither confirmed nor refused, where the exchange confirms each."""
+        ...
+
+    def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Backlog | Rejected]:
+        """What a frame says; nothing for acks. Raises BadMessage for what the exchange never promised to send."""
+        ...
+
+
+class Rest(Protocol):
+    """An exchange's REST calls, normalised. Ranges are half-open; lists ascend by time; errors are MarketError."""
+
+    async def server_time(self) -> datetime: ...
+
+    async def instruments(self) -> list[Instrument]: ...
+
+    async def ohlc(
+        self,
+        symbol: str,
+        interval: str,
+        *,
+        limit: int,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> list[Ohlc]: ...
+
+    async def open_interest(self, symbol: str) -> OpenInterest: ...
+
+    async def open_interest_history(
+        self, symbol: str, period: str, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[OpenInterest]: ...
+
+    async def funding(self, instrument: Instrument) -> FundingRate: ...
+
+    async def funding_history(
+        self, instrument: Instrument, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[FundingRate]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineLimits:
+    """What one connection may carry and how fast; below the exchange's own limits where it is known to be strict."""
+
+    topics: int  # per connection
+    topics_per_frame: int
+    frames_per_second: float  # client to exchange
+    connect_spacing: float  # seconds between two connection attempts of this program
+    silence: float = 15.0  # seconds without market data after which a connection counts as dead
+    ping_every: float = 30.0  # seconds between WebSocket pings
+    pong_within: float = 10.0  # seconds
+    heartbeat_every: float = 20.0  # seconds between the exchange's own heartbeats, where it has one
+    lifetime: float | None = None  # seconds after which a connection is replaced, before the exchange would cut it
+    subscriptions: int | None = None  # of all connections together, where the exchange counts them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One exchange: facts first, then the functions that speak its dialect."""
+
+    name: str
+    rest_url: str
+    ws_url: str
+    ws_path: str  # appended to ws_url
+    symbols: tuple[str, ...]  # collected where the configuration does not say
+    intervals: tuple[str, ...]
+    open_interest_periods: tuple[str, ...]
+    capabilities: Mapping[str, Capability]
+    pushed: frozenset[Kind]  # kinds that lines carry; open interest is polled where it is not among them
+    prompt: frozenset[Kind]  # pushed kinds that speak within seconds whatever the market does
+    contiguous_trade_ids: bool  # every trade's id is the previous one's plus one
+    closes_bars: bool  # the stream says when a bar is final; else the next bar or the clock does
+    has_empty_bars: bool  # an interval without trades has a bar too
+    history: int  # bars that a feed holds per interval
+    limits: LineLimits
+    budget: Mapping[str, Window]
+    used_header: tuple[str, str] | None  # (header, bucket): the exchange's own count of spent weight
+    explain: Explain
+    new_session: Callable[[Mapping[str, Instrument]], Session]
+    open_rest: Callable[[RestClient, Callable[[], datetime]], Rest]  # (client, the exchange's clock)
+    predicted_funding: Callable[[RestClient], Awaitable[list[PredictedFunding]]] | None = None
+    # Trades between two that are known, ascending, as many as one request gives: (client, symbol, last, first). Where
+    # trade ids count up: those that follow `last`. Elsewhere: the most recent ones, which may hold both.
+    missed_trades: Callable[[RestClient, str, Trade, Trade], Awaitable[list[Trade]]] | None = None
+    subscription_of: Callable[[Topic], Hashable] = lambda topic: topic  # what is subscribed to; topics may share one
+    unstamped: frozenset[Kind] = frozenset()  # pushed kinds whose frames do not say when they were pushed
+    open_interest_kept: timedelta | None = None  # older history is refused; None: it may be asked for at any age
+    heartbeat: str | None = None  # a frame that the exchange wants regularly beside WebSocket pings
+    aliases: Callable[[Instrument], Sequence[str]] = lambda instrument: ()  # other spellings that clients may use
+
+
+class Change(Protocol):
+    """What a supervisor says when a run ended."""
+
+    @property
+    def state(self) -> Literal["down", "failed"]: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def delay(self) -> float | None: ...
+
+
+class Supervise(Protocol):
+    """The daemon's restart loop, handed to whatever starts actors: they may not import the daemon."""
+
+    def __call__(
+        self,
+        name: str,
+        run: Callable[[], Awaitable[None]],
+        *,
+        on_change: Callable[[Any], None] | None = None,
+        **context: object,
+    ) -> Awaitable[None]: ...
+
+
+def load_exchanges() -> dict[str, Exchange]:
+    """Every exchange folder's record, by name."""
+    found = {}
+    for module in pkgutil.iter_modules(exchanges.__path__):
+        if module.ispkg:
+            exchange = importlib.import_module(f"actors.exchanges.{module.name}").EXCHANGE
+            found[exchange.name] = exchange
+    return found

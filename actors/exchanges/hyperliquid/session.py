@@ -1,0 +1,242 @@
+"""One connection to Hyperliquid: which frames to send, what received frames say. No I/O.
+
+Funding and open interest come in one upstream subscription. Each subscription is confirmed, and what is not confirmed
+matters: asked for a name that it does not know, the exchange cuts the connection without a word.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from sys import intern
+
+import msgspec
+
+from actors.errors import BadMessage, UnknownMessage
+from actors.events import (
+    FundingRate,
+    Instrument,
+    Ohlc,
+    OpenInterest,
+    Topic,
+    Trade,
+    amount,
+    from_ms,
+    number,
+    product,
+)
+from actors.exchanges.exchange import Backlog, Rejected, Update
+from actors.exchanges.hyperliquid import wire
+from actors.exchanges.hyperliquid.wire import Subscription
+
+NAME = "hyperliquid"
+FUNDING_HOURS = 1.0  # an eighth of the 8-hour formula is paid every hour, on every dex
+GREETING = "Websocket connection established."  # plain text, sent by older servers
+HOUR = timedelta(hours=1)
+
+UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def subscription_of(topic: Topic) -> Subscription:
+    """What is subscribed to for a topic; funding and open interest share one."""
+    match topic.kind:
+        case "ohlc":
+            return Subscription("candle", topic.symbol, topic.interval)
+        case "trades":
+            return Subscription("trades", topic.symbol)
+        case "funding" | "oi":
+            return Subscription("activeAssetCtx", topic.symbol)
+        case _:
+            raise ValueError(f"Hyperliquid pushes no {topic.kind}")
+
+
+class HyperliquidSession:
+    def __init__(self, instruments: Mapping[str, Instrument]) -> None:
+        self._topics: dict[Subscription, list[Topic]] = {}  # what was asked for, and for whom
+        self._unacknowledged: dict[Subscription, None] = {}  # in the order of asking
+        self._backlogs: set[str] = set()  # coins whose next trades frame tells the past
+
+    def subscribe(self, topics: Sequence[Topic]) -> list[str]:
+        frames = []
+        for topic in topics:
+            subscription = subscription_of(topic)
+            sharers = self._topics.setdefault(subscription, [])
+            if not sharers:
+                self._unacknowledged[subscription] = None
+                frames.append(_frame("subscribe", subscription))
+            if topic not in sharers:
+                sharers.append(topic)
+        return frames
+
+    def unsubscribe(self, topics: Sequence[Topic]) -> list[str]:
+        frames = []
+        for topic in topics:
+            subscription = subscription_of(topic)
+            sharers = self._topics.get(subscription, [])
+            if topic in sharers:
+                sharers.remove(topic)
+                if not sharers:
+                    self._forget(subscription)
+                    frames.append(_frame("unsubscribe", subscription))
+        return frames
+
+    def _forget(self, subscription: Subscription) -> list[Topic]:
+        self._unacknowledged.pop(subscription, None)
+        if subscription.type == "trades":
+            self._backlogs.discard(subscription.coin)
+        return self._topics.pop(subscription, [])
+
+    def unacknowledged(self) -> Sequence[Topic]:
+        return [topic for subscription in self._unacknowledged for topic in self._topics[subscription]]
+
+    def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Backlog | Rejected]:
+        try:
+            push = wire.decode_frame(frame)
+        except UNDECODABLE as error:
+            return _other(frame, error)
+        match push:
+            case wire.Trades(data=rows):
+                return self._trades(rows)
+            case wire.Candles(data=candles):
+                bars = candles if isinstance(candles, list) else [candles]
+                return [Update(ohlc(bar), received_at) for bar in bars]
+            case wire.ActiveAssetContext(data=data):
+                return context_updates(data, received_at)
+            case wire.Failure(data=text):
+                return self._failure(text)
+            case wire.Acknowledged(data=order):
+                self._acknowledge(order)
+            case wire.Pong():
+                pass
+        return []
+
+    def _trades(self, rows: list[wire.TradeRow]) -> list[Update | Backlog]:
+        """The first frame of a subscription is a backlog: up to 20 s and 30 trades of the past."""
+        rows = sorted(rows, key=lambda row: row.time)  # their order within a frame is not documented
+        past = {row.coin for row in rows} & self._backlogs
+        self._backlogs -= past
+        said: list[Update | Backlog] = [
+            Backlog(coin, tuple(trade(row) for row in rows if row.coin == coin)) for coin in sorted(past)
+        ]
+        return said + [Update(trade(row), from_ms(row.time)) for row in rows if row.coin not in past]
+
+    def _acknowledge(self, order: wire.Order) -> None:
+        subscription = order.subscription
+        if order.method == "subscribe" and subscription in self._topics:
+            self._unacknowledged.pop(subscription, None)
+            if subscription.type == "trades":
+                self._backlogs.add(subscription.coin)  # not before: frames of an earlier subscription may be under way
+
+    def _failure(self, text: str) -> list[Update | Rejected]:
+        """An error has no id: what it is about is what it quotes."""
+        order = _quoted(text)
+        if order is None:
+            raise UnknownMessage(f"error: {text[:100]}")
+        if text.startswith("Already subscribed"):
+            self._unacknowledged.pop(order.subscription, None)  # so it is, and it goes on
+            return []
+        if order.method == "unsubscribe" or text.startswith("Already unsubscribed"):
+            return []
+        topics = self._forget(order.subscription)
+        return [Rejected(tuple(topics), f"Hyperliquid refused the subscription: {text[:200]}")] if topics else []
+
+
+def _frame(method: str, subscription: Subscription) -> str:
+    return msgspec.json.encode({"method": method, "subscription": subscription}).decode()
+
+
+def _quoted(text: str) -> wire.Order | None:
+    """The order, or the subscription alone, at the end of an error text."""
+    _, brace, rest = text.partition("{")
+    try:
+        return wire.decode_order(brace + rest)
+    except UNDECODABLE:
+        pass
+    try:
+        return wire.Order("subscribe", wire.decode_subscription(brace + rest))
+    except UNDECODABLE:
+        return None
+
+
+def _other(frame: str | bytes, error: Exception) -> list[Update | Rejected]:
+    """What could not be read as any known frame: the greeting, another channel, or nonsense."""
+    if frame in (GREETING, GREETING.encode()):
+        return []
+    try:
+        channel = wire.decode_any_frame(frame).channel
+    except UNDECODABLE:
+        raise BadMessage(f"undecodable frame: {error}") from None
+    if channel not in KNOWN_CHANNELS:
+        raise UnknownMessage(f"unknown channel {channel[:40]!r}")
+    raise BadMessage(f"undecodable {channel}: {error}")
+
+
+KNOWN_CHANNELS = {"trades", "activeAssetCtx", "candle", "subscriptionResponse", "error", "pong"}
+
+
+def trade(row: wire.TradeRow) -> Trade:
+    return Trade(
+        exchange=NAME,
+        symbol=intern(row.coin),  # kept for long, and the same few each time
+        timestamp=from_ms(row.time),
+        side="buy" if row.side == "B" else "sell",
+        price=amount(row.price),
+        quantity=amount(row.size),
+        value=product(row.price, row.size),
+        is_buyer_maker=row.side == "A",
+        trade_id=row.id,
+    )
+
+
+def ohlc(candle: wire.Candle, *, is_closed: bool = False) -> Ohlc:
+    """A bar as pushed is never said to be final."""
+    return Ohlc(
+        exchange=NAME,
+        symbol=intern(candle.coin),
+        timestamp=from_ms(candle.open_time),
+        interval=intern(candle.interval),
+        open=amount(candle.open),
+        high=amount(candle.high),
+        low=amount(candle.low),
+        close=amount(candle.close),
+        volume=amount(candle.volume),
+        quote_volume=None,
+        trades_count=candle.trades_count,
+        is_closed=is_closed,
+    )
+
+
+def context_updates(data: wire.CoinContext, now: datetime) -> list[Update]:
+    """Funding and open interest of one moment; nothing for what is null, as for a delisted name."""
+    found = funding(data.coin, data.context, now), open_interest(data.coin, data.context, now)
+    return [Update(event, now) for event in found if event is not None]
+
+
+def funding(coin: str, context: wire.Context, now: datetime) -> FundingRate | None:
+    """The running estimate of the rate that is paid at the next full hour."""
+    if context.funding is None:
+        return None
+    return FundingRate(
+        exchange=NAME,
+        symbol=coin,
+        timestamp=now,
+        funding_rate=number(context.funding),
+        funding_time=next_hour(now),
+        funding_interval_hours=FUNDING_HOURS,
+        mark_price=None if context.mark_price is None else amount(context.mark_price),
+    )
+
+
+def open_interest(coin: str, context: wire.Context, now: datetime) -> OpenInterest | None:
+    """Base units. The exchange values it nowhere, so neither do we."""
+    if context.open_interest is None:
+        return None
+    return OpenInterest(
+        exchange=NAME,
+        symbol=coin,
+        timestamp=now,
+        open_interest=amount(context.open_interest),
+        open_interest_value=None,
+    )
+
+
+def next_hour(now: datetime) -> datetime:
+    return now.replace(minute=0, second=0, microsecond=0) + HOUR

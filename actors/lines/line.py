@@ -1,0 +1,403 @@
+"""A line: the actor that owns one socket to one exchange and carries the topics of many feeds on it.
+
+`run` is one connection's life; it ends by raising, and whoever supervises it starts the next. The line decodes and
+delivers, and watches that data really comes; it keeps no market state and never waits for a feed.
+"""
+
+import ssl
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import structlog
+import trio
+import trio_websocket
+
+from actors.errors import BadMessage, LineLost, UnknownMessage
+from actors.events import Event, Instrument, Topic
+from actors.exchanges.exchange import Backlog, Change, Exchange, Rejected, Session, Update
+from actors.upstream.dial import closing
+from actors.upstream.seam import LIVE, Socket, Upstream
+
+WATCH_EVERY = 1.0  # seconds
+GARBAGE = (100, 60.0)  # so many undecodable frames within so many seconds end the connection
+CUT = 1006  # what the library calls an end without a close frame
+CUTS = 2  # so many, each while one symbol alone was asked for, convict it: a network may cut one by chance
+LOOK = 0.05  # seconds between looks at what has no event to wait for
+ACKNOWLEDGED_WITHIN = 5.0  # seconds
+REPLACE_EVERY = 600.0  # seconds: one silent topic may cost the others their connection no more often
+REPORTED_MAX = 50  # distinct complaints that are logged per line
+
+log = structlog.get_logger()
+
+
+class Sink(Protocol):
+    """What a line tells a feed."""
+
+    def deliver(self, said: Update | Backlog, received_at: datetime) -> None: ...
+    def line_up(self) -> None: ...
+    def line_down(self, reason: str, delay: float | None) -> None: ...
+    def topic_silent(self, topic: Topic, reason: str) -> None: ...
+    def topic_heard(self, topic: Topic) -> None: ...
+    def topic_rejected(self, topic: Topic, reason: str, *, final: bool) -> None: ...
+    def line_refused(self, reason: str) -> None: ...
+
+
+class Line:
+    def __init__(
+        self,
+        exchange: Exchange,
+        url: str,
+        tls: ssl.SSLContext | None,
+        instruments: Mapping[str, Instrument],
+        ready_to_connect: Callable[[], Awaitable[None]],
+        number: int,
+        exchange_time: Callable[[datetime], datetime] = lambda at: at,
+        upstream: Upstream = LIVE,
+        *,
+        stands_in: bool = False,
+    ) -> None:
+        self._exchange = exchange
+        self._limits = exchange.limits
+        self._url = url
+        self._tls = tls
+        self._instruments = instruments
+        self._ready_to_connect = ready_to_connect
+        self.number = number
+        self._exchange_time = exchange_time  # of a moment by our clock: a session may have no other
+        self._upstream = upstream
+        self.scope = trio.CancelScope()  # cancelled when the line is no longer needed
+        self._topics: dict[Topic, Sink] = {}
+        self._feeds: dict[str, Sink] = {}  # by symbol
+        self._is_up = False
+        self._up_at = 0.0
+        self._stands_in = stands_in  # for another that still delivers: feeds are told of data, and of nothing else
+        self._pending: deque[tuple[bool, Topic]] = deque()  # (subscribe?, topic), not yet sent
+        self._work = trio.Event()
+        # Topics that must speak within `limits.silence`: the prompt ones, and others that their feed says are silent.
+        self._heard_at: dict[Topic, float] = {}
+        self._asked_at: dict[Topic, float] = {}
+        self._doubted: set[Topic] = set()  # of these, the ones that were asked for again and have not spoken since
+        self._replaced_at: dict[Topic, float] = {}  # when a connection was given up for a topic's sake
+        self._suspects: set[str] = set()  # symbols, one of which may have made the exchange cut a connection
+        self._trial: str | None = None  # the only symbol that is asked for at the moment
+        self._cuts: Counter[str] = Counter()  # by symbol, on trial
+        self.counts: Counter[str] = Counter()  # frames, garbage, unknown, unlisted
+        self._reported: set[str] = set()
+
+    @property
+    def stands_in(self) -> bool:
+        return self._stands_in
+
+    def __len__(self) -> int:
+        return len(self._topics)
+
+    def add(self, feed: Sink, topics: Iterable[Topic]) -> None:
+        """Carry `topics` for `feed` from now on; the open connection is not disturbed."""
+        for topic in topics:
+            self._topics[topic] = feed
+            self._feeds[topic.symbol] = feed
+            if self._is_up:
+                self._ask(topic, subscribe=True)
+        if self._is_up and not self._stands_in:
+            feed.line_up()
+
+    def remove(self, topics: Iterable[Topic]) -> None:
+        for topic in list(topics):
+            if self._topics.pop(topic, None) is not None and self._is_up:
+                self._stop_watching(topic)
+                self._ask(topic, subscribe=False)
+        carried = {topic.symbol for topic in self._topics}
+        self._feeds = {symbol: feed for symbol, feed in self._feeds.items() if symbol in carried}
+
+    @property
+    def age(self) -> float:
+        """Seconds since the present connection was made; 0 while there is none."""
+        return trio.current_time() - self._up_at if self._is_up else 0.0
+
+    def _carried(self) -> Iterator[tuple[Sink, list[Topic]]]:
+        """Every feed and its topics."""
+        for symbol, feed in list(self._feeds.items()):
+            yield feed, [topic for topic in self._topics if topic.symbol == symbol]
+
+    def follow(self, other: "Line") -> None:
+        """Carry what the other one carries, and nothing else."""
+        self.remove([topic for topic in self._topics if topic not in other._topics])
+        for feed, topics in other._carried():
+            self.add(feed, [topic for topic in topics if topic not in self._topics])
+
+    def delivers_like(self, other: "Line") -> bool:
+        """Every topic that proves the other one's connection has been heard here too."""
+        return self._is_up and other._heard_at.keys() & other._topics.keys() <= self._heard_at.keys()
+
+    def takes_over(self) -> None:
+        """From now on the feeds' data comes from here."""
+        self._stands_in = False
+        for feed in list(self._feeds.values()):
+            feed.line_up()
+
+    def doubt(self, topic: Topic, reason: str) -> None:
+        """The feed is sure that a topic should have spoken: ask for it again, and if that is in vain, reconnect."""
+        feed = self._topics.get(topic)
+        if feed is not None and self._is_up and topic not in self._doubted:
+            feed.topic_silent(topic, reason)
+            self._doubted.add(topic)
+            self._asked_at[topic] = trio.current_time()
+            self._ask(topic, subscribe=False)
+            self._ask(topic, subscribe=True)
+
+    def _stop_watching(self, topic: Topic) -> None:
+        self._asked_at.pop(topic, None)
+        self._heard_at.pop(topic, None)
+        self._doubted.discard(topic)
+
+    def changed(self, change: Change) -> None:
+        """The supervisor's word that this line's run ended."""
+        if not self._stands_in:
+            for feed in list(self._feeds.values()):
+                feed.line_down(change.reason, change.delay)
+
+    def _ask(self, topic: Topic, *, subscribe: bool) -> None:
+        self._pending.append((subscribe, topic))
+        self._work.set()
+
+    async def run(self) -> None:
+        """Connect, subscribe, deliver until the connection fails or falls silent. Raises LineLost."""
+        await self._ready_to_connect()
+        url, carried = self._url + self._exchange.ws_path, [*map(str, self._topics)]
+        async with self._upstream.open_socket(self._exchange.name, self.number, carried, url, self._tls) as socket:
+            session = self._exchange.new_session(self._instruments)
+            self._pending.clear()
+            self._asked_at.clear()
+            self._heard_at.clear()
+            self._doubted.clear()
+            self._trial = None
+            self._is_up = True
+            self._up_at = trio.current_time()
+            try:
+                log.info("line.up", exchange=self._exchange.name, line=self.number, topics=len(self._topics))
+                for topic in self._topics:
+                    if topic.symbol not in self._suspects:
+                        self._ask(topic, subscribe=True)
+                if not self._stands_in:
+                    for feed in list(self._feeds.values()):
+                        feed.line_up()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send, socket, session)
+                    nursery.start_soon(self._watch)
+                    nursery.start_soon(self._ping, socket)
+                    if self._suspects:
+                        nursery.start_soon(self._try_suspects, socket, session)
+                    if self._exchange.heartbeat is not None:
+                        nursery.start_soon(self._beat, socket, self._exchange.heartbeat)
+                    await self._receive(socket, session)
+            finally:
+                self._is_up = False
+
+    async def _receive(self, socket: Socket, session: Session) -> None:
+        garbage: deque[float] = deque(maxlen=GARBAGE[0])
+        self._last_heard = trio.current_time()
+        while True:
+            try:
+                frames, received_at = await socket.get_messages()
+            except trio_websocket.ConnectionClosed as error:
+                if error.reason is None or error.reason.code == CUT:
+                    self._blame(session.unacknowledged())
+                raise LineLost(f"closed by the exchange, {closing(error)}") from None
+            self.counts["frames"] += len(frames)
+            exchange_time = self._exchange_time(received_at)
+            for frame in frames:
+                try:
+                    said = session.receive(frame, exchange_time)
+                except UnknownMessage as error:
+                    self._complain("unknown", error, frame)
+                except BadMessage as error:
+                    self._complain("garbage", error, frame)
+                    garbage.append(trio.current_time())
+                    if len(garbage) == garbage.maxlen and garbage[-1] - garbage[0] < GARBAGE[1]:
+                        raise LineLost(f"{GARBAGE[0]} undecodable frames in {GARBAGE[1]:g} s") from None
+                else:
+                    for item in said:
+                        self._pass_on(item, received_at)
+
+    def _pass_on(self, item: Update | Backlog | Rejected, received_at: datetime) -> None:
+        if isinstance(item, Rejected):
+            self._reject(item)
+            return
+        feed = self._feeds.get(item.symbol if isinstance(item, Backlog) else item.event.symbol)
+        if feed is None:
+            self.counts["unlisted"] += 1
+            return
+        self._last_heard = trio.current_time()
+        if isinstance(item, Update) and (item.event.kind in self._exchange.prompt or self._doubted):
+            self._prove(item.event, feed)
+        feed.deliver(item, received_at)
+
+    def _complain(self, kind: str, error: BadMessage, frame: str | bytes) -> None:
+        """Count every bad frame, log each kind of complaint once: a flood of them must not flood the log."""
+        self.counts[kind] += 1
+        text = str(error)
+        if text not in self._reported and len(self._reported) < REPORTED_MAX:
+            self._reported.add(text)
+            log.warning(
+                f"line.{kind}_frame",
+                exchange=self._exchange.name,
+                line=self.number,
+                reason=text[:200],
+                sample=repr(frame[:200]),
+            )
+
+    def _reject(self, rejected: Rejected) -> None:
+        log.warning(
+            "line.subscription_rejected",
+            exchange=self._exchange.name,
+            line=self.number,
+            topics=[*map(str, rejected.topics)],
+            reason=rejected.reason,
+        )
+        for topic in rejected.topics:
+            if feed := self._topics.get(topic):
+                feed.topic_rejected(topic, rejected.reason, final=rejected.final)
+                if rejected.final:
+                    self._drop(topic, feed, rejected.reason)
+        for topic in rejected.again:
+            if topic in self._topics:
+                self._ask(topic, subscribe=True)
+
+    def _drop(self, topic: Topic, feed: Sink, reason: str) -> None:
+        """Never ask for a topic again; a feed that has none left cannot be served."""
+        del self._topics[topic]
+        self._stop_watching(topic)
+        if not any(other.symbol == topic.symbol for other in self._topics):
+            self._feeds.pop(topic.symbol, None)
+            feed.line_refused(reason)
+
+    def _blame(self, unacknowledged: Sequence[Topic]) -> None:
+        """An exchange that cuts the connection for one unknown name does not say which: find it by elimination.
+
+        Every symbol that was not confirmed is suspect, and asked for alone on the next connections.
+        """
+        symbols = {topic.symbol for topic in unacknowledged if topic in self._topics}
+        if symbols == {self._trial}:
+            [symbol] = symbols
+            self._cuts[symbol] += 1
+            if self._cuts[symbol] >= CUTS:
+                guilty = tuple(topic for topic in self._topics if topic.symbol == symbol)
+                self._suspects.discard(symbol)
+                self._reject(Rejected(guilty, f"the exchange cuts the connection when asked for {symbol}"))
+                return
+        self._suspects |= symbols
+
+    async def _try_suspects(self, socket: Socket, session: Session) -> None:
+        """Ask for one suspect after the other, on a connection that answers and has nothing else to confirm."""
+        heard = self.counts["frames"]
+        if self._exchange.heartbeat is not None:
+            await _send_frame(socket, self._exchange.heartbeat)
+        await self._settled(session)
+        with trio.move_on_after(ACKNOWLEDGED_WITHIN):
+            while self.counts["frames"] == heard:  # noqa: ASYNC110 (a plain counter)
+                await trio.sleep(LOOK)
+        answers = self.counts["frames"] > heard
+        for symbol in sorted(self._suspects):
+            self._trial = symbol if answers else None
+            for topic in self._topics:
+                if topic.symbol == symbol:
+                    self._ask(topic, subscribe=True)
+            await self._settled(session)
+            self._trial = None
+            self._suspects.discard(symbol)
+            self._cuts.pop(symbol, None)
+
+    async def _settled(self, session: Session) -> None:
+        """Wait until all that was asked for is confirmed, or is not going to be."""
+        while self._pending:  # noqa: ASYNC110 (a plain deque)
+            await trio.sleep(LOOK)
+        with trio.move_on_after(ACKNOWLEDGED_WITHIN):
+            while session.unacknowledged():  # noqa: ASYNC110 (state of a protocol without I/O)
+                await trio.sleep(LOOK)
+
+    def _prove(self, event: Event, feed: Sink) -> None:
+        topic = Topic(event.exchange, event.symbol, event.kind, getattr(event, "interval", None))
+        if topic in self._doubted:
+            self._stop_watching(topic)
+            feed.topic_heard(topic)
+        if topic.kind not in self._exchange.prompt:
+            return
+        now = trio.current_time()
+        self._asked_at.setdefault(topic, now)
+        heard_at = self._heard_at.get(topic)
+        self._heard_at[topic] = now
+        if heard_at is None or now - heard_at > self._limits.silence:
+            feed.topic_heard(topic)
+
+    async def _send(self, socket: Socket, session: Session) -> None:
+        """Send what is pending, in few frames and slowly enough for the exchange."""
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            while self._pending:
+                subscribe = self._pending[0][0]
+                topics: list[Topic] = []
+                while (
+                    self._pending and self._pending[0][0] == subscribe and len(topics) < self._limits.topics_per_frame
+                ):
+                    topics.append(self._pending.popleft()[1])
+                frames = session.subscribe(topics) if subscribe else session.unsubscribe(topics)
+                for topic in topics:
+                    if subscribe and topic in self._topics and topic.kind in self._exchange.prompt:
+                        self._asked_at[topic] = trio.current_time()
+                for frame in frames:
+                    await _send_frame(socket, frame)
+                    await trio.sleep(1 / self._limits.frames_per_second)
+
+    async def _watch(self) -> None:
+        """An ack proves nothing and an open socket proves nothing: only data does."""
+        limit = self._limits.silence
+        while True:
+            await trio.sleep(WATCH_EVERY)
+            now = trio.current_time()
+            if self._topics and now - self._last_heard > limit:
+                raise LineLost(f"silence: no market data for {limit:g} s")
+            silent = []
+            for topic, asked_at in self._asked_at.items():
+                if now - max(asked_at, self._heard_at.get(topic, float("-inf"))) > limit:
+                    if topic in self._doubted and now - self._replaced_at.get(topic, float("-inf")) > REPLACE_EVERY:
+                        self._replaced_at[topic] = now
+                        raise LineLost(f"silence: no {topic.kind} data of {topic.symbol}, though asked for again")
+                    silent.append(topic)
+                    self._doubted.add(topic)
+                    self._topics[topic].topic_silent(topic, f"no {topic.kind} data for {limit:g} s")
+            # All ends before all beginnings: topics may share a subscription, which ends with the last of them.
+            for subscribe in (False, True):
+                for topic in silent:
+                    self._asked_at[topic] = now
+                    self._ask(topic, subscribe=subscribe)
+
+    async def _beat(self, socket: Socket, heartbeat: str) -> None:
+        while True:
+            await trio.sleep(self._limits.heartbeat_every)
+            await _send_frame(socket, heartbeat)
+
+    async def _ping(self, socket: Socket) -> None:
+        while True:
+            await trio.sleep(self._limits.ping_every)
+            try:
+                with trio.fail_after(self._limits.pong_within):
+                    await socket.ping()
+            except trio.TooSlowError:
+                # Whoever still sends data is alive: its pong waits behind them, or is withheld.
+                if trio.current_time() - self._last_heard > self._limits.pong_within:
+                    raise LineLost(f"no pong within {self._limits.pong_within:g} s") from None
+            except trio_websocket.ConnectionClosed:
+                return  # the receiving task says why
+
+
+async def _send_frame(socket: Socket, frame: str) -> None:
+    try:
+        with trio.fail_after(10):
+            await socket.send_message(frame)
+    except trio.TooSlowError:
+        raise LineLost("the exchange does not read what is sent") from None
+    except trio_websocket.ConnectionClosed:
+        await trio.sleep_forever()  # the receiving task says why, when it has read what came before the end

@@ -1,0 +1,244 @@
+"""One exchange's REST host, spoken to within its budget. The only module that knows httpx.
+
+Every request has one deadline over all of it (httpx's own are per read), a bound on the answer's size, and leaves
+uncompressed (a small gzip body may inflate to gigabytes). A failure is raised as one of `actors.errors`.
+"""
+
+import json
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple, Protocol
+
+import httpx
+import trio
+
+from actors import clock
+from actors.errors import (
+    BadMessage,
+    MarketError,
+    UpstreamError,
+    UpstreamGeoBlocked,
+    UpstreamLimited,
+    UpstreamTimeout,
+)
+from actors.upstream.budget import Budget
+
+TIMEOUT = 10.0  # seconds for a whole request
+MAX_BYTES = 64 << 20  # of one answer
+CONCURRENCY = 16  # requests of one host in flight; httpx's pool is larger, so that it never queues (httpcore #1093)
+RETRY_AFTER_DEFAULT = {429: 60.0, 418: 120.0}  # seconds, where the exchange does not say
+LIMITED_PAUSE = 10.0  # seconds, where neither the status nor the exchange says
+RETRY_AFTER_MAX = 3 * 86_400.0  # Binance's longest ban
+FORBIDDEN_PAUSE = 300.0  # seconds between tries while a firewall turns us away
+
+Params = Mapping[str, str | int | None]
+Explain = Callable[[int, bytes], MarketError | None]
+"""Reads an exchange's own error body: (status, body) -> the error it means, or None when it says nothing special."""
+
+
+class Question(NamedTuple):
+    """A request, without the host."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    body: bytes = b""
+
+
+class Answer(NamedTuple):
+    """A response of any status; header names are in lower case, times by our clock: sent, and wholly received."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    asked_at: datetime
+    answered_at: datetime
+
+
+class Unreachable(UpstreamError):
+    """The host could not be reached, or the connection broke."""
+
+
+FAILURES = {kind.__name__: kind for kind in (Unreachable, UpstreamTimeout, UpstreamError)}
+
+
+class Http(Protocol):
+    """A REST host."""
+
+    async def ask(self, question: Question) -> Answer:
+        """Raises one of FAILURES where there is no answer."""
+        ...
+
+
+class RestClient:
+    """Questions within the budget; `background` callers wait for room, interactive ones are told to come back."""
+
+    def __init__(
+        self,
+        http: Http,
+        budget: Budget,
+        explain: Explain,
+        *,
+        background: bool,
+        used_header: tuple[str, str] | None,
+    ) -> None:
+        self._http = http
+        self._budget = budget
+        self._explain = explain
+        self._background = background
+        self._used_header = used_header  # (header name, bucket) in which the exchange reports its own count
+        self._limit = trio.CapacityLimiter(CONCURRENCY)
+        self.last_answer: Answer | None = None  # of all that came, whatever they say
+
+    async def get(self, path: str, params: Params | None = None, *, bucket: str, weight: int) -> bytes:
+        """The body of a 2xx answer to a GET. Raises MarketError for everything else."""
+        query = {key: str(value) for key, value in (params or {}).items() if value is not None}
+        return await self._ask(Question("GET", path, query), bucket, weight)
+
+    async def query(self, path: str, body: bytes, *, bucket: str, weight: int) -> bytes:
+        """The same for an exchange that takes its questions as POSTed JSON; it must be safe to ask twice."""
+        return await self._ask(Question("POST", path, {}, body), bucket, weight)
+
+    def heed(self, error: MarketError) -> None:
+        """Ask nothing more until the time that an error names. For exchanges, too, that refuse within a 200."""
+        if error.retry_after is not None:
+            self._budget.close(min(error.retry_after, RETRY_AFTER_MAX), str(error))
+
+    async def _ask(self, question: Question, bucket: str, weight: int) -> bytes:
+        for attempt in (1, 2):
+            try:
+                async with self._limit:  # first: what waits for its turn must see the gate as it is then
+                    await self._budget.spend(bucket, weight, background=self._background)
+                    answer = self.last_answer = await self._http.ask(question)
+            except Unreachable:
+                # A keep-alive connection that the server just closed fails at once: a question may be asked again.
+                if attempt == 2:
+                    raise
+                continue
+            if answer.status >= 500 and attempt == 1:
+                await trio.sleep(0.2)
+                continue
+            self._observe(answer)
+            self._raise_for(answer, question.path)
+            return answer.body
+        raise AssertionError("unreachable")
+
+    def _observe(self, answer: Answer) -> None:
+        if self._used_header is None:
+            return
+        header, bucket = self._used_header
+        used = answer.headers.get(header.lower(), "")
+        if used.isascii() and used.isdigit():
+            self._budget.observe(bucket, int(used[:9]))
+
+    def _raise_for(self, answer: Answer, path: str) -> None:
+        status, body = answer.status, answer.body
+        if status < 300:
+            content_type = answer.headers.get("content-type", "")
+            if "html" in content_type or body[:1] == b"<":
+                raise BadMessage(f"{path}: the exchange answered {status} with a page instead of data")
+            return
+        error = self._error(answer, path)
+        self.heed(error)
+        raise error
+
+    def _error(self, answer: Answer, path: str) -> MarketError:
+        status, body = answer.status, answer.body
+        said = self._explain(status, body)
+        if status in (418, 429) or isinstance(said, UpstreamLimited):
+            wait = (said and said.retry_after) or retry_after(answer.headers.get("retry-after"))
+            wait = wait or RETRY_AFTER_DEFAULT.get(status, LIMITED_PAUSE)
+            text = f"the exchange answered {status}: {said or 'too many requests'}"
+            return UpstreamLimited(text, retry_after=min(wait, RETRY_AFTER_MAX))
+        if status == 451:
+            text = f"the exchange does not serve this location (451): {excerpt(body)}"
+            return UpstreamGeoBlocked(text, retry_after=FORBIDDEN_PAUSE)
+        if isinstance(said, UpstreamGeoBlocked):
+            return said
+        if status == 403:
+            text = "the exchange's firewall refused this address (403)"
+            return UpstreamError(text, retry_after=FORBIDDEN_PAUSE)
+        if status == 408:
+            return UpstreamTimeout(f"{path}: the exchange timed out (408)")
+        return said or UpstreamError(f"{path}: the exchange answered {status}: {excerpt(body)}")
+
+
+class HttpxHost:
+    """A REST host over httpx's connection pool."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def ask(self, question: Question) -> Answer:
+        path = question.path
+        asked_at = clock.now()
+        try:
+            with trio.fail_after(TIMEOUT):
+                response = await self._client.send(self._request(question), stream=True)
+                try:
+                    body = bytearray()
+                    async for chunk in response.aiter_raw():
+                        body += chunk
+                        if len(body) > MAX_BYTES:
+                            raise UpstreamError(f"{path}: the answer is larger than {MAX_BYTES} bytes")
+                finally:
+                    await response.aclose()
+        except trio.TooSlowError:
+            raise UpstreamTimeout(f"{path}: no answer within {TIMEOUT:g} s") from None
+        except httpx.TransportError as error:
+            raise Unreachable(f"{path}: {type(error).__name__}: {error}") from error
+        # httpx joins repeated headers, and names them in lower case.
+        return Answer(response.status_code, dict(response.headers), bytes(body), asked_at, clock.now())
+
+    def _request(self, question: Question) -> httpx.Request:
+        if question.method == "GET":
+            return self._client.build_request("GET", question.path, params=dict(question.query))
+        headers = {"Content-Type": "application/json"}
+        return self._client.build_request(question.method, question.path, content=question.body, headers=headers)
+
+
+def tls_for(*urls: str) -> ssl.SSLContext | None:
+    """A context that verifies, or None where no URL needs one: loading the authorities takes a while."""
+    if any(url.startswith(("https:", "wss:")) for url in urls):
+        return httpx.create_ssl_context()
+    return None
+
+
+@asynccontextmanager
+async def open_http(base_url: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[Http]:
+    """The connection pool to one REST host."""
+    async with httpx.AsyncClient(
+        base_url=base_url,
+        verify=tls or False,  # there is none only where nothing is encrypted, and redirects are not followed
+        timeout=None,  # RestClient bounds each request as a whole
+        limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=30),
+        headers={"Accept-Encoding": "identity", "User-Agent": "marketd"},
+        follow_redirects=False,
+        trust_env=False,
+    ) as client:
+        yield HttpxHost(client)
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds from a Retry-After header, in seconds or as an HTTP date; None where it is absent or nonsense."""
+    if value is None:
+        return None
+    if value.isascii() and value.strip().isdigit():
+        return float(value.strip()[:9])
+    try:
+        when = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - clock.now()).total_seconds())
+
+
+def excerpt(body: bytes) -> str:
+    """The beginning of a body that may be anything, as one printable line."""
+    text = body[:200].decode("utf-8", "replace")
+    text = "".join(char if char.isprintable() else " " for char in text)
+    return json.dumps(" ".join(text.split()), ensure_ascii=False)[1:-1] or "(empty)"

@@ -1,0 +1,52 @@
+"""How exchanges are reached: the one seam between the actors and the outer world.
+
+`LIVE` is the world itself; `actors.recording.recorder` writes down what passes, and `actors.recording.replay` stands in
+for it.
+"""
+
+import ssl
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Protocol
+
+from actors.upstream import dial, rest
+
+
+class Socket(Protocol):
+    """One WebSocket to an exchange. Every method raises dial.ConnectionClosed once it is closed."""
+
+    async def get_messages(self) -> tuple[Sequence[bytes | str], datetime]:
+        """The next messages that came together, at least one, and when they were taken."""
+        ...
+
+    async def send_message(self, message: str) -> None: ...
+
+    async def ping(self) -> None:
+        """Returns when the pong has come."""
+        ...
+
+
+class Upstream(Protocol):
+    def open_http(
+        self, exchange: str, url: str, tls: ssl.SSLContext | None
+    ) -> AbstractAsyncContextManager[rest.Http]: ...
+
+    def open_socket(
+        self, exchange: str, line: int, topics: Sequence[str], url: str, tls: ssl.SSLContext | None
+    ) -> AbstractAsyncContextManager[Socket]:
+        """The connection of one line, which carries `topics`. Raises LineLost where it cannot be had."""
+        ...
+
+
+class Live:
+    def open_http(self, exchange: str, url: str, tls: ssl.SSLContext | None) -> AbstractAsyncContextManager[rest.Http]:
+        return rest.open_http(url, tls)
+
+    def open_socket(
+        self, exchange: str, line: int, topics: Sequence[str], url: str, tls: ssl.SSLContext | None
+    ) -> AbstractAsyncContextManager[Socket]:
+        return dial.open_socket(url, tls)
+
+
+LIVE = Live()

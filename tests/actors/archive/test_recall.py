@@ -1,0 +1,379 @@
+"""History from disk and exchange together: as the exchange alone would answer, and only what is missing is asked."""
+
+import random
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from actors.archive import archive as archive_module
+from actors.archive import refill as refill_module
+from actors.archive import store
+from actors.archive.archive import Archive
+from actors.archive.recall import KeptRest, Recall, fetch_of
+from actors.archive.refill import Refill, fill
+from actors.archive.seen import Seen, sampled, with_sampled_interest
+from actors.archive.series import Piece, Range, Series, Write, row_of, us
+from actors.errors import UpstreamError, UpstreamLimited
+from actors.events import Ohlc, OpenInterest
+from actors.exchanges.binance import EXCHANGE
+from tests.actors.archive.fixtures import (
+    INSTRUMENT,
+    MINUTE,
+    QUIET,
+    T0,
+    WHERE,
+    Remembering,
+    archived,
+    bar,
+    interest,
+    large_trade,
+    liquidation,
+    until,
+)
+
+BARS = Series("ohlc", "binance", "BTCUSDT", "1m")
+LENGTH = 60  # minutes of the market
+
+
+@dataclass
+class Past:
+    archive: Archive
+    recall: Recall
+    rest: Remembering
+    now: datetime
+
+    async def ask(self, *, limit: int, start: int | None = None, end: int | None = None) -> list[Ohlc]:
+        """The bars between minutes, as a client asks for them."""
+        kept: Any = KeptRest(self.rest, self.recall)
+        a, b = (None if minute is None else T0 + minute * MINUTE for minute in (start, end))
+        fetch = fetch_of(kept, BARS, INSTRUMENT)
+        return await self.recall.answer(BARS, fetch, limit=limit, start=a, end=b)
+
+    def hold(self, first: int, last: int) -> None:
+        """The archive has seen these minutes without a gap."""
+        rows = [
+            row_of("ohlc", bar) for bar in self.rest.bars if T0 + first * MINUTE <= bar.timestamp < T0 + last * MINUTE
+        ]
+        covered = Range(us(T0 + first * MINUTE), us(T0 + last * MINUTE))
+        self.archive.put([Write(BARS, rows, [covered])])
+
+
+@asynccontextmanager
+async def past(path: Path, bars: list[Ohlc], exchange: Any = EXCHANGE) -> AsyncIterator[Past]:
+    """A market of LENGTH minutes, of which the last bar is open."""
+    now = T0 + LENGTH * MINUTE - timedelta(seconds=20)
+    async with archived(path / "marketd.db") as archive:
+        yield Past(archive, Recall(archive, exchange, lambda: now), Remembering(bars), now)
+
+
+def market(missing: set[int] = frozenset()) -> list[Ohlc]:  # type: ignore[assignment]
+    return [bar(minute, closed=minute < LENGTH - 1) for minute in range(LENGTH) if minute not in missing]
+
+
+def minutes(bars: list[Ohlc]) -> list[int]:
+    return [(bar.timestamp - T0) // MINUTE for bar in bars]
+
+
+# --- the same as the exchange
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_any_question_is_answered_as_the_exchange_alone_would(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    quiet = set(rng.sample(range(1, LENGTH - 1), 20)) if seed % 2 else set()
+    async with past(tmp_path, market(quiet), QUIET if seed % 2 else EXCHANGE) as world:
+        for _ in range(4):
+            first = rng.randrange(LENGTH - 8)
+            world.hold(first, first + rng.randrange(1, 8))
+        alone = Remembering(world.rest.bars)
+        for _ in range(25):
+            await world.archive.flush()
+            start = rng.choice([None, rng.randrange(LENGTH)])
+            end = rng.choice([None, rng.randrange(1, LENGTH + 5)])
+            if start is not None and end is not None and end <= start:
+                continue
+            limit = rng.choice([1, 2, 5, 20, 100])
+            a, b = (None if minute is None else T0 + minute * MINUTE for minute in (start, end))
+            expected = await alone.ohlc("BTCUSDT", "1m", limit=limit, start=a, end=b)
+            found = await world.ask(limit=limit, start=start, end=end)
+            assert found == expected, (seed, start, end, limit, minutes(found), minutes(expected))
+
+
+async def test_what_is_held_is_not_asked_for_and_only_holes_are(tmp_path: Path) -> None:
+    async with past(tmp_path, market()) as world:
+        world.hold(10, 20)
+        world.hold(25, 40)
+        await world.archive.flush()
+        assert minutes(await world.ask(limit=10, start=10, end=20)) == list(range(10, 20))
+        assert world.rest.asked == []
+        assert minutes(await world.ask(limit=100, start=12, end=38)) == list(range(12, 38))
+        ((start, end, limit),) = world.rest.asked
+        assert (start, end) == (T0 + 20 * MINUTE, T0 + 25 * MINUTE)
+        assert limit <= 7  # no more than the hole can have: questions cost by their size
+        await world.archive.flush()
+        assert minutes(await world.ask(limit=30, end=40)) == list(range(10, 40))  # the hole is filled
+        assert len(world.rest.asked) == 1
+
+
+async def test_the_open_bar_comes_from_the_exchange_and_is_not_kept(tmp_path: Path) -> None:
+    async with past(tmp_path, market()) as world:
+        found = await world.ask(limit=5)
+        assert [bar.is_closed for bar in found] == [True] * 4 + [False]
+        await world.archive.flush()
+        world.rest.asked.clear()
+        assert await world.ask(limit=5) == found
+        ((start, end, limit),) = world.rest.asked
+        assert (start, end) == (None, None)
+        assert limit <= 3
+
+
+async def test_what_the_exchange_has_forgotten_is_not_lost_and_not_made_up(tmp_path: Path) -> None:
+    async with past(tmp_path, market()) as world:
+        world.hold(5, 10)
+        world.rest.since = T0 + 30 * MINUTE
+        await world.archive.flush()
+        expected = [*range(5, 10), *range(30, 60)]
+        for _ in range(2):  # a hole that nobody could fill is not taken for filled
+            assert minutes(await world.ask(limit=100, start=0)) == expected
+            assert minutes(await world.ask(limit=100)) == expected
+            await world.archive.flush()
+        world.rest.since = T0 + 15 * MINUTE  # it had only been slow
+        assert minutes(await world.ask(limit=100, start=0)) == [*range(5, 10), *range(15, 60)]
+
+
+async def test_while_the_exchange_is_down_what_is_held_is_answered(tmp_path: Path) -> None:
+    async with past(tmp_path, market()) as world:
+        world.hold(10, 20)
+        await world.archive.flush()
+        world.rest.is_down = True
+        assert minutes(await world.ask(limit=5, start=12)) == list(range(12, 17))
+        with pytest.raises(UpstreamError):
+            await world.ask(limit=50, start=12)  # a hole is never papered over
+
+
+async def test_a_missing_bar_of_an_exchange_that_makes_every_bar_is_a_hole(tmp_path: Path) -> None:
+    async with past(tmp_path, market(missing={20})) as world:
+        assert minutes(await world.ask(limit=10, start=16)) == [16, 17, 18, 19, *range(21, 27)]
+        await world.archive.flush()
+        world.rest.bars = market()
+        assert minutes(await world.ask(limit=10, start=16)) == list(range(16, 26))
+
+
+async def test_an_answer_that_stops_short_does_not_hide_bars(tmp_path: Path) -> None:
+    async with past(tmp_path, market()) as world:
+        world.recall._now = lambda: T0 + timedelta(days=1)
+        world.rest.bars = market(missing=set(range(20, LENGTH)))
+        assert minutes(await world.ask(limit=100, start=10, end=50)) == list(range(10, 20))
+        await world.archive.flush()
+        world.rest.bars = market()
+        assert minutes(await world.ask(limit=100, start=10, end=50)) == list(range(10, 50))
+
+
+async def test_a_bar_that_has_only_just_ended_is_not_kept(tmp_path: Path) -> None:
+    async with past(tmp_path, market()) as world:
+        world.recall._now = lambda: T0 + 20 * MINUTE + timedelta(seconds=4)
+        world.recall.keep(BARS, [bar(18), bar(19)], T0 + 18 * MINUTE, None, 10)
+        await world.archive.flush()
+        found = await world.recall.coverage(BARS, us(T0), us(T0 + 30 * MINUTE))
+        assert [(p.start, p.end) for p in found if p.is_held] == [(us(T0 + 18 * MINUTE), us(T0 + 19 * MINUTE))]
+
+
+async def test_without_a_readable_archive_the_exchange_answers(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "missing" / "marketd.db", keep=("ohlc",))
+    world = Past(archive, Recall(archive, EXCHANGE, lambda: T0), Remembering(market()), T0)
+    assert minutes(await world.ask(limit=3, start=10)) == [10, 11, 12]
+
+
+async def test_history_that_the_exchange_refuses_is_not_asked_for(tmp_path: Path) -> None:
+    async with past(tmp_path, market()) as world:
+        world.hold(0, 5)
+        await world.archive.flush()
+        fetch = fetch_of(world.rest, BARS, INSTRUMENT)
+        kept = world.now - (T0 + 40 * MINUTE)
+        for start in (None, T0):
+            found = await world.recall.answer(BARS, fetch, limit=100, start=start, end=None, kept=kept)
+            assert minutes(found)[:5] == list(range(5))
+            assert 40 in minutes(found)
+        assert all(start is None or start >= T0 + 40 * MINUTE for start, _, _ in world.rest.asked)
+
+
+# --- filling
+
+
+async def test_a_fill_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refill_module, "PAGE", 7)
+    async with past(tmp_path, market()) as world:
+        kept: Any = KeptRest(world.rest, world.recall)
+        fetch = fetch_of(kept, BARS, INSTRUMENT)
+        end = us(T0 + 50 * MINUTE)
+        told: list[tuple[datetime, int]] = []
+
+        def stop_after_three(at: datetime, rows: int) -> None:
+            told.append((at, rows))
+            if len(told) == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            await fill(world.recall, BARS, fetch, await world.recall.coverage(BARS, us(T0), end), stop_after_three)
+        assert [rows for _, rows in told] == [7, 7, 7]
+        world.rest.asked.clear()
+        holes = [piece for piece in await world.recall.coverage(BARS, us(T0), end) if not piece.is_held]
+        await fill(world.recall, BARS, fetch, holes, lambda at, rows: told.append((at, rows)))
+        assert world.rest.asked[0][0] == T0 + 21 * MINUTE
+        assert sum(rows for _, rows in told) == 50
+        world.rest.asked.clear()
+        assert minutes(await world.ask(limit=100, start=0, end=50)) == list(range(50))
+        assert world.rest.asked == []
+
+
+async def test_recent_holes_are_filled_and_older_ones_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refill_module, "AFTER", 0.0)
+    quiet_about_history: Any = {**EXCHANGE.capabilities, "open_interest_history": False, "funding_rate_history": False}
+    async with past(tmp_path, market()) as world, trio.open_nursery() as nursery:
+        world.recall.exchange = replace(EXCHANGE, capabilities=quiet_about_history)
+        world.hold(10, 20)
+        world.hold(30, 40)
+        await world.archive.flush()
+        kept: Any = KeptRest(world.rest, world.recall)
+        refill = Refill(world.recall, kept, lambda: world.now, lambda: [(INSTRUMENT, ("1m",))])
+        nursery.start_soon(refill.run)
+        await until(lambda: len(world.rest.asked) == 2)
+        await world.archive.flush()
+        nursery.cancel_scope.cancel()
+    assert [(start, end) for start, end, _ in world.rest.asked] == [
+        (T0 + 20 * MINUTE, T0 + 30 * MINUTE),
+        (T0 + 40 * MINUTE, world.now - 2 * MINUTE),
+    ]
+
+
+async def test_a_series_that_errs_does_not_keep_the_others_from_being_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refill_module, "AFTER", 0.0)
+    monkeypatch.setattr(refill_module, "PACE", 0.0)
+    error: Exception = UpstreamError("the exchange has forgotten this one")
+    tried: list[str] = []
+    refill: Any = Refill(Any, Any, lambda: T0, lambda: [(INSTRUMENT, ())])  # type: ignore[arg-type]
+    series = [BARS._replace(symbol=symbol) for symbol in ("ETHUSDT", "BTCUSDT")]
+
+    async def failing(one: Series, _: object) -> None:
+        tried.append(one.symbol)
+        raise error
+
+    monkeypatch.setattr(refill, "_series", lambda *_: series)
+    monkeypatch.setattr(refill, "_fill", failing)
+    refill._asked = {(BARS, Piece(0, us(T0 - timedelta(days=days)), False)) for days in (1, 29)}
+    with trio.move_on_after(0.1):
+        await refill.run()
+    assert tried == ["ETHUSDT", "BTCUSDT"]
+    assert len(refill._asked) == 1  # what is too old to be looked at needs no memory
+    error = UpstreamLimited("too many requests")
+    with pytest.raises(UpstreamLimited):
+        await refill.run()
+
+
+# --- what only this daemon saw
+
+
+async def test_seen_is_what_archive_and_memory_have_each_as_often_as_it_happened(tmp_path: Path) -> None:
+    series = Series("liquidations", "binance", "BTCUSDT")
+    old, twice, new = liquidation(1), liquidation(2), liquidation(3, value=5000.0, side="buy")
+    async with archived(tmp_path / "marketd.db") as archive:
+        rows = [(*row_of("liquidations", event), number) for event, number in ((old, 0), (twice, 0), (twice, 1))]
+        archive.put([Write(series, rows)])
+        await archive.flush()
+        seen = Seen(archive, series, [twice, twice, new])  # memory has forgotten the oldest; the newest is not written
+
+        async def ask(limit: int = 10, **query: Any) -> list[Any]:
+            return await seen.events(limit=limit, **({"start": None, "end": None, "least": 0.0} | query))
+
+        assert await ask() == [old, twice, twice, new]
+        assert await ask(limit=2) == [twice, new]
+        assert await ask(limit=2, start=T0) == [old, twice]
+        assert await ask(least=2000.0) == [new]
+        assert await ask(end=new.timestamp) == [old, twice, twice]
+    assert await Seen(None, series, [twice, new]).events(limit=5, start=None, end=None, least=0.0) == [twice, new]
+
+
+async def test_what_a_thread_is_writing_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(archive_module, "LAST_WRITE", 0.1)
+    series = Series("liquidations", "binance", "BTCUSDT")
+    rows = [(*row_of("liquidations", liquidation(1)), number) for number in (0, 1)]
+    is_back = threading.Event()
+    async with archived(tmp_path / "marketd.db") as archive:
+        archive.put([Write(series, rows[:1])])
+        await archive.flush()
+        monkeypatch.setattr(store.Writer, "write", lambda *_: is_back.wait(10))
+        archive.put([Write(series, rows[1:])])
+        await archive.flush()
+        assert archive._away
+        seen: Seen[Any] = Seen(archive, series, [])
+        events = await seen.events(limit=9, start=None, end=None, least=0.0)
+        ((_, count, _, sells),) = await seen.bars("1m", limit=9, start=None, end=None)
+        is_back.set()
+    assert events == [liquidation(1)] * 2
+    assert (count, sells) == (2, 2000.0)
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_bars_of_what_was_seen(tmp_path: Path, is_kept: bool) -> None:
+    series = Series("large_trades", "binance", "BTCUSDT")
+    events = [large_trade(n * 25, n, value=100_000.1 + n, side="buy" if n % 3 else "sell") for n in range(20)]
+    async with archived(tmp_path / "marketd.db") as archive:
+        if is_kept:
+            archive.put([Write(series, [row_of("large_trades", event) for event in events])])
+        seen = Seen(archive if is_kept else None, series, events)
+        bars = await seen.bars("1m", limit=3, start=None, end=None)
+        first = await seen.bars("5m", limit=1, start=T0 + 2 * MINUTE, end=T0 + 4 * MINUTE)
+    assert [bar[0] for bar in bars] == [us(T0 + minute * MINUTE) for minute in (5, 6, 7)]
+    some = [event for event in events if 5 <= (event.timestamp - T0) / MINUTE < 6]
+    assert bars[0][1] == len(some)
+    assert bars[0][2] == pytest.approx(sum(event.value for event in some if event.side == "buy"))
+    assert bars[0][3] == pytest.approx(sum(event.value for event in some if event.side == "sell"))
+    ((begin, count, *_),) = first
+    assert (begin, count) == (us(T0), sum(120 <= n * 25 < 240 for n in range(20)))
+
+
+def test_an_exchange_without_a_history_of_interest_gets_one_from_the_archive(tmp_path: Path) -> None:
+    none = {**EXCHANGE.capabilities, "open_interest_history": False}
+    exchange = replace(EXCHANGE, capabilities=none, open_interest_periods=())
+    assert with_sampled_interest(exchange, None) is exchange
+    assert with_sampled_interest(exchange, Archive(tmp_path / "x", keep=("ohlc",))) is exchange
+    archive = Archive(tmp_path / "x", keep=("open_interest",))
+    assert with_sampled_interest(EXCHANGE, archive) is EXCHANGE
+    found = with_sampled_interest(exchange, archive)
+    assert found.capabilities["open_interest_history"] == "partial"
+    assert {"5m", "1h", "1d"} <= set(found.open_interest_periods)
+    assert not {"1m", "3d", "1w", "1M"} & set(found.open_interest_periods)
+
+
+async def test_sampled_interest_is_that_of_the_end_of_each_period_that_is_over(tmp_path: Path) -> None:
+    series = Series("open_interest", "binance", "BTCUSDT")
+    samples = [interest(60 * minute + 30, 100.0 + minute) for minute in (0, 1, 4, 5, 6, 16, 19, 20, 21)]
+    now = T0 + 22 * MINUTE
+    async with archived(tmp_path / "marketd.db") as archive:
+        archive.put([Write(series, [row_of("open_interest", sample) for sample in samples])])
+
+        async def ask(limit: int = 10, start: int | None = None, end: int | None = None) -> list[tuple[int, float]]:
+            a, b = (None if minute is None else T0 + minute * MINUTE for minute in (start, end))
+            rows: list[OpenInterest] = await sampled(archive, series, "5m", limit=limit, start=a, end=b, now=now)
+            assert all(row.exchange == WHERE["exchange"] for row in rows)
+            return [((row.timestamp - T0) // MINUTE, row.open_interest) for row in rows]
+
+        # 10:05 is what was last seen before it; nothing was seen from 10:10 to 10:15; 10:25 is yet to come
+        assert await ask() == [(5, 104.0), (10, 106.0), (20, 119.0)]
+        assert await ask(limit=1) == [(20, 119.0)]
+        assert await ask(limit=1, start=0) == [(5, 104.0)]
+        assert await ask(start=5, end=20) == [(5, 104.0), (10, 106.0)]
+        assert await ask(start=6) == [(10, 106.0), (20, 119.0)]
+        assert await ask(start=10, end=21) == [(10, 106.0), (20, 119.0)]

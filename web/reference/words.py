@@ -1,0 +1,408 @@
+"""What the OpenAPI document says in words: the meaning of fields, parameters and codes, and an example of each answer.
+
+Only text and values live here. Examples are instances of the answer types, so they cannot drift from them.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from actors.archive.archive import ArchiveReport
+from actors.archive.flows import LargeTradeBar, LiquidationBar
+from actors.events import (
+    FundingRate,
+    Gap,
+    Instrument,
+    LargeTrade,
+    Liquidation,
+    Ohlc,
+    OpenInterest,
+    PredictedFunding,
+    VenuePrediction,
+)
+from actors.exchanges.exchange import load_exchanges
+from actors.feeds.health import FeedReport
+from actors.feeds.quality import Lag, TopicReport
+from actors.upstream.budget import BucketReport, BudgetReport
+from web.problems import problem
+from web.rest.handlers import VERSION, ExchangesAnswer, ExchangeSummary, FeedQuality, Health, Live, Ready, Root
+from web.rest.multi import MultiFunding, MultiLargeTradeBars, MultiLiquidationBars, MultiOhlc, MultiOpenInterest
+
+ABOUT = """\
+Bars, trades, liquidations, funding and open interest of crypto derivatives exchanges, in one shape for all of them.
+
+**Times** in answers are ISO 8601 in UTC, ending in `Z`. In queries they are Unix milliseconds or ISO 8601, and ranges \
+are half-open: `[start_time, end_time)`. **Lists** ascend by time. **Symbols** are the exchange's own spelling, in any \
+case where that is unambiguous. **Quantities** are in units of the base asset, **values** in units of the quote asset. \
+A field is `null` where the exchange does not say.
+
+**Errors** are `application/problem+json` (RFC 9457): `detail` is for a person, `code` is for programs. A query \
+parameter that a route does not know is an error, so that a misspelt one is never ignored.
+
+**Streams** are WebSockets: `/ws-catalog` lists them, `/asyncapi.json` describes every frame. `/sse` carries the same \
+to programs that only have an HTTP client."""
+
+TAGS = {
+    "daemon": "The daemon itself: its health, its exchanges, their instruments.",
+    "market data": "One exchange's data on one symbol: from memory where it is current, else asked of the exchange.",
+    "archive": "What this daemon has kept on its own disk.",
+    "all exchanges": "One question to every exchange at once. One that fails is explained under `errors`.",
+    "streams": "What happens, as it happens.",
+}
+
+PARAMETERS = {
+    "exchange": "Name of an exchange, in any case",
+    "symbol": "The exchange's own symbol: letters of any script, and a colon where the exchange uses one (`xyz:AAPL`)",
+    "interval": "Length of a bar; `/exchanges` says which an exchange has",
+    "period": "Time between two rows",
+    "coin": "One coin, in any case",
+    "kind": "What to export; the two of `_history` are what exchanges tell afterwards, the others what was seen",
+    "format": "Kind of file; `parquet` and `arrow` need the extra `arrow`",
+    "limit": "Most rows to answer: the first of the range where it has a start, else the last ones",
+    "start_time": "Start of the range, inclusive",
+    "end_time": "End of the range, exclusive",
+}
+
+CODES = {
+    "unknown_exchange": "There is no such exchange here; the detail names those there are.",
+    "unknown_symbol": "The exchange lists no such symbol, or it is not collected here.",
+    "unknown_interval": "The exchange has no bars of this length; the detail names those it has.",
+    "unsupported": "The exchange has no such data.",
+    "not_found": "There is nothing at this path.",
+    "method_not_allowed": "Every route is read with GET.",
+    "invalid_parameter": "A query parameter is unknown, repeated or unusable; `errors` names every bad one.",
+    "invalid_command": "What was sent on /ws is not a command: malformed JSON, an unknown `op` or field.",
+    "too_many_topics": "The connection follows as many topics as one may; unsubscribe from some, or open another.",
+    "too_many_commands": "The connection sends more commands a second than one may; this one was ignored.",
+    "upgrade_required": "This is a WebSocket path; connect to it with a WebSocket client.",
+    "forbidden_origin": "The configuration does not allow pages of this origin to open streams.",
+    "upstream_error": "The exchange refused the request or broke.",
+    "upstream_geo_blocked": "The exchange does not serve the region that this daemon runs in.",
+    "upstream_limited": "The exchange's rate limit is used up, or it has banned this address for a while.",
+    "upstream_timeout": "The exchange did not answer in time.",
+    "not_ready": "What was asked for has not arrived from the exchange yet.",
+    "internal_error": "The daemon failed to answer; its log says why.",
+}
+"""What each problem's `code` means."""
+
+FIELDS = {
+    "exchange": "Name of the exchange",
+    "symbol": "The exchange's own symbol",
+    "timestamp": "When it happened, at the exchange",
+    "Ohlc.timestamp": "Open of the bar",
+    "interval": "Length of the bar",
+    "open": "First price",
+    "high": "Highest price",
+    "low": "Lowest price",
+    "close": "Last price so far",
+    "volume": "Traded quantity, in base units",
+    "quote_volume": "Traded value, in quote units",
+    "trades_count": "Number of trades",
+    "is_closed": "Whether the bar can no longer change",
+    "side": "The aggressor's side",
+    "Liquidation.side": "`sell`: a long was liquidated; `buy`: a short",
+    "price": "In quote units per base unit",
+    "Liquidation.price": "Average fill price where the exchange gives it",
+    "quantity": "In base units",
+    "value": "Price times quantity, in quote units",
+    "is_buyer_maker": "Whether the buyer's order was resting in the book",
+    "trade_id": "The exchange's own",
+    "open_interest": "Open contracts of one side, in base units",
+    "open_interest_value": "The same in quote units",
+    "funding_rate": "As a decimal per funding interval; positive: longs pay shorts",
+    "funding_time": "When the rate applies",
+    "funding_interval_hours": "Hours between two payments of funding",
+    "mark_price": "In quote units per base unit",
+    "base": "Base asset",
+    "quote": "Quote asset, in which prices are",
+    "settle": "Asset in which profit and loss are paid",
+    "tick_size": "Smallest step of a price",
+    "step_size": "Smallest step of a quantity",
+    "Instrument.status": "`TRADING`, or the exchange's own word for why it is not",
+    "name": "Name of the exchange",
+    "Root.name": "`marketd`",
+    "version": "Version of the daemon",
+    "Live.status": "It answers, so it lives",
+    "Ready.status": "`ready` when every exchange has a live feed",
+    "Root.status": "State of all feeds together",
+    "Root.docs": "Path of the API's pages",
+    "Root.exchanges": "Names of the exchanges",
+    "ExchangesAnswer.exchanges": "One entry per exchange",
+    "Health.status": "`healthy` when every feed is live, `starting` while some have yet to begin, else `degraded`",
+    "Health.exchanges": "By exchange: whether at least one of its feeds delivers",
+    "Health.feeds": "Every feed",
+    "Health.archive": "The archive; null where it is switched off",
+    "ArchiveReport.state": "`failing`: the disk does not take what is written; it waits in memory, within a bound",
+    "ArchiveReport.reason": "What the disk or the database says",
+    "written": "Rows on disk",
+    "pending": "Rows that wait in memory",
+    "dropped": "Rows lost because memory was full while the disk took none",
+    "lagged": "Times that events were lost because they came faster than they were collected",
+    "LiquidationBar.timestamp": "Open of the bar",
+    "LargeTradeBar.timestamp": "Open of the bar",
+    "count": "How many were seen",
+    "long_value": "Value of longs that were liquidated, in quote units",
+    "short_value": "Value of shorts that were liquidated, in quote units",
+    "buy_value": "Value of those whose aggressor bought, in quote units",
+    "sell_value": "Value of those whose aggressor sold, in quote units",
+    "state": "`stale`: connected, but data no longer comes; `failed`: given up",
+    "since": "When the state began",
+    "restarts": "How often the feed had to be restarted",
+    "last_event": "When the last event came",
+    "reason": "Why it is not live",
+    "next_retry": "When the next attempt is due",
+    "Health.budgets": "By exchange: how much was asked of its REST host lately",
+    "budget": "How much was asked of its REST host lately",
+    "buckets": "What the exchange counts, each by itself",
+    "BucketReport.name": "Name of the count",
+    "used": "Weight spent within the window",
+    "BucketReport.limit": "Weight that the exchange allows within the window",
+    "window_seconds": "Length of the window",
+    "waiting": "Background requests that wait for room",
+    "closed_for": "Seconds until requests may leave again, after a rate limit or a ban",
+    "closed_reason": "Why none may leave",
+    "FeedQuality.state": "State of the feed",
+    "clock_skew_ms": "The exchange's clock minus ours, in milliseconds",
+    "topics": "One entry per topic that said anything since the feed began",
+    "TopicReport.topic": "Name of the topic",
+    "TopicReport.since": "When the first event was received",
+    "events": "Events told to readers",
+    "covered": "Share of the time since then without unrepaired loss, 0 to 1",
+    "gaps_repaired": "Losses that were noticed and fetched",
+    "gaps_unrepaired": "Losses that could not be had again",
+    "gaps": "The recent ones of both",
+    "Gap.from": "Start of the lost range, inclusive",
+    "Gap.to": "End of the lost range, exclusive",
+    "Gap.timestamp": "When it was noticed, at the exchange",
+    "Gap.reason": "What happened",
+    "repaired": "Whether the range was fetched and told before anything newer",
+    "duplicates": "Events that came more than once, or too late, and were dropped",
+    "TopicReport.last_event": "When the newest event was received",
+    "last_event_age": "Seconds since then",
+    "lag": "From the exchange's pushing to our receiving, without the skew of the clocks",
+    "median_ms": "Half of the recent events were faster",
+    "p99_ms": "99 of 100 of the recent events were faster",
+    "reasons": "By exchange: why it is not ready",
+    "capabilities": "By kind of data: `true`, `false`, or `partial` where the exchange holds some of it back",
+    "symbols": "Symbols collected now",
+    "intervals": "Lengths of bars",
+    "Problem.type": "A URN of the code",
+    "title": "The status in words",
+    "Problem.status": "The HTTP status",
+    "detail": "What is wrong, in a sentence for a person",
+    "code": "What is wrong, for programs",
+    "errors": "Every bad parameter",
+    "retry_after": "Seconds to wait, as in the `Retry-After` header",
+    "parameter": "Its name",
+    "streams": "One entry per stream",
+    "coin": "The coin, as this exchange spells it",
+    "venues": "What each venue is going to charge",
+    "venue": "Name of the venue",
+    "next_funding_time": "When the rate applies",
+    "path": "Path to connect to",
+    "summary": "What it carries",
+    "topic": "Name of the stream in subscriptions",
+    "parameters": "Query parameters that it takes",
+    "event": "`type` of its frames; `any` where that is up to the topics",
+    "example": "A path that works here",
+    **{name: f"The answer of {name}" for name in load_exchanges()},
+}
+"""What a field means: by `Struct.field`, else by the field's name alone."""
+
+
+def _at(hour: int, minute: int, second: int = 0, millisecond: int = 0) -> datetime:
+    return datetime(2026, 1, 15, hour, minute, second, millisecond * 1000, tzinfo=UTC)
+
+
+_WHERE: Any = {"exchange": "binance", "symbol": "BTCUSDT"}
+_OPEN_INTEREST = OpenInterest(
+    **_WHERE, timestamp=_at(12, 0), open_interest=91843.217, open_interest_value=8863291022.54
+)
+_FUNDING = FundingRate(
+    **_WHERE,
+    timestamp=_at(12, 0, 3),
+    funding_rate=0.0001,
+    funding_time=_at(16, 0),
+    funding_interval_hours=8.0,
+    mark_price=96504.1,
+)
+
+_BAR = Ohlc(
+    **_WHERE,
+    timestamp=_at(11, 59),
+    interval="1m",
+    open=96480.0,
+    high=96512.4,
+    low=96471.3,
+    close=96504.1,
+    volume=41.382,
+    quote_volume=3993128.07,
+    trades_count=1284,
+    is_closed=True,
+)
+_BUDGET = BudgetReport(
+    buckets=[BucketReport(name="weight", used=184, limit=2400, window_seconds=60.0)],
+    waiting=0,
+    closed_for=None,
+    closed_reason=None,
+)
+_QUALITY = FeedQuality(
+    "binance",
+    "BTCUSDT",
+    "live",
+    -3.5,
+    [
+        TopicReport(
+            topic="binance:BTCUSDT:trades",
+            since=_at(8, 30, 2),
+            events=148_211,
+            covered=1.0,
+            gaps_repaired=1,
+            gaps_unrepaired=0,
+            gaps=[
+                Gap(
+                    **_WHERE,
+                    timestamp=_at(9, 14, 8),
+                    start=_at(9, 14, 6),
+                    end=_at(9, 14, 8),
+                    reason="trades were not received",
+                    repaired=True,
+                )
+            ],
+            duplicates=4,
+            last_event=_at(12, 0, 3, 412),
+            last_event_age=0.21,
+            lag=Lag(median_ms=48.2, p99_ms=131.9),
+        )
+    ],
+)
+_LIQUIDATED = LiquidationBar(
+    **_WHERE, timestamp=_at(11, 0), interval="1h", count=14, long_value=1284511.9, short_value=90337.25
+)
+_FLOW = LargeTradeBar(**_WHERE, timestamp=_at(11, 0), interval="1h", count=93, buy_value=18022114.7, sell_value=23908.5)
+_FAILED = {"bybit": problem("upstream_timeout", "/v5/market/kline: no answer within 10 s", exchange="bybit")}
+
+EXAMPLES: dict[Any, object] = {
+    Root: Root("marketd", VERSION, "healthy", "/docs", ["binance"]),
+    Health: Health(
+        "healthy",
+        {"binance": True},
+        [
+            FeedReport(
+                **_WHERE,
+                state="live",
+                since=_at(8, 30, 2),
+                restarts=0,
+                last_event=_at(12, 0, 3, 412),
+                reason=None,
+                next_retry=None,
+            )
+        ],
+        {"binance": _BUDGET},
+        ArchiveReport(state="ok", since=_at(8, 30), reason=None, written=51204, pending=12, dropped=0, lagged=0),
+    ),
+    Live: Live("live"),
+    Ready: Ready("ready"),
+    "/health/ready": Ready("not_ready", {"binance": "no feed is live yet"}),
+    ExchangesAnswer: ExchangesAnswer(
+        [
+            ExchangeSummary(
+                "binance",
+                {"ohlc": True, "funding_rate": True, "open_interest": True, "liquidations": "partial"},
+                ["BTCUSDT", "ETHUSDT"],
+                ["1m", "5m", "1h", "1d"],
+                _BUDGET,
+            )
+        ]
+    ),
+    FeedQuality: _QUALITY,
+    list[FeedQuality]: [_QUALITY],
+    list[Instrument]: [
+        Instrument(
+            **_WHERE,
+            base="BTC",
+            quote="USDT",
+            settle="USDT",
+            status="TRADING",
+            tick_size=0.1,
+            step_size=0.001,
+            funding_interval_hours=8.0,
+        )
+    ],
+    list[Ohlc]: [
+        _BAR,
+        Ohlc(
+            **_WHERE,
+            timestamp=_at(12, 0),
+            interval="1m",
+            open=96504.1,
+            high=96505.0,
+            low=96504.0,
+            close=96504.9,
+            volume=1.207,
+            quote_volume=116481.03,
+            trades_count=37,
+            is_closed=False,
+        ),
+    ],
+    OpenInterest: _OPEN_INTEREST,
+    list[OpenInterest]: [_OPEN_INTEREST],
+    FundingRate: _FUNDING,
+    list[FundingRate]: [_FUNDING],
+    list[Liquidation]: [
+        Liquidation(
+            **_WHERE,
+            timestamp=_at(11, 58, 41, 90),
+            side="sell",
+            price=96477.5,
+            quantity=2.25,
+            value=217074.375,
+        )
+    ],
+    list[LargeTrade]: [
+        LargeTrade(
+            **_WHERE,
+            timestamp=_at(11, 59, 12, 207),
+            side="buy",
+            price=96500.0,
+            quantity=3.5,
+            value=337750.0,
+            is_buyer_maker=False,
+            trade_id=2915483391,
+        )
+    ],
+    list[LiquidationBar]: [_LIQUIDATED],
+    list[LargeTradeBar]: [_FLOW],
+    MultiLiquidationBars: MultiLiquidationBars(binance=[_LIQUIDATED], errors=_FAILED),
+    MultiLargeTradeBars: MultiLargeTradeBars(binance=[_FLOW], errors=_FAILED),
+    MultiOhlc: MultiOhlc(binance=[_BAR], errors=_FAILED),
+    MultiOpenInterest: MultiOpenInterest(binance=_OPEN_INTEREST, errors=_FAILED),
+    MultiFunding: MultiFunding(binance=_FUNDING, errors=_FAILED),
+    list[PredictedFunding]: [
+        PredictedFunding(
+            coin="BTC",
+            venues=[
+                VenuePrediction(
+                    venue="binance",
+                    funding_rate=0.0001,
+                    next_funding_time=_at(16, 0),
+                    funding_interval_hours=8.0,
+                )
+            ],
+        )
+    ],
+}
+"""An answer by its type; by its path where a route has two."""
+
+EXPORTS: dict[str, dict[str, str]] = {
+    "csv": {
+        "summary": "A header, then a line per row",
+        "value": "exchange,symbol,timestamp,open_interest,open_interest_value\r\n"
+        "binance,BTCUSDT,2026-01-15T12:00:00.000000Z,91843.217,8863291022.54\r\n",
+    },
+    "ndjson": {"summary": "An object per line", "value": msgspec.json.encode(_OPEN_INTEREST).decode() + "\n"},
+    "parquet": {"summary": "Bytes; the columns are those of CSV, times in UTC", "value": "PAR1..."},
+    "arrow": {"summary": "Bytes; the columns are those of CSV, times in UTC", "value": "ARROW1..."},
+}
+"""An example of each file format."""

@@ -1,0 +1,1 @@
+"""Requests and their answers. What memory can answer is answered before the framework sees the request."""

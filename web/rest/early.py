@@ -1,0 +1,159 @@
+"""Requests that memory answers, answered before Quart sees them: the same answers at a small part of the cost.
+
+Law: nothing is answered here that Quart would answer otherwise. The routes are matched by Quart's own map, queries are
+parsed and answers encoded by the same functions; whatever is unusual is left to Quart: errors, bodies, other methods,
+what an exchange must be asked for. Two things are remembered, within bounds: what the head of a request asks for, by
+its very bytes (programs repeat themselves), and an answer's encoding, for as long as the answer equals the one encoded.
+Events are immutable and shared, so comparing them is comparing addresses; nothing is answered because it is recent.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from inspect import iscoroutinefunction
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+import h11
+import msgspec
+from quart_trio import QuartTrio
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import HTTPException
+
+from actors.errors import MarketError
+from web.parameters import parse
+from web.problems import InvalidParameters
+from web.rest.handlers import Answer, Connectors
+from web.rest.headers import Encoding, choose_encoding, compress, is_compressible, variant_headers
+from web.rest.routes import ROUTES
+
+HEAD_MAX = 4096  # bytes of a request's head
+HEADS_MAX, BODIES_MAX = 1024, 32 << 20  # heads, and bytes of bodies; past either, all is forgotten
+CONTENT_TYPE = "application/json"
+
+# Headers that ask for more than an answer, or announce a body.
+_UNUSUAL = {b"upgrade", b"expect", b"content-length", b"transfer-encoding", b"te", b"http2-settings"}
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Body:
+    """One answer's encoding, made anew whenever the answer is another."""
+
+    __slots__ = ("_answer", "_ask", "_encoding", "data", "size")
+
+    def __init__(self, ask: Callable[[], Any], encoding: Encoding | None) -> None:
+        self._ask = ask
+        self._encoding = encoding
+        self._answer: Any = None
+        self.data = b""
+        self.size = 0  # before compression
+
+    def update(self) -> bool:
+        """Make `data` what is to be answered now; False where memory does not have it."""
+        try:
+            answer = self._ask()
+        except MarketError:
+            return False
+        if answer is None or isinstance(answer, Answer):
+            return False
+        if answer != self._answer or not self.data:
+            data = _encode(answer)
+            self.size = len(data)
+            if self._encoding is not None and is_compressible(CONTENT_TYPE, self.size):
+                data = compress(data, self._encoding)
+            self._answer, self.data = answer, data
+        return True
+
+
+class Asked(NamedTuple):
+    """What the head of a request asks for."""
+
+    target: str
+    body: Body
+    encoding: Encoding | None
+    origin: str | None
+
+
+class Early:
+    def __init__(self, app: QuartTrio, connectors: Connectors, *, cors_origins: list[str] | str) -> None:
+        self._urls = app.url_map.bind("")
+        self._connectors = connectors
+        self._origins = cors_origins
+        self._routes = {
+            route.path: (held, route.query)
+            for route in ROUTES
+            if (held := route.held or (None if iscoroutinefunction(route.handler) else route.handler))
+        }
+        self._asked: dict[bytes, Asked] = {}
+        self._bodies: dict[tuple[str, Encoding | None], Body] = {}
+        self._size = 0  # of all bodies
+
+    def answer(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """(status line and headers, body) for a request of which `data` is all; None: ask Quart.
+
+        The headers are not ended: the server adds its own and the empty line.
+        """
+        asked = self._asked.get(data) or self._understand(data)
+        if asked is None:
+            return None
+        body = asked.body
+        before = len(body.data)
+        if not body.update():
+            return None
+        self._size += len(body.data) - before
+        if self._size > BODIES_MAX or len(self._asked) >= HEADS_MAX:
+            self._asked, self._bodies, self._size = {}, {}, 0
+        else:  # only what can be answered is remembered: anybody can ask for what cannot
+            self._asked[data] = asked
+            self._bodies[asked.target, asked.encoding] = body
+        headers = {"content-type": CONTENT_TYPE, "content-length": str(len(body.data))}
+        compressible = is_compressible(CONTENT_TYPE, body.size)
+        headers |= variant_headers(asked.encoding, asked.origin, self._origins, compressible=compressible)
+        lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
+        return f"HTTP/1.1 200 \r\n{lines}".encode("latin1"), body.data
+
+    def _understand(self, data: bytes) -> Asked | None:
+        request = parse_head(data)
+        if request is None or b"%" in request.target or b"+" in request.target:
+            return None
+        target = request.target.decode("ascii")
+        headers = {name: value.decode("latin1") for name, value in request.headers}
+        encoding = choose_encoding(headers.get(b"accept-encoding", ""))
+        body = self._bodies.get((target, encoding))
+        if body is None:
+            ask = self._find(target)
+            if ask is None:
+                return None
+            body = Body(ask, encoding)
+        return Asked(target, body, encoding, headers.get(b"origin"))
+
+    def _find(self, target: str) -> Callable[[], Any] | None:
+        """What asks memory for a target's answer; None where no route does, or not with this query."""
+        path, _, query = target.partition("?")
+        try:
+            rule, where = self._urls.match(path, method="GET", websocket=False)
+            held, kind = self._routes[rule]
+            parsed = parse(MultiDict(parse_qsl(query, keep_blank_values=True)), kind)
+        except (HTTPException, KeyError, InvalidParameters):
+            return None
+        return partial(held, self._connectors, parsed, **where)
+
+
+def parse_head(data: bytes) -> h11.Request | None:
+    """The request, if `data` is the head of an ordinary GET on a connection to be kept, and nothing else."""
+    if len(data) > HEAD_MAX or not data.startswith(b"GET /") or not data.endswith(b"\r\n\r\n"):
+        return None
+    connection = h11.Connection(h11.SERVER, HEAD_MAX)
+    connection.receive_data(data)
+    try:
+        request = connection.next_event()
+        is_whole = isinstance(connection.next_event(), h11.EndOfMessage)
+    except h11.RemoteProtocolError:
+        return None
+    if not isinstance(request, h11.Request) or not is_whole or connection.trailing_data[0]:
+        return None
+    names = [name for name, _ in request.headers]
+    if request.http_version != b"1.1" or len(set(names)) < len(names) or not _UNUSUAL.isdisjoint(names):
+        return None
+    keeps = all(value.lower() == b"keep-alive" for name, value in request.headers if name == b"connection")
+    return request if keeps else None

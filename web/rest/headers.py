@@ -1,0 +1,64 @@
+"""What an answer's headers say beyond its type and length: its encoding, and who may read it. One place for both ways
+of answering, Quart's (`web.app`) and the early one (`web.rest.early`).
+
+Compression is worth its CPU from `COMPRESS_FROM` bytes on; the fastest levels are taken, since an answer about a live
+market is new several times a second.
+"""
+
+import zlib
+from typing import Literal
+
+import zstandard
+
+Encoding = Literal["zstd", "gzip"]
+
+COMPRESS_FROM = 1024  # bytes; below it a packet is a packet
+_COMPRESSIBLE = ("application/", "text/")  # the rest is images
+_GZIP_LEVEL, _ZSTD_LEVEL = 1, 1
+_GZIP_WBITS = 16 + zlib.MAX_WBITS
+
+_zstd = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
+
+
+def choose_encoding(accepted: str) -> Encoding | None:
+    """What of an Accept-Encoding header to answer with: what the client likes best, zstd before gzip; None for neither.
+
+    A weight that is none counts as a refusal: not to compress is never wrong.
+    """
+    weights: dict[str, float] = {}
+    for item in accepted.lower().split(","):
+        name, _, parameter = item.partition(";")
+        key, _, text = parameter.partition("=")
+        try:
+            weights[name.strip()] = float(text) if key.strip() == "q" else float(not parameter.strip())
+        except ValueError:
+            weights[name.strip()] = 0.0
+    zstd, gzip = weights.get("zstd", 0.0), weights.get("gzip", 0.0)
+    if zstd > 0 and zstd >= gzip:
+        return "zstd"
+    return "gzip" if gzip > 0 else None
+
+
+def compress(body: bytes, encoding: Encoding) -> bytes:
+    if encoding == "zstd":
+        return _zstd.compress(body)
+    packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WBITS)
+    return packer.compress(body) + packer.flush()
+
+
+def is_compressible(content_type: str, size: int) -> bool:
+    return size >= COMPRESS_FROM and content_type.startswith(_COMPRESSIBLE)
+
+
+def variant_headers(
+    encoding: Encoding | None, origin: str | None, origins: list[str] | str, *, compressible: bool
+) -> dict[str, str]:
+    """The headers of an answer to a request of `origin` that takes `encoding`. `origins` is "*" or those allowed."""
+    headers: dict[str, str] = {}
+    if compressible and encoding is not None:
+        headers["Content-Encoding"] = encoding
+    if vary := [*(["Origin"] if origins != "*" else []), *(["Accept-Encoding"] if compressible else [])]:
+        headers["Vary"] = ", ".join(vary)
+    if origin is not None and (origins == "*" or origin in origins):
+        headers["Access-Control-Allow-Origin"] = "*" if origins == "*" else origin
+    return headers

@@ -1,0 +1,156 @@
+"""Routes over all exchanges at once: each is asked at the same time, and one that fails is explained, not fatal."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+from msgspec import UNSET, UnsetType, defstruct
+
+from actors.archive.flows import LargeTradeBar, LiquidationBar
+from actors.connector import Connector
+from actors.errors import MarketError, NotReady, UnknownInterval, UnknownSymbol, Unsupported, UpstreamError
+from actors.events import FundingRate, Instrument, Ohlc, OpenInterest, PredictedFunding
+from actors.exchanges.exchange import load_exchanges
+from web import parameters as p
+from web.problems import Problem, problem_of
+from web.rest.handlers import Connectors, Route, bars_of_large_trades, bars_of_liquidations, connector_of
+
+
+def _by_exchange(name: str, answer: Any) -> Any:
+    """The type of {exchange: answer}, and under `errors` the problems of those that failed, by exchange."""
+    fields: list[tuple[str, Any, Any]] = [(exchange, answer | UnsetType, UNSET) for exchange in load_exchanges()]
+    return defstruct(name, [*fields, ("errors", dict[str, Problem] | UnsetType, UNSET)], frozen=True, kw_only=True)
+
+
+MultiOhlc = _by_exchange("MultiOhlc", list[Ohlc])
+MultiOpenInterest = _by_exchange("MultiOpenInterest", OpenInterest)
+MultiFunding = _by_exchange("MultiFunding", FundingRate)
+MultiLiquidationBars = _by_exchange("MultiLiquidationBars", list[LiquidationBar])
+MultiLargeTradeBars = _by_exchange("MultiLargeTradeBars", list[LargeTradeBar])
+
+Ask = Callable[[Connector, str], Awaitable[Any]]
+"""(connector, symbol as this exchange spells it) -> its answer."""
+
+
+async def ask_all(connectors: Connectors, symbol: str, ask: Ask) -> dict[str, Any]:
+    """Every exchange's answer by name, and under `errors` the problems of those that have none.
+
+    Where none has one: UnknownSymbol, UnknownInterval or Unsupported if that is so everywhere, else UpstreamError.
+    """
+    base = base_asset(connectors, symbol)
+    answers: dict[str, Any] = dict.fromkeys(connectors)  # in the order of the configuration
+    failures: dict[str, MarketError] = {}
+
+    async def ask_one(name: str, connector: Connector) -> None:
+        try:
+            answers[name] = await ask(connector, instrument_for(connector, symbol, base).symbol)
+        except MarketError as error:
+            failures[name] = error
+            del answers[name]
+
+    async with trio.open_nursery() as nursery:
+        for name, connector in connectors.items():
+            nursery.start_soon(ask_one, name, connector)
+    if not answers:
+        kinds = {type(error) for error in failures.values()}
+        kind = kinds.pop() if len(kinds) == 1 else UpstreamError
+        if not issubclass(kind, UnknownSymbol | UnknownInterval | Unsupported):
+            kind = UpstreamError
+        raise kind("no exchange has an answer: " + "; ".join(f"{name}: {error}" for name, error in failures.items()))
+    if failures:
+        in_order = [name for name in connectors if name in failures]
+        answers["errors"] = {name: problem_of(failures[name], exchange=name) for name in in_order}
+    return answers
+
+
+def base_asset(connectors: Connectors, symbol: str) -> str:
+    """The base asset that a symbol of any exchange stands for; a name that none lists may be one itself."""
+    for connector in connectors.values():
+        try:
+            return connector.catalogue.resolve(symbol).base
+        except (UnknownSymbol, NotReady):
+            continue
+    return symbol
+
+
+def instrument_for(connector: Connector, symbol: str, base: str) -> Instrument:
+    """The exchange's own contract of that symbol where it has one, else its contract for the base asset."""
+    try:
+        return connector.catalogue.resolve(symbol)
+    except UnknownSymbol:
+        return connector.catalogue.of_base(base)
+
+
+async def multi_ohlc(connectors: Connectors, query: p.OhlcQuery, *, symbol: str, interval: str) -> dict[str, Any]:
+    async def ask(connector: Connector, symbol: str) -> list[Ohlc]:
+        return await connector.ohlc(symbol, interval, limit=query.limit, start=query.start_time, end=query.end_time)
+
+    return await ask_all(connectors, symbol, ask)
+
+
+async def multi_open_interest(connectors: Connectors, query: p.NoQuery, *, symbol: str) -> dict[str, Any]:
+    return await ask_all(connectors, symbol, Connector.open_interest)
+
+
+async def multi_funding(connectors: Connectors, query: p.NoQuery, *, symbol: str) -> dict[str, Any]:
+    return await ask_all(connectors, symbol, Connector.funding)
+
+
+async def multi_liquidation_bars(connectors: Connectors, query: p.BarsQuery, *, symbol: str) -> dict[str, Any]:
+    async def ask(connector: Connector, symbol: str) -> list[LiquidationBar]:
+        return await bars_of_liquidations(connector, symbol, query)
+
+    return await ask_all(connectors, symbol, ask)
+
+
+async def multi_large_trade_bars(connectors: Connectors, query: p.BarsQuery, *, symbol: str) -> dict[str, Any]:
+    async def ask(connector: Connector, symbol: str) -> list[LargeTradeBar]:
+        return await bars_of_large_trades(connector, symbol, query)
+
+    return await ask_all(connectors, symbol, ask)
+
+
+async def predicted_funding(
+    connectors: Connectors, query: p.PredictedFundingQuery, *, exchange: str
+) -> list[PredictedFunding]:
+    """The coming funding of every coin, or of one, as this exchange predicts it for itself and for others."""
+    connector = connector_of(connectors, exchange)
+    predictions = await connector.predicted_funding()
+    if query.coin is None:
+        return predictions
+    coin = connector.catalogue.resolve(query.coin).base
+    return [prediction for prediction in predictions if prediction.coin == coin]
+
+
+ROUTES = [
+    Route(
+        "/multi/ohlc/{symbol}/{interval}",
+        *(multi_ohlc, p.OhlcQuery, MultiOhlc),
+        *("all exchanges", "Bars of every exchange"),
+    ),
+    Route(
+        "/multi/oi/{symbol}",
+        *(multi_open_interest, p.NoQuery, MultiOpenInterest),
+        *("all exchanges", "Open interest on every exchange"),
+    ),
+    Route(
+        "/multi/funding/{symbol}",
+        *(multi_funding, p.NoQuery, MultiFunding),
+        *("all exchanges", "Funding rates of every exchange"),
+    ),
+    Route(
+        "/multi/liquidations/{symbol}/bars",
+        *(multi_liquidation_bars, p.BarsQuery, MultiLiquidationBars),
+        *("all exchanges", "Liquidations per bar on every exchange that tells of them"),
+    ),
+    Route(
+        "/multi/large_trades/{symbol}/bars",
+        *(multi_large_trade_bars, p.BarsQuery, MultiLargeTradeBars),
+        *("all exchanges", "Large trades per bar on every exchange"),
+    ),
+    Route(
+        "/{exchange}/predicted-funding",
+        *(predicted_funding, p.PredictedFundingQuery, list[PredictedFunding]),
+        *("all exchanges", "Predicted funding of several venues, where an exchange offers it (Hyperliquid)"),
+    ),
+]

@@ -1,0 +1,182 @@
+"""Which topics there are, how clients name them, and where they are read from.
+
+A topic has two names: the path of its own stream (`/ws/binance/BTCUSDT/ohlc?interval=1m`) and the one that `/ws` and
+`/sse` take (`binance:BTCUSDT:ohlc:1m`). A filter (`?min_value_usd=`) is part of the name: what it lets through is
+counted and remembered as a topic of its own.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+from werkzeug.datastructures import MultiDict
+
+from actors.broadcast import Reader
+from actors.events import Event, FundingRate, Kind, LargeTrade, Liquidation, Ohlc, OpenInterest, Said, Topic, Trade
+from actors.feeds.everything import ALL, KINDS, Everything
+from actors.spikes import OiSpike, Spikes
+from web import parameters as p
+from web.problems import BadParameter, InvalidParameters, NotFound
+from web.rest.handlers import Connectors, connector_of
+
+
+class Source(Protocol):
+    """What topics are read from: a feed, or a stream over many."""
+
+    def subscribe(self, topic: Topic, capacity: int) -> Reader[Said]: ...
+    def current(self, topic: Topic) -> Event | None: ...
+
+
+class Sources(NamedTuple):
+    """Everything that topics are read from."""
+
+    connectors: Connectors
+    everything: Everything
+    spikes: Spikes
+
+
+class Stream(NamedTuple):
+    """One kind of stream."""
+
+    name: str  # in the path
+    kind: Kind
+    query: type[p.StreamQuery]
+    event: type[Event]
+    capability: str
+    summary: str
+
+
+STREAMS = {
+    stream.name: stream
+    for stream in (
+        Stream("ohlc", "ohlc", p.OhlcStreamQuery, Ohlc, "ohlc", "The current bar at once, then every update"),
+        Stream("trades", "trades", p.StreamQuery, Trade, "trades", "Every trade"),
+        Stream(
+            *("large_trades", "large_trades", p.ValueStreamQuery, LargeTrade, "large_trades"),
+            "Trades of at least the configured value",
+        ),
+        Stream("liquidations", "liquidations", p.ValueStreamQuery, Liquidation, "liquidations", "Forced orders"),
+        Stream("funding", "funding", p.StreamQuery, FundingRate, "funding_rate", "The funding rate as it changes"),
+        Stream("oi", "oi", p.StreamQuery, OpenInterest, "open_interest", "Open interest as it changes"),
+    )
+}
+"""Of one exchange and symbol; those of `everything.KINDS` exist over all of them too. Name and kind are the same."""
+
+SPIKES = Stream(
+    *("oi-vol", "oi-vol", p.SpikeStreamQuery, OiSpike, "open_interest"),
+    "Unusual changes of open interest, confirmed by unusual volume or not",
+)
+
+
+NOT_IN_NAMES = {
+    "status": "is for per-path streams; here status and gap always come",
+    "batch_ms": "is for per-path streams and for /ws itself, not for one of its topics",
+}
+"""Parameters of streams that are not part of a topic's name, and why."""
+
+
+class Wanted(NamedTuple):
+    """A topic as a client asked for it, and what of it."""
+
+    topic: Topic  # the symbol in the client's spelling
+    query: p.StreamQuery
+
+
+def find_by_path(path: str, args: p.MultiArgs, sources: Sources) -> Wanted:
+    """The topic that a path and its query name. Raises NotFound, InvalidParameters or MarketError."""
+    match path.strip("/").split("/"):
+        case ["ws", "oi-vol"]:
+            return Wanted(Topic("", "", "oi-vol"), p.parse(args, SPIKES.query))
+        case ["ws", "all", name] if name in KINDS:
+            stream = STREAMS[name]
+            return Wanted(Topic(ALL, "", stream.kind), p.parse(args, stream.query))
+        case ["ws", exchange, symbol, name]:
+            return _of_feed(exchange, symbol, name, args, sources)
+        case ["ws", exchange, *_] if exchange != ALL:
+            connector_of(sources.connectors, exchange)
+    raise NotFound(f"there is no stream at {path[:100]!r}; /ws-catalog lists them")
+
+
+def find_by_name(name: str, sources: Sources) -> Wanted:
+    """The topic of a name such as `binance:BTCUSDT:ohlc:1m` or `all:liquidations?min_value_usd=50000`.
+
+    Symbols may hold colons (`hyperliquid:xyz:TSLA:trades`). Raises as `find_by_path` does.
+    """
+    text, _, query = name.partition("?")
+    args = MultiDict(_pairs(query))
+    if stray := [BadParameter(name, said) for name, said in NOT_IN_NAMES.items() if name in args]:
+        raise InvalidParameters(stray)
+    match text.split(":"):
+        case ["oi-vol"]:
+            return Wanted(Topic("", "", "oi-vol"), p.parse(args, SPIKES.query))
+        case ["all", kind] if kind in KINDS:
+            stream = STREAMS[kind]
+            return Wanted(Topic(ALL, "", stream.kind), p.parse(args, stream.query))
+        case [exchange, *symbol, "ohlc", interval] if symbol:
+            if "interval" in args:
+                raise InvalidParameters([BadParameter("interval", "is already part of the topic's name")])
+            args["interval"] = interval
+            return _of_feed(exchange, ":".join(symbol), "ohlc", args, sources)
+        case [exchange, *symbol, kind] if symbol:
+            return _of_feed(exchange, ":".join(symbol), kind, args, sources)
+    raise NotFound(f"there is no topic {name[:100]!r}; /ws-catalog lists them")
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    pairs = [part.partition("=") for part in query.split("&") if part]
+    return [(key, value) for key, _, value in pairs]
+
+
+def _of_feed(exchange: str, symbol: str, name: str, args: p.MultiArgs, sources: Sources) -> Wanted:
+    connector = connector_of(sources.connectors, exchange)
+    if name not in STREAMS:
+        raise NotFound(f"there is no stream {name[:60]!r}; known: {', '.join(STREAMS)}")
+    stream = STREAMS[name]
+    connector.check_capability(stream.capability)
+    query = p.parse(args, stream.query)
+    interval = query.interval if isinstance(query, p.OhlcStreamQuery) else None
+    connector.check_interval(interval)
+    return Wanted(Topic(connector.name, symbol, stream.kind, interval), query)
+
+
+def name_of(topic: Topic, query: p.StreamQuery) -> str:
+    """The one name of a topic, its filter included."""
+    match query:
+        case p.ValueStreamQuery(min_value_usd=least) if least > 0:
+            return f"{topic}?min_value_usd={_short(least)}"
+        case p.OhlcStreamQuery(max_rate=rate) if rate > 0:
+            return f"{topic}?max_rate={_short(rate)}"
+        case p.SpikeStreamQuery(timeframes=text) if text:
+            return f"{topic}?timeframes={','.join(dict.fromkeys(text.split(',')))}"
+    return str(topic)
+
+
+def _short(number: float) -> str:
+    return str(int(number) if number.is_integer() and number < 1e15 else number)
+
+
+def acceptance(query: p.StreamQuery, spikes: Spikes) -> Callable[[Any], bool] | None:
+    """Which events are wanted; None for all of them."""
+    match query:
+        case p.ValueStreamQuery(min_value_usd=least) if least > 0:
+            return lambda event: bool(event.value >= least)
+        case p.SpikeStreamQuery(timeframes=text) if text:
+            wanted = frozenset(text.split(","))
+            if unknown := wanted.difference(spikes.timeframes):
+                watched = ", ".join(spikes.timeframes)
+                detail = f"{', '.join(sorted(unknown))[:60]!r} is not watched; watched are: {watched}"
+                raise InvalidParameters([BadParameter("timeframes", detail)])
+            return lambda event: event.timeframe in wanted
+    return None
+
+
+@contextmanager
+def source_of(topic: Topic, sources: Sources) -> Iterator[tuple[Source, Topic]]:
+    """What serves a topic, kept serving for as long as the block lasts; and the topic as it is spelled there."""
+    if topic.kind == "oi-vol":
+        yield sources.spikes, topic
+    elif topic.exchange == ALL:
+        yield sources.everything, topic
+    else:
+        with sources.connectors[topic.exchange].reading(topic) as feed:
+            yield feed, topic._replace(symbol=feed.symbol)
