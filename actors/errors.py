@@ -70,5 +70,21 @@ class UpstreamGeoBlocked(MarketError):
     code = "upstream_geo_blocked"
 
 
+class RateLimited(MarketError):
+    """A client asked for more than its share; `limit` is the configuration's key, within `[limits]`."""
+
+    code = "rate_limited"
+
+    def __init__(self, detail: str, *, limit: str, retry_after: float | None = None) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.limit = limit
+
+
+class Overloaded(MarketError):
+    """The daemon itself has no room for more; the text says of what."""
+
+    code = "overloaded"
+
+
 class LineLost(MarketError):
     """A line's connection ended or stopped delivering; the text says how it was noticed."""

@@ -6,7 +6,7 @@ from math import ceil
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from actors.errors import MarketError
+from actors.errors import MarketError, RateLimited
 
 STATUS_OF = {
     "unknown_exchange": 404,
@@ -14,12 +14,18 @@ STATUS_OF = {
     "unknown_interval": 404,
     "not_found": 404,
     "unsupported": 404,
+    "unauthorized": 401,
+    "forbidden": 403,
     "method_not_allowed": 405,
+    "unknown_host": 421,
     "upgrade_required": 426,
     "invalid_parameter": 422,
     "invalid_command": 400,
+    "invalid_config": 422,
+    "rate_limited": 429,
     "too_many_topics": 429,
     "too_many_commands": 429,
+    "overloaded": 503,
     "upstream_limited": 503,
     "upstream_error": 502,
     "upstream_timeout": 504,
@@ -28,7 +34,12 @@ STATUS_OF = {
     "forbidden_origin": 403,
     "internal_error": 500,
 }
-RETRY_DEFAULT = {"upstream_limited": 10, "not_ready": 2}  # seconds, where the error does not say
+RETRY_DEFAULT = {
+    "upstream_limited": 10,
+    "not_ready": 2,
+    "rate_limited": 1,
+    "overloaded": 10,
+}  # seconds, where the error does not say
 
 
 class BadParameter(Struct, frozen=True):
@@ -50,6 +61,7 @@ class Problem(Struct, frozen=True, kw_only=True):
     symbol: str | UnsetType = UNSET
     errors: list[BadParameter] | UnsetType = UNSET
     retry_after: int | UnsetType = UNSET  # seconds
+    limit: str | UnsetType = UNSET  # of rate_limited: the configuration's key, within [limits]
 
 
 class InvalidParameters(Exception):
@@ -91,4 +103,5 @@ def problem_of(
             return problem("not_found", str(error))
         case MarketError(code=code):
             wait = RETRY_DEFAULT.get(code) if error.retry_after is None else max(1, ceil(error.retry_after))
-            return problem(code, str(error), retry_after=wait, **where)
+            limit = error.limit if isinstance(error, RateLimited) else None
+            return problem(code, str(error), retry_after=wait, limit=limit, **where)

@@ -1,0 +1,20 @@
+"""Whom an upstream request is made for: known where a request enters, needed where the budget is spent.
+
+It is in the task's context, so that no function in between has to hand it on; a task that is started for a request
+inherits it.
+"""
+
+from contextvars import ContextVar
+from typing import NamedTuple
+
+
+class Client(NamedTuple):
+    """`id`: the key's id, or the address (of IPv6 its /64). An exempt client is held to no limit of its own."""
+
+    id: str
+    exempt: bool
+
+
+LOCAL = Client("", exempt=True)  # the daemon itself
+
+CLIENT: ContextVar[Client] = ContextVar("client", default=LOCAL)
