@@ -194,6 +194,7 @@ FIELDS = {
     "code": "What is wrong, for programs",
     "errors": "Every bad parameter",
     "retry_after": "Seconds to wait, as in the `Retry-After` header",
+    "limit": "Of `rate_limited`: which of the limits of one client, by its key within `[limits]`",
     "parameter": "Its name",
     "streams": "One entry per stream",
     "coin": "The coin, as this exchange spells it",
