@@ -27,6 +27,8 @@ from actors.upstream.seam import LIVE, Upstream
 from daemon.config import Config, ConfigError, ExchangeSettings, Server, Supervision
 from daemon.supervisor import RestartPolicy, supervise
 from web.app import create_app
+from web.clients import Clients
+from web.limits import Limits
 from web.rest.early import Early
 from web.server.connections import serve
 from web.streams.fanout import Fanouts, Memory
@@ -87,9 +89,10 @@ async def run(
             fanouts = Fanouts(nursery, supervised, sources, memory)
             app = create_app(fanouts, cors_origins=origins, client_limits=limits)
             early = Early(app, sources.connectors, cors_origins=origins)
+            clients = Clients(Limits())
             nursery.start_soon(_stop_streams, stop, fanouts)
             async with trio.open_nursery() as web:
-                await web.start(partial(serve, app, listeners, stop=stop, early=early.answer))
+                await web.start(partial(serve, app, listeners, stop=stop, early=early.answer, admit=clients.seat))
                 log.info("web.listening", url=url)
                 task_status.started(url)
             nursery.cancel_scope.cancel()

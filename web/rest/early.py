@@ -20,6 +20,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 
 from actors.errors import MarketError
+from web.clients import Seat
 from web.parameters import parse
 from web.problems import InvalidParameters
 from web.rest.handlers import Answer, Connectors
@@ -88,7 +89,7 @@ class Early:
         self._bodies: dict[tuple[str, Encoding | None], Body] = {}
         self._size = 0  # of all bodies
 
-    def answer(self, data: bytes) -> tuple[bytes, bytes] | None:
+    def answer(self, data: bytes, seat: Seat | None = None) -> tuple[bytes, bytes] | None:
         """(status line and headers, body) for a request of which `data` is all; None: ask Quart.
 
         The headers are not ended: the server adds its own and the empty line.

@@ -33,9 +33,9 @@ from web.server.pinned import (
     parse_socket_addr,
     wrap_app,
 )
-from web.server.protocol import OUTBOX, AppTasks, Early, GuardedH11, StructuredLog
+from web.server.protocol import OUTBOX, SEAT, Admit, AppTasks, Early, GuardedH11, Seat, StructuredLog
 
-__all__ = ["OUTBOX", "Limits", "ServerStatistics", "serve"]
+__all__ = ["OUTBOX", "SEAT", "Limits", "ServerStatistics", "serve"]
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
@@ -83,6 +83,7 @@ async def serve(
     *,
     stop: trio.Event,
     early: Early | None = None,
+    admit: Admit | None = None,
     limits: Limits | None = None,
     statistics: ServerStatistics | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -90,7 +91,8 @@ async def serve(
     """Serve until `stop` is set, then end within `Limits.grace` whatever clients do.
 
     At `stop` the listeners are closed, WebSocket clients get 1001, HTTP responses in progress may end.
-    `early` may answer requests in the app's place, with what the app would answer.
+    `early` may answer requests in the app's place, with what the app would answer. `admit` says of each connection, by
+    its peer's address, whether it may be had; None: all may.
     A TLS listener's context is the caller's; it may offer http/1.1 only. No ASGI lifespan is run.
 
     Raises RuntimeError, before anything is accepted, where Hypercorn is not the expected one.
@@ -100,6 +102,7 @@ async def serve(
     server = _Server(
         app=wrap_app(app, 0, "asgi"),
         early=early,
+        admit=admit,
         config=_config(limits),
         context=WorkerContext(None),
         limits=limits,
@@ -159,6 +162,7 @@ class _Server:
 
     app: AppWrapper
     early: Early | None
+    admit: Admit | None
     config: Config
     context: WorkerContext
     limits: Limits
@@ -171,11 +175,19 @@ class _Server:
         if self.context.terminated.is_set() or over >= _FULL_ANSWERS:
             self.statistics.refused += 1
             return  # trio closes the stream
+        seat = None
+        if self.admit is not None:
+            seat = self.admit(_peer_address(stream))
+            if seat is None:
+                self.statistics.refused += 1
+                return
         self.statistics.open += 1
         try:
-            await _Connection(self, stream).run(full=over >= 0)
+            await _Connection(self, stream, seat).run(full=over >= 0)
         finally:
             self.statistics.open -= 1
+            if seat is not None:
+                seat.leave()
 
 
 class _Connection:
@@ -184,9 +196,10 @@ class _Connection:
     _outbox: Outbox
     _protocol: GuardedH11
 
-    def __init__(self, server: _Server, stream: Stream) -> None:
+    def __init__(self, server: _Server, stream: Stream, seat: Seat | None) -> None:
         self._server = server
         self._stream = stream
+        self._seat = seat
         self._client: tuple[str, int] | None = None
         self._idle = True  # between requests
         self._idle_until = inf
@@ -252,7 +265,7 @@ class _Connection:
             self._server.app,
             self._server.config,
             self._server.context,
-            AppTasks(nursery, self._outbox),
+            AppTasks(nursery, self._outbox, self._seat),
             tls,
             self._client,
             address,
@@ -260,6 +273,7 @@ class _Connection:
             outbox=self._outbox,
             refused=self._refused,
             early=self._server.early,
+            seat=self._seat,
         )
         self._now_idle(True)
         await self._read()
@@ -311,6 +325,15 @@ async def _shake_hands(stream: trio.SSLStream[trio.SocketStream]) -> bool:
             return False
         return bool(stream.selected_alpn_protocol() != "h2")
     return False
+
+
+def _peer_address(stream: Stream) -> str:
+    """Empty where the peer has none: one on this machine, or one that is gone already."""
+    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    with suppress(OSError):
+        peer = transport.socket.getpeername()
+        return str(peer[0]) if isinstance(peer, tuple) else ""
+    return ""
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -8,7 +8,7 @@ says which fault of the stock method it is there for.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import h11
 import structlog
@@ -45,8 +45,23 @@ from web.server.pinned import (
 OUTBOX = "marketd.outbox"
 """The key of a WebSocket connection's `Outbox` in its scope's `extensions`."""
 
-Early = Callable[[bytes], tuple[bytes, bytes] | None]
-"""What may answer a request without the app: its bytes -> (status line and headers, body), None where it may not."""
+SEAT = "marketd.seat"
+"""The key of a connection's `Seat` in its scopes' `extensions`, where there is one."""
+
+Early = Callable[[bytes, Any], tuple[bytes, bytes] | None]
+"""What may answer a request without the app: (its bytes, the connection's Seat or None) -> (status line and headers,
+body), None where it may not."""
+
+
+class Seat(Protocol):
+    """A connection's place among those of its client. What else it is, is the app's and `Early`'s matter."""
+
+    def leave(self) -> None:
+        """The connection is over."""
+
+
+Admit = Callable[[str], Seat | None]
+"""Whether one more connection from an address may be had: called at accept; None: it may not."""
 
 POLICY_VIOLATION, MESSAGE_TOO_BIG = 1008, 1009
 _MAX_FRAGMENTS = 1024  # frames of one message; empty ones never reach the limit on bytes
@@ -72,10 +87,11 @@ class AppTasks(TaskGroup):
     does not even notice that the client is gone.
     """
 
-    def __init__(self, nursery: trio.Nursery, outbox: Outbox) -> None:
+    def __init__(self, nursery: trio.Nursery, outbox: Outbox, seat: Seat | None) -> None:
         super().__init__()
         self._nursery = nursery
         self._outbox = outbox
+        self._seat = seat
 
     async def spawn_app(
         self,
@@ -84,9 +100,11 @@ class AppTasks(TaskGroup):
         scope: Scope,
         send: Callable[[ASGISendEvent | None], Awaitable[None]],
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
+        # ASGI's extensions are dicts by convention; these are objects of ours.
+        extensions = cast(dict[str, Any], scope.get("extensions", {}))
+        extensions[SEAT] = self._seat
         if scope["type"] == "websocket":
-            # ASGI's extensions are dicts by convention; this one is an object of ours.
-            cast(dict[str, Any], scope["extensions"])[OUTBOX] = self._outbox
+            extensions[OUTBOX] = self._outbox
         put = await super().spawn_app(app, config, scope, send)
 
         async def put_in_time(event: ASGIReceiveEvent) -> None:
@@ -115,12 +133,14 @@ class GuardedH11(H11Protocol):
         outbox: Outbox,
         refused: Callable[[int], None],
         early: Early | None,
+        seat: Seat | None,
     ) -> None:
         state: Any = {}
         super().__init__(app, config, context, tasks, state, tls, client, server, send)
         self._outbox = outbox
         self._refused = refused
         self._early = early
+        self._seat = seat
 
     async def handle(self, event: ConnectionEvent) -> None:
         if not (isinstance(event, RawData) and await self._answer_early(event.data)):
@@ -139,7 +159,7 @@ class GuardedH11(H11Protocol):
             or self.context.terminated.is_set()
         ):
             return False
-        answer = self._early(data)
+        answer = self._early(data, self._seat)
         if answer is None:
             return False
         head, body = answer

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import trio
@@ -27,9 +28,9 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
     seen = Answers()
     answer = Early.answer
 
-    def noted(self: Early, data: bytes) -> tuple[bytes, bytes] | None:
+    def noted(self: Early, data: bytes, seat: Any = None) -> tuple[bytes, bytes] | None:
         seen.early = self
-        found = answer(self, data)
+        found = answer(self, data, seat)
         seen.append(found is not None)
         return found
 
