@@ -33,7 +33,18 @@ from web.server.pinned import (
     parse_socket_addr,
     wrap_app,
 )
-from web.server.protocol import OUTBOX, SEAT, Admit, AppTasks, Early, GuardedH11, Seat, StructuredLog
+from web.server.protocol import (
+    CLOSE_MAX,
+    OUTBOX,
+    SEAT,
+    Admit,
+    AppTasks,
+    Early,
+    GuardedH11,
+    Seat,
+    StructuredLog,
+    ends_with_close,
+)
 
 __all__ = ["OUTBOX", "SEAT", "Limits", "ServerStatistics", "serve"]
 
@@ -281,6 +292,7 @@ class _Connection:
         await self._protocol.handle(Closed())  # tells the app
 
     async def _read(self) -> None:
+        end = b""
         while True:
             with trio.CancelScope(deadline=self._idle_until) as self._reading:
                 try:
@@ -291,6 +303,10 @@ class _Connection:
                 return
             if not self._outbox.finished:  # else it is read only to be discarded
                 await self._protocol.handle(RawData(bytes(data)))
+            if self._outbox.unanswered:
+                end = (end + data)[-CLOSE_MAX:]
+                if ends_with_close(end):
+                    self._outbox.answered()
 
     async def _protocol_send(self, event: ConnectionEvent) -> None:
         """What Hypercorn's protocol does to the connection.

@@ -22,7 +22,9 @@ import trio
 
 LINGER = 1.0
 """Seconds that a finished connection is still read (and the bytes discarded): closing a socket that
-holds unread bytes resets it, and the reset would overtake the close frame on its way to the peer."""
+holds unread bytes resets it, and the reset would overtake the close frame on its way to the peer.
+So long at most the peer's own close frame is waited for, too (RFC 6455 7.1.1): one whose connection
+ends before it has answered tells its program 1006 instead of the code that it was sent."""
 
 _CHUNK = 64 << 10  # bytes handed to TLS at once; each such piece has its own deadline
 _WRITEV_FRAMES = 512  # below Linux's IOV_MAX of 1024
@@ -80,6 +82,7 @@ class Outbox:
         "closed",
         "cut",
         "finished",
+        "unanswered",
     )
 
     def __init__(
@@ -92,6 +95,7 @@ class Outbox:
     ) -> None:
         self.closed = True  # no frames are accepted: not before `open`, and not after the end
         self.finished = False  # no bytes at all are accepted any more
+        self.unanswered = False  # a close frame was sent, and the peer's is still to come
         self.cut = ""  # why this client was cut off; empty while it was not
         self._tls = stream if isinstance(stream, trio.SSLStream) else None
         transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
@@ -129,13 +133,21 @@ class Outbox:
             self._put(frame)
 
     def close(self, code: int, reason: str = "") -> None:
-        """Queue a close frame after what is pending, then end the connection.
+        """Queue a close frame after what is pending; the connection ends once it is `answered`, or soon without.
 
         On a connection that is not an open WebSocket there is no frame to send; it just ends.
         """
         if not self.closed:
+            self.unanswered = True
             self._put(close_frame(code, reason))
         self.finish()
+
+    def answered(self) -> None:
+        """The peer's close frame came: once everything pending has left, it sees the end."""
+        if self.unanswered:
+            self.unanswered = False
+            if not self._flushing:
+                self._shut_down()
 
     async def write(self, data: bytes) -> None:
         """Send bytes of the HTTP server; returns when the socket has taken them or never will.
@@ -276,8 +288,9 @@ class Outbox:
         self._size = 0
 
     def _shut_down(self) -> None:
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
+        if not self.unanswered:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
         self._end_within(LINGER)
 
     def _end_within(self, seconds: float) -> None:

@@ -64,6 +64,7 @@ Admit = Callable[[str], Seat | None]
 """Whether one more connection from an address may be had: called at accept; None: it may not."""
 
 POLICY_VIOLATION, MESSAGE_TOO_BIG = 1008, 1009
+CLOSE_MAX = 131  # bytes of a client's close frame
 _MAX_FRAGMENTS = 1024  # frames of one message; empty ones never reach the limit on bytes
 _APP_PATIENCE = 1.0  # seconds a message may wait for the app to take it
 
@@ -297,6 +298,8 @@ class GuardedWebSocket(WSStream):
                 case ws.CloseConnection():
                     answers = self.connection.state is WebSocketState.REMOTE_CLOSING
                     await self._end(event.code, "" if answers else event.reason or "")
+                    if answers:
+                        self._outbox.answered()
 
     async def _take(self, event: ws.TextMessage | ws.BytesMessage) -> None:
         data = event.data.encode() if isinstance(event, ws.TextMessage) else event.data
@@ -318,3 +321,11 @@ class GuardedWebSocket(WSStream):
     async def _end(self, code: int, reason: str) -> None:
         self._outbox.close(code, reason)
         await self.send(StreamClosed(stream_id=self.stream_id))
+
+
+def ends_with_close(data: bytes) -> bool:
+    """Whether what a client sent ends with its close frame, after which it says nothing.
+
+    What is in front of it need not make sense: it may be the very thing that its connection is closed for.
+    """
+    return any(data[-6 - size : -4 - size] == bytes((0x88, 0x80 | size)) for size in range(CLOSE_MAX - 5))

@@ -305,11 +305,14 @@ class Client:
                 joined: str | bytes = empty.join(parts)
                 return joined
 
-    async def close_code(self) -> int:
-        """The code of the close frame that ends what the server has to say."""
+    async def close_code(self, *, answered: bool = True) -> int:
+        """The code of the close frame that ends what the server has to say; it is answered, as the protocol wants."""
         while True:
             event = await self.event()
             if isinstance(event, ws.CloseConnection):
+                if answered:
+                    with suppress(trio.BrokenResourceError):  # the answer to ours, and the server is gone
+                        await self.stream.send_all(frame(CLOSE, struct.pack("!H", 1000)))
                 return int(event.code)
 
     async def aclose(self) -> None:

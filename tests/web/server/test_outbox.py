@@ -99,6 +99,7 @@ async def test_frames_arrive_whole_and_in_order_through_a_full_socket() -> None:
                     received += await client.receive_some(sizes.randrange(1, 20_000))
             assert outbox.pending > 0, "the socket never was full: this shows nothing"
             outbox.close(1000)
+            outbox.answered()
             received += await read_to_end(client)
     assert bytes(received) == b"".join(frames) + close_frame(1000)
     assert not outbox.cut
@@ -132,6 +133,7 @@ async def test_reader_that_falls_behind_reads_whole_frames_and_then_1013() -> No
                 sent += 1
             assert outbox.pending < 2 * len(BIG), "whole pending frames are dropped"
             outbox.send(text_frame(b"after the end"))
+            outbox.answered()
             messages, code = parse(await read_to_end(client))
     assert code == 1013
     numbers = [int(message.split(" ")[0]) for message in messages]
@@ -196,6 +198,7 @@ async def test_nothing_is_sent_before_open_and_after_close() -> None:
         outbox.close(1011)
         outbox.send(text_frame(b"too late"))
         await outbox.write(b"too late")
+        outbox.answered()
         with trio.fail_after(1):
             assert await read_to_end(client) == b"HTTP/1.1 101 " + text_frame(b"a") + close_frame(1001)
         assert nursery.cancel_scope.deadline < trio.current_time() + 1.1
@@ -317,6 +320,7 @@ async def test_tls_frames_arrive_in_order() -> None:
         nursery.start_soon(partial(outbox.write, b"w" * 300_000))
         await trio.testing.wait_all_tasks_blocked()
         outbox.close(1000)
+        outbox.answered()
         with trio.fail_after(10):
             received = await read_to_end(client)
     assert received == b"".join(frames) + b"w" * 300_000 + close_frame(1000)
@@ -331,6 +335,7 @@ async def test_tls_reader_that_falls_behind_reads_whole_frames_and_then_1013() -
                 outbox.send(text_frame(b"%d " % sent + BIG))
                 sent += 1
                 await trio.testing.wait_all_tasks_blocked()
+            outbox.answered()
             messages, code = parse(await read_to_end(client))
     assert code == 1013
     assert [int(m.split(" ")[0]) for m in messages] == list(range(len(messages)))
