@@ -17,6 +17,7 @@ LEVELS = [
     ["actors/exchanges"],
     [EXCHANGE, "actors/feeds"],
     [SIMULATOR, "actors/lines", "actors/archive", "actors/recording"],
+    ["actors/collection.py"],
     ["actors/connector.py"],
     ["actors/spikes.py"],
     ["web", "web/server"],
@@ -33,7 +34,7 @@ ALONE = {"web/server"}
 # Who may know a library. Simulators are the other end of the wire and may know what speaks it.
 KEEPERS = {
     "httpx": {"actors/upstream/rest.py"},
-    "trio_websocket": {"actors/upstream/dial.py", "actors/lines/line.py"},
+    "trio_websocket": {"actors/upstream/dial.py"},
     "hypercorn": {
         "web/server/protocol.py",
         "web/server/pinned.py",
@@ -192,7 +193,7 @@ def test_nothing_is_caught_wholesale_printed_or_slept_through(path: Path) -> Non
         ("web/app.py", "import httpx"),
         ("actors/lines/line.py", "from httpx import AsyncClient"),
         ("actors/simulation/server.py", "import httpx"),
-        ("actors/feeds/feed.py", "import trio_websocket"),
+        ("actors/lines/line.py", "import trio_websocket"),
         ("actors/connector.py", "import hypercorn.trio"),
         ("web/app.py", "from hypercorn.config import Config"),
     ],

@@ -12,21 +12,19 @@ from typing import Protocol
 
 import structlog
 import trio
-import trio_websocket
 
 from actors.errors import BadMessage, LineLost, UnknownMessage
 from actors.events import Event, Instrument, Topic
 from actors.exchanges.exchange import Backlog, Change, Exchange, Rejected, Session, Update
-from actors.upstream.dial import closing
+from actors.lines.asking import Asking, send_frame
+from actors.lines.silence import Silence
+from actors.lines.suspects import Suspects
+from actors.upstream.dial import ConnectionClosed, closing
 from actors.upstream.seam import LIVE, Socket, Upstream
 
 WATCH_EVERY = 1.0  # seconds
 GARBAGE = (100, 60.0)  # so many undecodable frames within so many seconds end the connection
 CUT = 1006  # what the library calls an end without a close frame
-CUTS = 2  # so many, each while one symbol alone was asked for, convict it: a network may cut one by chance
-LOOK = 0.05  # seconds between looks at what has no event to wait for
-ACKNOWLEDGED_WITHIN = 5.0  # seconds
-REPLACE_EVERY = 600.0  # seconds: one silent topic may cost the others their connection no more often
 REPORTED_MAX = 50  # distinct complaints that are logged per line
 
 log = structlog.get_logger()
@@ -73,16 +71,9 @@ class Line:
         self._is_up = False
         self._up_at = 0.0
         self._stands_in = stands_in  # for another that still delivers: feeds are told of data, and of nothing else
-        self._pending: deque[tuple[bool, Topic]] = deque()  # (subscribe?, topic), not yet sent
-        self._work = trio.Event()
-        # Topics that must speak within `limits.silence`: the prompt ones, and others that their feed says are silent.
-        self._heard_at: dict[Topic, float] = {}
-        self._asked_at: dict[Topic, float] = {}
-        self._doubted: set[Topic] = set()  # of these, the ones that were asked for again and have not spoken since
-        self._replaced_at: dict[Topic, float] = {}  # when a connection was given up for a topic's sake
-        self._suspects: set[str] = set()  # symbols, one of which may have made the exchange cut a connection
-        self._trial: str | None = None  # the only symbol that is asked for at the moment
-        self._cuts: Counter[str] = Counter()  # by symbol, on trial
+        self._asking = Asking(self._limits, self._expect)
+        self._silence = Silence(self._limits.silence)
+        self._suspects = Suspects()
         self.counts: Counter[str] = Counter()  # frames, garbage, unknown, unlisted
         self._reported: set[str] = set()
 
@@ -99,15 +90,15 @@ class Line:
             self._topics[topic] = feed
             self._feeds[topic.symbol] = feed
             if self._is_up:
-                self._ask(topic, subscribe=True)
+                self._asking.ask(topic, subscribe=True)
         if self._is_up and not self._stands_in:
             feed.line_up()
 
     def remove(self, topics: Iterable[Topic]) -> None:
         for topic in list(topics):
             if self._topics.pop(topic, None) is not None and self._is_up:
-                self._stop_watching(topic)
-                self._ask(topic, subscribe=False)
+                self._silence.forget(topic)
+                self._asking.ask(topic, subscribe=False)
         carried = {topic.symbol for topic in self._topics}
         self._feeds = {symbol: feed for symbol, feed in self._feeds.items() if symbol in carried}
 
@@ -129,7 +120,7 @@ class Line:
 
     def delivers_like(self, other: "Line") -> bool:
         """Every topic that proves the other one's connection has been heard here too."""
-        return self._is_up and other._heard_at.keys() & other._topics.keys() <= self._heard_at.keys()
+        return self._is_up and self._silence.is_heard_like(other._silence, other._topics)
 
     def takes_over(self) -> None:
         """From now on the feeds' data comes from here."""
@@ -140,17 +131,10 @@ class Line:
     def doubt(self, topic: Topic, reason: str) -> None:
         """The feed is sure that a topic should have spoken: ask for it again, and if that is in vain, reconnect."""
         feed = self._topics.get(topic)
-        if feed is not None and self._is_up and topic not in self._doubted:
+        if feed is not None and self._is_up and self._silence.doubt(topic, trio.current_time()):
             feed.topic_silent(topic, reason)
-            self._doubted.add(topic)
-            self._asked_at[topic] = trio.current_time()
-            self._ask(topic, subscribe=False)
-            self._ask(topic, subscribe=True)
-
-    def _stop_watching(self, topic: Topic) -> None:
-        self._asked_at.pop(topic, None)
-        self._heard_at.pop(topic, None)
-        self._doubted.discard(topic)
+            self._asking.ask(topic, subscribe=False)
+            self._asking.ask(topic, subscribe=True)
 
     def changed(self, change: Change) -> None:
         """The supervisor's word that this line's run ended."""
@@ -158,9 +142,10 @@ class Line:
             for feed in list(self._feeds.values()):
                 feed.line_down(change.reason, change.delay)
 
-    def _ask(self, topic: Topic, *, subscribe: bool) -> None:
-        self._pending.append((subscribe, topic))
-        self._work.set()
+    def _expect(self, topic: Topic) -> None:
+        """A topic is being asked for: from now on it must speak, if it is one that does."""
+        if topic in self._topics and topic.kind in self._exchange.prompt:
+            self._silence.asked(topic, trio.current_time())
 
     async def run(self) -> None:
         """Connect, subscribe, deliver until the connection fails or falls silent. Raises LineLost."""
@@ -168,23 +153,21 @@ class Line:
         url, carried = self._url + self._exchange.ws_path, [*map(str, self._topics)]
         async with self._upstream.open_socket(self._exchange.name, self.number, carried, url, self._tls) as socket:
             session = self._exchange.new_session(self._instruments)
-            self._pending.clear()
-            self._asked_at.clear()
-            self._heard_at.clear()
-            self._doubted.clear()
-            self._trial = None
+            self._asking.restart()
+            self._silence.restart()
+            self._suspects.restart()
             self._is_up = True
             self._up_at = trio.current_time()
             try:
                 log.info("line.up", exchange=self._exchange.name, line=self.number, topics=len(self._topics))
                 for topic in self._topics:
                     if topic.symbol not in self._suspects:
-                        self._ask(topic, subscribe=True)
+                        self._asking.ask(topic, subscribe=True)
                 if not self._stands_in:
                     for feed in list(self._feeds.values()):
                         feed.line_up()
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._send, socket, session)
+                    nursery.start_soon(self._asking.run, socket, session)
                     nursery.start_soon(self._watch)
                     nursery.start_soon(self._ping, socket)
                     if self._suspects:
@@ -201,7 +184,7 @@ class Line:
         while True:
             try:
                 frames, received_at = await socket.get_messages()
-            except trio_websocket.ConnectionClosed as error:
+            except ConnectionClosed as error:
                 if error.reason is None or error.reason.code == CUT:
                     self._blame(session.unacknowledged())
                 raise LineLost(f"closed by the exchange, {closing(error)}") from None
@@ -230,7 +213,7 @@ class Line:
             self.counts["unlisted"] += 1
             return
         self._last_heard = trio.current_time()
-        if isinstance(item, Update) and (item.event.kind in self._exchange.prompt or self._doubted):
+        if isinstance(item, Update) and (item.event.kind in self._exchange.prompt or self._silence.has_doubts):
             self._prove(item.event, feed)
         feed.deliver(item, received_at)
 
@@ -263,93 +246,41 @@ class Line:
                     self._drop(topic, feed, rejected.reason)
         for topic in rejected.again:
             if topic in self._topics:
-                self._ask(topic, subscribe=True)
+                self._asking.ask(topic, subscribe=True)
 
     def _drop(self, topic: Topic, feed: Sink, reason: str) -> None:
         """Never ask for a topic again; a feed that has none left cannot be served."""
         del self._topics[topic]
-        self._stop_watching(topic)
+        self._silence.forget(topic)
         if not any(other.symbol == topic.symbol for other in self._topics):
             self._feeds.pop(topic.symbol, None)
             feed.line_refused(reason)
 
     def _blame(self, unacknowledged: Sequence[Topic]) -> None:
-        """An exchange that cuts the connection for one unknown name does not say which: find it by elimination.
-
-        Every symbol that was not confirmed is suspect, and asked for alone on the next connections.
-        """
-        symbols = {topic.symbol for topic in unacknowledged if topic in self._topics}
-        if symbols == {self._trial}:
-            [symbol] = symbols
-            self._cuts[symbol] += 1
-            if self._cuts[symbol] >= CUTS:
-                guilty = tuple(topic for topic in self._topics if topic.symbol == symbol)
-                self._suspects.discard(symbol)
-                self._reject(Rejected(guilty, f"the exchange cuts the connection when asked for {symbol}"))
-                return
-        self._suspects |= symbols
+        """The exchange cut the connection before it had confirmed these."""
+        guilty = self._suspects.blame({topic.symbol for topic in unacknowledged if topic in self._topics})
+        if guilty is not None:
+            topics = tuple(topic for topic in self._topics if topic.symbol == guilty)
+            self._reject(Rejected(topics, f"the exchange cuts the connection when asked for {guilty}"))
 
     async def _try_suspects(self, socket: Socket, session: Session) -> None:
-        """Ask for one suspect after the other, on a connection that answers and has nothing else to confirm."""
         heard = self.counts["frames"]
         if self._exchange.heartbeat is not None:
-            await _send_frame(socket, self._exchange.heartbeat)
-        await self._settled(session)
-        with trio.move_on_after(ACKNOWLEDGED_WITHIN):
-            while self.counts["frames"] == heard:  # noqa: ASYNC110 (a plain counter)
-                await trio.sleep(LOOK)
-        answers = self.counts["frames"] > heard
-        for symbol in sorted(self._suspects):
-            self._trial = symbol if answers else None
+            await send_frame(socket, self._exchange.heartbeat)
+
+        def ask(symbol: str) -> None:
             for topic in self._topics:
                 if topic.symbol == symbol:
-                    self._ask(topic, subscribe=True)
-            await self._settled(session)
-            self._trial = None
-            self._suspects.discard(symbol)
-            self._cuts.pop(symbol, None)
+                    self._asking.ask(topic, subscribe=True)
 
-    async def _settled(self, session: Session) -> None:
-        """Wait until all that was asked for is confirmed, or is not going to be."""
-        while self._pending:  # noqa: ASYNC110 (a plain deque)
-            await trio.sleep(LOOK)
-        with trio.move_on_after(ACKNOWLEDGED_WITHIN):
-            while session.unacknowledged():  # noqa: ASYNC110 (state of a protocol without I/O)
-                await trio.sleep(LOOK)
+        await self._suspects.try_each(
+            ask, session.unacknowledged, lambda: self._asking.is_pending, lambda: self.counts["frames"] > heard
+        )
 
     def _prove(self, event: Event, feed: Sink) -> None:
         topic = Topic(event.exchange, event.symbol, event.kind, getattr(event, "interval", None))
-        if topic in self._doubted:
-            self._stop_watching(topic)
+        if self._silence.heard(topic, trio.current_time(), is_prompt=event.kind in self._exchange.prompt):
             feed.topic_heard(topic)
-        if topic.kind not in self._exchange.prompt:
-            return
-        now = trio.current_time()
-        self._asked_at.setdefault(topic, now)
-        heard_at = self._heard_at.get(topic)
-        self._heard_at[topic] = now
-        if heard_at is None or now - heard_at > self._limits.silence:
-            feed.topic_heard(topic)
-
-    async def _send(self, socket: Socket, session: Session) -> None:
-        """Send what is pending, in few frames and slowly enough for the exchange."""
-        while True:
-            await self._work.wait()
-            self._work = trio.Event()
-            while self._pending:
-                subscribe = self._pending[0][0]
-                topics: list[Topic] = []
-                while (
-                    self._pending and self._pending[0][0] == subscribe and len(topics) < self._limits.topics_per_frame
-                ):
-                    topics.append(self._pending.popleft()[1])
-                frames = session.subscribe(topics) if subscribe else session.unsubscribe(topics)
-                for topic in topics:
-                    if subscribe and topic in self._topics and topic.kind in self._exchange.prompt:
-                        self._asked_at[topic] = trio.current_time()
-                for frame in frames:
-                    await _send_frame(socket, frame)
-                    await trio.sleep(1 / self._limits.frames_per_second)
 
     async def _watch(self) -> None:
         """An ack proves nothing and an open socket proves nothing: only data does."""
@@ -359,25 +290,18 @@ class Line:
             now = trio.current_time()
             if self._topics and now - self._last_heard > limit:
                 raise LineLost(f"silence: no market data for {limit:g} s")
-            silent = []
-            for topic, asked_at in self._asked_at.items():
-                if now - max(asked_at, self._heard_at.get(topic, float("-inf"))) > limit:
-                    if topic in self._doubted and now - self._replaced_at.get(topic, float("-inf")) > REPLACE_EVERY:
-                        self._replaced_at[topic] = now
-                        raise LineLost(f"silence: no {topic.kind} data of {topic.symbol}, though asked for again")
-                    silent.append(topic)
-                    self._doubted.add(topic)
-                    self._topics[topic].topic_silent(topic, f"no {topic.kind} data for {limit:g} s")
+            silent = self._silence.look(now)
+            for topic in silent:
+                self._topics[topic].topic_silent(topic, f"no {topic.kind} data for {limit:g} s")
             # All ends before all beginnings: topics may share a subscription, which ends with the last of them.
             for subscribe in (False, True):
                 for topic in silent:
-                    self._asked_at[topic] = now
-                    self._ask(topic, subscribe=subscribe)
+                    self._asking.ask(topic, subscribe=subscribe)
 
     async def _beat(self, socket: Socket, heartbeat: str) -> None:
         while True:
             await trio.sleep(self._limits.heartbeat_every)
-            await _send_frame(socket, heartbeat)
+            await send_frame(socket, heartbeat)
 
     async def _ping(self, socket: Socket) -> None:
         while True:
@@ -389,15 +313,5 @@ class Line:
                 # Whoever still sends data is alive: its pong waits behind them, or is withheld.
                 if trio.current_time() - self._last_heard > self._limits.pong_within:
                     raise LineLost(f"no pong within {self._limits.pong_within:g} s") from None
-            except trio_websocket.ConnectionClosed:
+            except ConnectionClosed:
                 return  # the receiving task says why
-
-
-async def _send_frame(socket: Socket, frame: str) -> None:
-    try:
-        with trio.fail_after(10):
-            await socket.send_message(frame)
-    except trio.TooSlowError:
-        raise LineLost("the exchange does not read what is sent") from None
-    except trio_websocket.ConnectionClosed:
-        await trio.sleep_forever()  # the receiving task says why, when it has read what came before the end

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import trio
 
-from actors import connector
 from actors.connector import Connector
 from actors.exchanges.exchange import Exchange
 from actors.feeds import pulse
 from actors.lines import pool as lines
+from actors.lines import probes
 from actors.simulation.assets import synthetic
 from actors.simulation.market import Clock, Market
 from daemon.main import with_policy
@@ -28,7 +28,7 @@ async def impatient(monkeypatch: pytest.MonkeyPatch, rate: float = 20.0, **limit
     """A market that runs by itself, and a daemon that knows a topic's rate, and doubts it, within a second."""
     for module, changes in {
         pulse: {"SOONEST": 0.6, "UNKNOWN": 0.6, "LEARNED": 5},
-        connector: {"LOOK_EVERY": 0.1, "PROBE_AFTER": 0.4},
+        probes: {"LOOK_EVERY": 0.1, "PROBE_AFTER": 0.4},
         lines: {"LOOK_EVERY": 0.05, "LOOK": 0.05},
     }.items():
         for name, value in changes.items():

@@ -1,0 +1,209 @@
+"""Which symbols of one exchange are collected, and since when: the feeds that are configured, and those on demand.
+
+A feed is made, started when the exchange lists its symbol, put on a line, and ended when it is no longer listed or,
+where it came on demand, when nobody has read it for a while.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from typing import NamedTuple
+
+import trio
+
+from actors.archive.archive import Archive
+from actors.errors import UnknownInterval, UnknownSymbol, UpstreamLimited
+from actors.events import Instrument, Topic
+from actors.exchanges.catalogue import Catalogue
+from actors.exchanges.exchange import Exchange, Rest, Supervise
+from actors.feeds.derivation import BASE, DERIVABLE
+from actors.feeds.everything import Everything
+from actors.feeds.feed import Feed
+from actors.feeds.repair import AskMissed
+from actors.lines.pool import Lines
+
+LINGER = 60.0  # seconds that an on-demand feed outlives its last reader
+POLL_SHARE = 0.25  # of a minute's request weight that open-interest polling may use
+POLL_MIN = 10.0  # seconds between polls of one symbol
+
+
+class Reach(NamedTuple):
+    """How feeds reach the exchange, for as long as it is run."""
+
+    nursery: trio.Nursery
+    lines: Lines
+    rest: Rest
+    background: Rest
+    missed_trades: AskMissed | None
+
+
+class Collection:
+    def __init__(
+        self,
+        exchange: Exchange,
+        catalogue: Catalogue,
+        *,
+        symbols: Sequence[str],
+        on_demand: bool,
+        intervals: Sequence[str],
+        large_trade_threshold_usd: float,
+        supervise: Supervise,
+        everything: Everything,
+        archive: Archive | None,
+        linger: float,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.exchange = exchange
+        self._catalogue = catalogue
+        self.symbols = tuple(symbols)
+        self.on_demand = on_demand
+        self._intervals = tuple(name for name in intervals if name in exchange.intervals)
+        self._threshold = large_trade_threshold_usd
+        self._supervise = supervise
+        self._everything = everything
+        self._archive = archive
+        self._linger = linger
+        self._now = now  # the exchange's clock
+        self.feeds: dict[str, Feed] = {}
+        self._reach: Reach
+
+    def open(self, reach: Reach) -> None:
+        """Make the configured feeds; they start when the catalogue lists them."""
+        self._reach = reach
+        for symbol in self.symbols:
+            self.feeds[symbol] = self._new_feed(symbol)
+
+    def adopt(self) -> None:
+        """There is a catalogue: start the feeds that it lists, end those that it no longer does."""
+        for feed in list(self.feeds.values()):
+            problem = self._catalogue.problem_of(feed.symbol)
+            if problem:
+                self._stop(feed, problem)
+            elif feed.symbol not in self._reach.lines:
+                self._start(feed)
+
+    def followed(self) -> list[tuple[Instrument, tuple[str, ...]]]:
+        """What is collected, and the intervals of its bars."""
+        known = self._catalogue.instruments
+        return [(known[symbol], feed.intervals) for symbol, feed in self.feeds.items() if symbol in known]
+
+    # --- a feed's life ---
+
+    def _new_feed(self, symbol: str) -> Feed:
+        return Feed(
+            self.exchange,
+            symbol,
+            self._intervals,
+            large_trade_threshold_usd=self._threshold,
+            supervise=self._supervise,
+            rest=self._reach.rest,
+            background=self._reach.background,
+            poll_every=self._poll_every,
+            everything=self._everything,
+            derived=self._derived(),
+            missed_trades=self._reach.missed_trades,
+        )
+
+    def _derived(self) -> frozenset[str]:
+        """Intervals that a new feed makes of minutes: all that can be, where the exchange allows too few subscriptions.
+
+        The exchange's own bars are preferred: it may know of trades that minutes do not add up to.
+        """
+        limit = self.exchange.limits.subscriptions
+        if limit is None:
+            return frozenset()
+        topics = [Topic(self.exchange.name, "", "ohlc", interval) for interval in self._intervals]
+        topics += [Topic(self.exchange.name, "", kind) for kind in self.exchange.pushed - {"ohlc"}]
+        each = len({self.exchange.subscription_of(topic) for topic in topics})
+        return DERIVABLE if each * max(len(self.symbols), len(self.feeds) + 1) > limit else frozenset()
+
+    def _poll_every(self) -> float:
+        window = self.exchange.budget["weight"]
+        polls_per_second = window.limit * POLL_SHARE / window.seconds
+        return max(POLL_MIN, len(self.feeds) / polls_per_second)
+
+    def _start(self, feed: Feed) -> None:
+        feed.scope = trio.CancelScope()
+        topics = feed.upstream_topics()
+        if problem := self._no_room_for(topics):
+            feed.health.fail(problem)
+            return
+        feed.health.revive()
+        self._reach.nursery.start_soon(self._run_feed, feed)
+        self._reach.lines.carry(feed, topics)
+
+    async def _run_feed(self, feed: Feed) -> None:
+        following = self._archive.following(feed, self._now) if self._archive else nullcontext()
+        where = {"exchange": self.exchange.name, "symbol": feed.symbol}
+        with feed.scope, following:
+            await self._supervise("feed", feed.run, on_change=feed.changed, **where)
+
+    def _stop(self, feed: Feed, reason: str) -> None:
+        feed.scope.cancel()
+        feed.health.fail(reason)
+        self._reach.lines.drop(feed)
+
+    def _no_room_for(self, topics: list[Topic]) -> str | None:
+        """Why topics cannot be subscribed to beside all others; None where they can."""
+        lines = self._reach.lines
+        carried = [topic for feed in self.feeds.values() if feed.symbol in lines for topic in feed.upstream_topics()]
+        return lines.no_room_for(topics, carried)
+
+    # --- readers ---
+
+    @contextmanager
+    def reading(self, topic: Topic) -> Iterator[Feed]:
+        """The feed that serves `topic`, started on demand, kept for as long as the block lasts and a while after.
+
+        Raises UnknownSymbol, UnknownInterval, Unsupported or UpstreamLimited.
+        """
+        feed = self._feed_for(topic)
+        feed.holds += 1
+        try:
+            yield feed
+        finally:
+            feed.holds -= 1
+            if feed.holds == 0 and feed.symbol not in self.symbols:
+                self._reach.nursery.start_soon(self._end_when_idle, feed)
+
+    def check_interval(self, interval: str | None) -> None:
+        if interval is not None and interval not in self.exchange.intervals:
+            name, known = self.exchange.name, ", ".join(self.exchange.intervals)
+            raise UnknownInterval(f"{name} has no interval {interval!r}: {known}")
+
+    def _feed_for(self, topic: Topic) -> Feed:
+        self.check_interval(topic.interval)
+        # A configured symbol's feed exists before the catalogue does: its clients may wait for both.
+        symbol = topic.symbol if topic.symbol in self.feeds else self._catalogue.resolve(topic.symbol).symbol
+        feed = self.feeds.get(symbol)
+        if feed is None:
+            if problem := self._catalogue.problem_of(symbol):
+                raise UnknownSymbol(problem)
+            if not self.on_demand:
+                name = self.exchange.name
+                raise UnknownSymbol(f"{symbol} is not collected here and on_demand is off for {name}")
+            feed = self._new_feed(symbol)
+            if problem := self._no_room_for(feed.upstream_topics()):
+                raise UpstreamLimited(f"{symbol} cannot be collected: {problem}")
+            self.feeds[symbol] = feed
+            self._start(feed)
+        if feed.health.state == "failed":
+            raise UnknownSymbol(f"{symbol} cannot be collected: {feed.health.reason}")
+        if topic.interval is not None and topic.interval not in feed.intervals:
+            needed = BASE if topic.interval in feed.derived else topic.interval
+            if problem := self._no_room_for([feed.topic("ohlc", needed)]):
+                if feed.holds == 0 and symbol not in self.symbols:
+                    self._reach.nursery.start_soon(self._end_when_idle, feed)  # nobody else will
+                raise UpstreamLimited(problem)
+            topics = feed.add_interval(topic.interval)
+            if symbol in self._reach.lines:
+                self._reach.lines.carry(feed, topics)
+        return feed
+
+    async def _end_when_idle(self, feed: Feed) -> None:
+        """End an on-demand feed once nobody has held it for the lingering time."""
+        feed.left_at = left_at = trio.current_time()
+        await trio.sleep(self._linger)
+        if feed.holds == 0 and feed.left_at == left_at and self.feeds.get(feed.symbol) is feed:
+            self._stop(feed, "no reader")
+            del self.feeds[feed.symbol]

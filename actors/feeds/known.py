@@ -1,0 +1,197 @@
+"""What one feed knows: it puts in order what its line delivered, keeps last values, tells its readers. No I/O.
+
+What has to be asked for (history, missed trades, polled values) comes from the feed's tasks.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from msgspec import structs
+
+from actors.events import (
+    Event,
+    FundingRate,
+    Gap,
+    LargeTrade,
+    Liquidation,
+    Ohlc,
+    OpenInterest,
+    Topic,
+    Trade,
+)
+from actors.exchanges.exchange import Backlog, Exchange, Update
+from actors.feeds.history import History
+from actors.feeds.quality import TopicReport
+from actors.feeds.readers import Readers
+from actors.feeds.trades import Told, Trades
+
+KEPT = 5_000  # liquidations and large trades held for REST
+RECENT = 4_000  # liquidations remembered to drop duplicates by
+PUSHED_WITHIN = timedelta(seconds=1)  # of a liquidation's time: Binance tells the largest of every second at its end
+
+
+class Known:
+    def __init__(
+        self,
+        exchange: Exchange,
+        symbol: str,
+        *,
+        history: History,
+        readers: Readers,
+        large_trade_threshold_usd: float,
+        heard: Callable[[str], None],
+    ) -> None:
+        self._exchange, self._symbol = exchange, symbol
+        self._history = history
+        self._readers = readers
+        self.threshold = large_trade_threshold_usd
+        self._heard = heard  # (interval, or "trades"): a topic whose silence is judged spoke
+        self.trades = Trades(exchange, symbol)
+        self.repeated_liquidations = 0  # delivered more than once
+        self.liquidations: deque[Liquidation] = deque(maxlen=KEPT)
+        self.large_trades: deque[LargeTrade] = deque(maxlen=KEPT)
+        # Recent ones, in order, and when the frame was pushed and received that told them.
+        self._liquidated: dict[Liquidation, tuple[datetime, datetime]] = {}
+        self.heard_until: datetime | None = None  # the exchange's time of the last update
+        self._cut_at: datetime | None = None  # since then nothing came, for want of a connection
+        self.funding: FundingRate | None = None
+        self.open_interest: OpenInterest | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """The start of a run: forget what can be had again; keep what readers were told and what cannot be had."""
+        self._history.restart()
+        self.trades.restart()
+        self._cut_at = self._cut_at or self.heard_until  # what waited unread is lost
+        self.funding = None
+        self.open_interest = None
+
+    def take(self, said: Update | Backlog | Topic | None, received_at: datetime) -> None:
+        """What the line says, in its order; a topic: here it was silent; nothing: here the connection was lost."""
+        self._readers.received_at = received_at
+        match said:
+            case Update():
+                self._take_update(said.event, said.pushed_at)
+            case Backlog(trades=trades):
+                self.tell_trades(self.trades.backlog(trades))
+            case Topic(kind="ohlc", interval=str() as interval):
+                self._history.interrupt(interval)
+            case Topic(kind="trades"):
+                self.trades.interrupt()
+            case Topic():
+                pass  # the present is all that matters of the other kinds that are watched
+            case None:
+                self._history.interrupt()
+                self.trades.interrupt()
+                self._cut_at = self._cut_at or self.heard_until
+
+    def _take_update(self, event: Event, pushed_at: datetime) -> None:
+        if self._cut_at is not None:
+            self._announce_cut(self._cut_at, pushed_at)
+            self._cut_at = None
+        self.heard_until = pushed_at
+        match event:
+            case Trade():
+                self._heard("trades")
+                self.tell_trades(self.trades.apply(event))
+            case Ohlc():
+                self._heard(event.interval)
+                self._history.apply(event, pushed_at)
+            case FundingRate():
+                self._on_funding(event)
+            case Liquidation():
+                self._on_liquidation(event, pushed_at)
+            case OpenInterest():
+                self.on_open_interest(event)
+        if event.kind not in self._exchange.unstamped:
+            self._readers.lags[event.kind].add(self._readers.received_at - pushed_at)
+        self._history.notice(pushed_at)
+
+    def _announce_cut(self, start: datetime, end: datetime) -> None:
+        """Liquidations cannot be asked for: those of an outage are lost. The other kinds know their own losses."""
+        if "liquidations" in self._exchange.pushed:
+            gap = Gap(
+                exchange=self._exchange.name,
+                symbol=self._symbol,
+                timestamp=end,
+                start=start - PUSHED_WITHIN,
+                end=max(start, end),
+                reason="the connection was lost: liquidations may be missing",
+                repaired=False,
+            )
+            self._readers.publish(self._readers.topic("liquidations"), gap)
+
+    def tell_trades(self, told: Told) -> None:
+        readers = self._readers
+        for said in told:
+            readers.publish(readers.topic("trades"), said)
+            if isinstance(said, Gap):
+                readers.publish(readers.topic("large_trades"), said)
+            elif said.value >= self.threshold:
+                large = LargeTrade(**structs.asdict(said))
+                self.large_trades.append(large)
+                readers.publish(readers.topic("large_trades"), large)
+
+    def _on_liquidation(self, liquidation: Liquidation, pushed_at: datetime) -> None:
+        """Liquidations have no id. Equal ones of one frame happened; those of a later frame are told again.
+
+        What tells frames apart is when they were pushed and when received: two connections may bring the same one.
+        """
+        frame = pushed_at, self._readers.received_at
+        if self._liquidated.get(liquidation, frame) != frame:
+            self.repeated_liquidations += 1
+            return
+        self._liquidated[liquidation] = frame
+        if len(self._liquidated) > RECENT:
+            del self._liquidated[next(iter(self._liquidated))]
+        self.liquidations.append(liquidation)
+        self._readers.publish(self._readers.topic("liquidations"), liquidation)
+
+    def _on_funding(self, funding: FundingRate) -> None:
+        last = self.funding
+        if last is not None and funding.timestamp < last.timestamp:
+            return
+        self.funding = funding
+        if last is None or (last.funding_rate, last.funding_time, last.funding_interval_hours) != (
+            funding.funding_rate,
+            funding.funding_time,
+            funding.funding_interval_hours,
+        ):
+            self._readers.publish(self._readers.topic("funding"), funding)
+
+    def on_open_interest(self, interest: OpenInterest) -> None:
+        last = self.open_interest
+        if last is not None and interest.timestamp < last.timestamp:
+            return
+        self.open_interest = interest
+        if last is None or interest.open_interest != last.open_interest:
+            self._readers.publish(self._readers.topic("oi"), interest)
+
+    def current(self, topic: Topic) -> Event | None:
+        """What a new reader of `topic` is told at once: the bar, rate or interest of this moment."""
+        match topic.kind:
+            case "ohlc":
+                return self._history.current(topic.interval or "")
+            case "funding":
+                return self.funding
+            case "oi":
+                return self.open_interest
+            case _:
+                return None
+
+    def quality(self, now: datetime, skew: timedelta, *, is_connected: bool) -> list[TopicReport]:
+        """One report per topic that said anything; `skew` is the exchange's clock minus ours, `now` is by ours."""
+        down_since = None if is_connected else self.heard_until and self.heard_until - skew
+        return self._readers.report(now, skew, down_since, self._duplicates)
+
+    def _duplicates(self, topic: Topic) -> int:
+        match topic.kind:
+            case "trades":
+                return self.trades.duplicates
+            case "liquidations":
+                return self.repeated_liquidations
+            case "ohlc":
+                return self._history.late(topic.interval or "")
+            case _:
+                return 0

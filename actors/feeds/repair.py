@@ -1,0 +1,71 @@
+"""The task that asks an exchange for trades that the stream did not deliver; newer ones wait for them, within a limit.
+
+`actors.feeds.trades` decides what is missing and what to make of the answers; this module asks.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from actors.errors import MarketError
+from actors.events import Trade
+from actors.feeds.history import REPAIR_WITHIN
+from actors.feeds.trades import Missing, Told, Trades
+
+ASKED = 3  # answers that hardly help, until missed trades are given up: REST may lag a little behind the stream
+ASK_AGAIN = 0.5  # seconds in between
+HELPFUL = 100  # trades
+
+AskMissed = Callable[[str, Trade, Trade], Awaitable[list[Trade]]]
+"""(symbol, last, first) -> trades between the two that the exchange still has; see Exchange.missed_trades."""
+
+
+class TradeRepair:
+    def __init__(
+        self, symbol: str, trades: Trades, ask: AskMissed, tell: Callable[[Told], None], log: FilteringBoundLogger
+    ) -> None:
+        self._symbol, self._trades = symbol, trades
+        self._ask, self._tell = ask, tell
+        self._log = log
+        self._work = trio.Event()
+
+    def notice(self) -> None:
+        """Trades may be missing."""
+        if self._trades.missing is not None:
+            self._work.set()
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            while (missing := self._trades.missing) is not None:
+                problem = await self._ask_missed()
+                told = self._trades.conclude(problem)
+                tell = self._log.info if problem is None else self._log.warning
+                tell("trades.repaired" if problem is None else "trades.lost", reason=problem, since=_since(missing))
+                self._tell(told)
+
+    async def _ask_missed(self) -> str | None:
+        """Learn what the exchange still has of the missing trades; why not all of them, if so."""
+        in_vain = 0
+        with trio.move_on_after(REPAIR_WITHIN):
+            try:
+                while (missing := self._trades.missing) is not None:
+                    rows = await self._ask(self._symbol, *missing)
+                    if self._trades.learn(rows):
+                        return None
+                    if self._trades.missing == missing or len(rows) < HELPFUL:
+                        in_vain += 1
+                        if in_vain == ASKED:
+                            return "the exchange does not have them"
+                        await trio.sleep(ASK_AGAIN)
+            except MarketError as error:
+                return str(error)
+            return None  # they came late, by the stream
+        return f"no whole answer within {REPAIR_WITHIN:g} s"
+
+
+def _since(missing: Missing) -> str:
+    return missing.last.timestamp.isoformat()
