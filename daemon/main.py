@@ -31,7 +31,8 @@ from web.clients import Clients
 from web.limits import Limits
 from web.rest.early import Early
 from web.server.connections import serve
-from web.streams.fanout import Fanouts, Memory
+from web.streams.fanouts import Fanouts
+from web.streams.memory import Memory
 from web.streams.multiplex import ClientLimits
 from web.streams.topics import Sources
 

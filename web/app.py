@@ -22,7 +22,7 @@ from web.reference.openapi import add_pages
 from web.rest.handlers import Answer, Connectors, Route
 from web.rest.headers import choose_encoding, compress, is_compressible, variant_headers
 from web.rest.routes import ROUTES
-from web.streams.fanout import Fanouts
+from web.streams.fanouts import Fanouts
 from web.streams.multiplex import ClientLimits
 from web.streams.paths import catalog, serve_stream
 from web.streams.socket import WebSocket, serving

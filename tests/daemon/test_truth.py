@@ -28,7 +28,8 @@ from actors.feeds.feed import Feed
 from actors.spikes import Spikes
 from web.rest.handlers import Connectors
 from web.server.outbox import Outbox
-from web.streams.fanout import Fanouts, Memory
+from web.streams.fanouts import Fanouts
+from web.streams.memory import Memory
 from web.streams.multiplex import ClientLimits, Multiplex
 from web.streams.topics import Sources
 

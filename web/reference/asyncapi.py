@@ -21,7 +21,7 @@ from web.reference.openapi import choices_of, explain_fields, query_parameters, 
 from web.reference.words import CODES, FIELDS, PARAMETERS
 from web.rest.handlers import VERSION
 from web.streams.commands import NAME_LENGTH, Ack, Live, Ping, Pong, Subscribe, Unsubscribe
-from web.streams.fanout import Memory
+from web.streams.memory import Memory
 from web.streams.multiplex import SOCKET, ClientLimits
 from web.streams.paths import ALLOWANCE, ALLOWANCE_PER_SECOND, StreamEntry, catalog
 from web.streams.topics import NOT_IN_NAMES, SPIKES, STREAMS, Sources

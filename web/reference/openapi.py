@@ -19,8 +19,9 @@ from actors.archive.series import KINDS
 from web import parameters as p
 from web.problems import RETRY_DEFAULT, STATUS_OF, BadParameter, InvalidParameters, Problem, problem, problem_of
 from web.reference import stream_words
+from web.reference.examples import EXAMPLES, EXPORTS
 from web.reference.pages import add_docs, add_reference
-from web.reference.words import ABOUT, CODES, EXAMPLES, EXPORTS, FIELDS, PARAMETERS, TAGS
+from web.reference.words import ABOUT, CODES, FIELDS, PARAMETERS, TAGS
 from web.rest.formats import FORMATS
 from web.rest.handlers import VERSION, Route
 from web.rest.routes import ROUTES

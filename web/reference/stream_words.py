@@ -12,10 +12,10 @@ import msgspec
 from actors.events import Event, FundingRate, Gap, LargeTrade, Liquidation, Ohlc, OpenInterest, Status, Trade
 from actors.spikes import OiSpike
 from web.problems import BadParameter, InvalidParameters, problem_of
-from web.reference.words import EXAMPLES as ANSWERS
+from web.reference.examples import EXAMPLES as ANSWERS
 from web.server.connections import Limits
 from web.streams.commands import Ack, Live, Ping, Pong, Subscribe, Unsubscribe
-from web.streams.fanout import Position
+from web.streams.memory import Position
 from web.streams.sse import RETRY_MS
 
 ABOUT = """\

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from web.streams.fanout import Position
+from web.streams.memory import Position
 
 Id = int | Annotated[str, Meta(max_length=64)]
 NAME_LENGTH = 200

@@ -5,12 +5,8 @@ numbered and the recent ones remembered: `seq` counts up by one within an `epoch
 it had is told what it missed. Gaps and changes of state are remembered in their places, but have no number.
 """
 
-from bisect import bisect_right
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime
-from itertools import count
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import inf
 from typing import Any, NamedTuple, Protocol
 
@@ -19,50 +15,18 @@ import trio
 
 from actors import clock
 from actors.broadcast import Lagged
-from actors.errors import NotReady
 from actors.events import EPOCH, Event, Gap, Said, Status, Topic, bar_end
-from actors.exchanges.exchange import Supervise
-from web.parameters import OhlcStreamQuery, StreamQuery
 from web.server.outbox import TRY_AGAIN_LATER, text_frame
+from web.streams.memory import Memory, Position, Remembered, Ring, began
 from web.streams.pacing import Conflater
-from web.streams.topics import Source, Sources, Wanted, acceptance, name_of, source_of
+from web.streams.topics import Source
 
 # Events that may wait for the fan-out; it never waits, so more means the program is overloaded. Trades of a repair and
 # what waited for them are published at one moment: tens of thousands.
 CAPACITY = 100_000
 BURST = 256  # events sent before other tasks get their turn
-LOOK_EVERY = 1.0  # seconds between looks for fan-outs that nobody came back to
-IDLE_MAX = 2_000  # fan-outs kept for clients that may come back; the longest left go first
-FILTERED_MAX = 2_000  # fan-outs with a filter: each encodes and remembers for itself, and filters are any numbers
 
 _encoder = msgspec.json.Encoder()
-_numbers = count()
-
-
-class Memory(NamedTuple):
-    """How much of each topic is remembered for clients that come back."""
-
-    frames: int = 5_000
-    seconds: float = 300.0
-
-
-class Position(msgspec.Struct, frozen=True):
-    """The last numbered event that a client had of a topic."""
-
-    epoch: str
-    seq: int
-
-
-class Remembered(NamedTuple):
-    """What was said, as numbered JSON. `place` orders it: (seq, 0) for an event, (seq of the one before, 1) else."""
-
-    place: tuple[int, int]
-    at: float
-    text: bytes
-
-
-class Forgotten(Exception):
-    """What a client would have to be told next is no longer remembered."""
 
 
 class Opening(NamedTuple):
@@ -115,16 +79,13 @@ class Fanout:
         self.wakers: dict[object, Callable[[], object]] = {}  # of those who read by themselves: called when it is said
         self._accepts = accepts
         self._conflater = conflater
-        self._memory = memory or Memory()
+        self._ring = Ring(memory or Memory())
         self._remembers = False
         self._reader = source.subscribe(topic, CAPACITY)
         self._received = 0  # of what was given to the reader
         self._plain: dict[Client, Callable[[bytes], None]] = {}
         self._numbered: dict[Client, Callable[[bytes], None]] = {}
         self._settling: dict[object, tuple[int, Callable[[], None]]] = {}  # see when_settled
-        self._ring: deque[Remembered] = deque()
-        self._first = 0  # the cursor of the ring's first entry
-        self._forgot = (0, 0)  # the place of the last one that fell out of it
         self._heads: dict[str, bytes] = {}  # the beginning of a frame, by the type of what it says
         self._numbered_heads: dict[str, bytes] = {}
 
@@ -200,26 +161,22 @@ class Fanout:
     @property
     def cursor(self) -> int:
         """Where what is said next will be remembered."""
-        return self._first + len(self._ring)
+        return self._ring.cursor
 
     def resume(self, since: Position) -> int | None:
         """The cursor of what came after an event; None where that is not all remembered."""
-        self._forget()
-        if since.epoch != self.epoch or since.seq > self.seq or (since.seq, 0) < self._forgot:
+        if since.epoch != self.epoch or since.seq > self.seq:
             return None
-        return self._first + bisect_right(self._ring, (since.seq, 0), key=lambda said: said.place)
+        return self._ring.after(since.seq)
 
     def read(self, cursor: int, limit: int) -> list[Remembered]:
         """Up to `limit` things said from `cursor` on; none: it has reached the present. Raises Forgotten."""
-        if cursor < self._first:
-            raise Forgotten
-        at = cursor - self._first
-        return [self._ring[index] for index in range(at, min(at + limit, len(self._ring)))]
+        return self._ring.read(cursor, limit)
 
     def too_old(self, since: Position | None) -> bytes:
         """The gap to tell a client that cannot be resumed: from when it may have left until now."""
         now = clock.now()
-        start = min(_began(since.epoch) if since else now, now)
+        start = min(began(since.epoch) if since else now, now)
         if self.topic.interval:
             start -= bar_end(EPOCH, self.topic.interval) - EPOCH  # a bar is named by its open
         gap = Gap(
@@ -232,23 +189,6 @@ class Fanout:
             repaired=False,
         )
         return self.numbered(gap, self.seq)
-
-    def _keep(self, place: tuple[int, int], text: bytes) -> None:
-        self._ring.append(Remembered(place, trio.current_time(), text))
-        if len(self._ring) > self._memory.frames or self._ring[0].at < self._ring[-1].at - self._memory.seconds:
-            self._forget()
-
-    def _forget(self) -> None:
-        oldest = trio.current_time() - self._memory.seconds
-        while self._ring and (len(self._ring) > self._memory.frames or self._has_aged(oldest)):
-            place = self._ring.popleft().place
-            self._first += 1
-            self._forgot = (place[0] + place[1], 0)  # behind what has no number, only its successor can be resumed from
-
-    def _has_aged(self, oldest: float) -> bool:
-        """What has no number grows old with the event behind it: a client may have had the one before it until then."""
-        event = next((said for said in self._ring if said.place[1] == 0), None)
-        return event is not None and event.at < oldest
 
     # --- what the source says ---
 
@@ -310,7 +250,7 @@ class Fanout:
         if self._remembers:
             self.seq += is_event
             text = self.numbered(said, self.seq)
-            self._keep((self.seq, 0 if is_event else 1), text)
+            self._ring.keep((self.seq, 0 if is_event else 1), text)
             if self._numbered:
                 frame = text_frame(text)
                 for send in self._numbered.values():
@@ -344,120 +284,3 @@ class Fanout:
             about = {"type": said.type, "topic": self.name, "epoch": self.epoch}
             head = self._numbered_heads[said.type] = _encoder.encode(about)[:-1] + b',"seq":'
         return b"%b%d,%b" % (head, seq, _encoder.encode(said)[1:])
-
-
-class Fanouts:
-    """The fan-outs of all topics that have clients, or had some that may come back."""
-
-    def __init__(
-        self, nursery: trio.Nursery, supervise: Supervise, sources: Sources, memory: Memory | None = None
-    ) -> None:
-        self.sources = sources
-        self.memory = memory or Memory()
-        self.stopping = trio.Event()  # what has no end of its own is to end
-        self._nursery = nursery
-        self._supervise = supervise
-        self._fanouts: dict[str, Fanout] = {}
-        self._holds: dict[Fanout, ExitStack] = {}  # what each fan-out holds of its source
-        self._holders: dict[Fanout, int] = {}
-        self._left_at: dict[Fanout, float] = {}  # those without holders, in the order in which they were left
-        nursery.start_soon(self._end_the_idle)
-
-    def stop(self) -> None:
-        """The server stops: end what would go on for ever."""
-        self.stopping.set()
-        for fanout in self._fanouts.values():
-            for wake in list(fanout.wakers.values()):
-                wake()
-
-    @contextmanager
-    def holding(self, wanted: Wanted, *, remember: bool = False) -> Iterator[Fanout]:
-        """The fan-out of a topic, for as long as the block lasts; with `remember`, one that numbers and keeps events.
-
-        Raises InvalidParameters or MarketError where the topic cannot be had.
-        """
-        accepts = acceptance(wanted.query, self.sources.spikes)
-        with source_of(wanted.topic, self.sources) as (source, topic):
-            name = name_of(topic, wanted.query)
-            fanout = self._fanouts.get(name)
-            if fanout is None or fanout.is_over:
-                self._make_room(name)
-                fanout = Fanout(
-                    source,
-                    topic,
-                    name=name,
-                    accepts=accepts,
-                    conflater=conflater(wanted.query),
-                    memory=self.memory,
-                    epoch=new_epoch(),
-                )
-                self._fanouts[name] = fanout
-                hold = self._holds[fanout] = ExitStack()
-                hold.enter_context(source_of(topic, self.sources))
-                self._nursery.start_soon(self._run, fanout)
-        if remember:
-            fanout.remember()
-        self._left_at.pop(fanout, None)
-        self._holders[fanout] = self._holders.get(fanout, 0) + 1
-        try:
-            yield fanout
-        finally:
-            self._holders[fanout] -= 1
-            if not self._holders[fanout]:
-                if fanout.may_be_resumed and not self.stopping.is_set():
-                    self._left_at[fanout] = trio.current_time()
-                else:
-                    self._end(fanout)
-
-    def _make_room(self, name: str) -> None:
-        """Bounds what clients can have made. Raises NotReady where there are as many filters as there may be."""
-        while len(self._left_at) >= IDLE_MAX:
-            self._end(next((left for left in self._left_at if "?" in left.name), next(iter(self._left_at))))
-        if "?" not in name or sum("?" in other for other in self._fanouts) < FILTERED_MAX:
-            return
-        idle = next((left for left in self._left_at if "?" in left.name), None)
-        if idle is None:
-            raise NotReady("too many different filters are in use", retry_after=LOOK_EVERY)
-        self._end(idle)
-
-    async def _run(self, fanout: Fanout) -> None:
-        with fanout.scope:
-            await self._supervise("fanout", fanout.run, topic=fanout.name)
-
-    async def _end_the_idle(self) -> None:
-        while True:
-            await trio.sleep(LOOK_EVERY)
-            oldest = trio.current_time() - self.memory.seconds
-            for fanout, left_at in list(self._left_at.items()):
-                if left_at > oldest:
-                    break
-                self._end(fanout)
-
-    def _end(self, fanout: Fanout) -> None:
-        self._left_at.pop(fanout, None)
-        self._holders.pop(fanout, None)
-        if self._fanouts.get(fanout.name) is fanout:
-            del self._fanouts[fanout.name]
-        fanout.close()
-        self._holds.pop(fanout).close()
-
-
-def conflater(query: StreamQuery) -> Conflater | None:
-    """What keeps the rate of a topic's updates down, where that is asked for."""
-    match query:
-        case OhlcStreamQuery(max_rate=rate) if rate > 0:
-            return Conflater(rate)
-    return None
-
-
-def new_epoch() -> str:
-    """A name that no other run of this topic has; it tells when the run began."""
-    return f"{clock.to_us(clock.now()):x}-{next(_numbers)}"
-
-
-def _began(epoch: str) -> datetime:
-    """When an epoch began, which is before the last event that a client had of it; now, where the name is not ours."""
-    try:
-        return clock.from_us(int(epoch.partition("-")[0][:14], 16))
-    except (ValueError, OverflowError):
-        return clock.now()

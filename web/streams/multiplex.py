@@ -20,7 +20,9 @@ from actors.feeds.feed import Feed
 from web.problems import BadParameter, InvalidParameters, NotFound, Problem, problem, problem_of
 from web.server.outbox import TRY_AGAIN_LATER, text_frame
 from web.streams.commands import Ack, Id, Live, Ping, Pong, Subscribe, Unsubscribe
-from web.streams.fanout import Client, Fanout, Fanouts, Forgotten, Opening, Outlet, Position
+from web.streams.fanout import Client, Fanout, Opening, Outlet
+from web.streams.fanouts import Fanouts
+from web.streams.memory import Forgotten, Position
 from web.streams.topics import find_by_name
 
 SOCKET = "/ws"

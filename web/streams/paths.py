@@ -17,7 +17,8 @@ from web.parameters import SocketQuery, parse
 from web.problems import InvalidParameters, NotFound, problem, problem_of
 from web.server.connections import OUTBOX
 from web.server.outbox import Outbox, text_frame
-from web.streams.fanout import Client, Fanout, Fanouts
+from web.streams.fanout import Client, Fanout
+from web.streams.fanouts import Fanouts
 from web.streams.multiplex import SOCKET, ClientLimits, Multiplex
 from web.streams.pacing import Batcher
 from web.streams.socket import ClientLeft, websocket

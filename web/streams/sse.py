@@ -16,7 +16,9 @@ from quart import Response
 
 from web.parameters import MultiArgs
 from web.problems import BadParameter, InvalidParameters
-from web.streams.fanout import Fanout, Fanouts, Forgotten, Position
+from web.streams.fanout import Fanout
+from web.streams.fanouts import Fanouts
+from web.streams.memory import Forgotten, Position
 from web.streams.topics import SPIKES, find_by_name
 
 TOPICS_MAX = 50  # of one stream: every event carries a position for each of them

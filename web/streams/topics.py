@@ -18,6 +18,7 @@ from actors.spikes import OiSpike, Spikes
 from web import parameters as p
 from web.problems import BadParameter, InvalidParameters, NotFound
 from web.rest.handlers import Connectors, connector_of
+from web.streams.pacing import Conflater
 
 
 class Source(Protocol):
@@ -167,6 +168,14 @@ def acceptance(query: p.StreamQuery, spikes: Spikes) -> Callable[[Any], bool] | 
                 detail = f"{', '.join(sorted(unknown))[:60]!r} is not watched; watched are: {watched}"
                 raise InvalidParameters([BadParameter("timeframes", detail)])
             return lambda event: event.timeframe in wanted
+    return None
+
+
+def conflater(query: p.StreamQuery) -> Conflater | None:
+    """What keeps the rate of a topic's updates down, where that is asked for."""
+    match query:
+        case p.OhlcStreamQuery(max_rate=rate) if rate > 0:
+            return Conflater(rate)
     return None
 
 

@@ -33,7 +33,8 @@ from web.reference import stream_words as words
 from web.reference.asyncapi import COMMANDS, STREAM_OF, build_document, tag_of
 from web.reference.words import CODES, FIELDS
 from web.streams.commands import Ping, Subscribe, Unsubscribe
-from web.streams.fanout import Fanouts, Memory
+from web.streams.fanouts import Fanouts
+from web.streams.memory import Memory
 from web.streams.multiplex import ClientLimits
 from web.streams.paths import catalog
 from web.streams.topics import Sources, find_by_name, find_by_path

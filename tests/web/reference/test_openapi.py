@@ -23,7 +23,7 @@ from web.reference.stream_words import CLOSES
 from web.reference.words import CODES, FIELDS, PARAMETERS
 from web.rest.handlers import Connectors, Ready, Route
 from web.rest.routes import ROUTES
-from web.streams.fanout import Fanouts
+from web.streams.fanouts import Fanouts
 from web.streams.paths import StreamCatalog
 from web.streams.sse import RETRY_MS
 from web.streams.topics import STREAMS, Sources

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from actors.broadcast import Broadcast, Reader
 from actors.events import Event, Gap, OpenInterest, Said, Topic, from_ms
 from web.server.outbox import Outbox
-from web.streams.fanout import CAPACITY, Client, Fanout, Forgotten, Memory, Position
+from web.streams.fanout import CAPACITY, Client, Fanout
+from web.streams.memory import Forgotten, Memory, Position
 
 TOPIC = Topic("binance", "BTCUSDT", "oi")
 

@@ -16,7 +16,7 @@ from actors.spikes import Spikes
 from tests.daemon.test_truth import SYMBOL, Connector, Market, Upstream, quiet
 from web.rest.handlers import Connectors
 from web.server.outbox import Outbox
-from web.streams.fanout import Fanouts
+from web.streams.fanouts import Fanouts
 from web.streams.multiplex import ClientLimits, Multiplex
 from web.streams.topics import Sources
 

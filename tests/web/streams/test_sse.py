@@ -10,7 +10,7 @@ from werkzeug.datastructures import MultiDict
 
 from tests.web.streams.test_multiplex import TRADES, Daemon
 from web.problems import InvalidParameters
-from web.streams.fanout import Position
+from web.streams.memory import Position
 from web.streams.multiplex import ClientLimits
 from web.streams.sse import _positions, respond, topics_of
 
