@@ -27,6 +27,7 @@ from actors.upstream.seam import LIVE, Upstream
 from daemon.config import Config, ConfigError, ExchangeSettings, Server, Supervision
 from daemon.supervisor import RestartPolicy, supervise
 from web.app import create_app
+from web.auth import Auth
 from web.clients import Clients
 from web.limits import Limits
 from web.rest.early import Early
@@ -88,12 +89,13 @@ async def run(
             memory = Memory(streams.resume_frames, streams.resume_seconds)
             limits = ClientLimits(streams.topics_per_client, streams.commands_per_second)
             fanouts = Fanouts(nursery, supervised, sources, memory)
-            app = create_app(fanouts, cors_origins=origins, client_limits=limits)
-            early = Early(app, sources.connectors, cors_origins=origins)
-            clients = Clients(Limits())
+            auth = Auth(Clients(Limits()))
+            app = create_app(fanouts, auth, cors_origins=origins, client_limits=limits)
+            early = Early(app, sources.connectors, auth, cors_origins=origins)
+            nursery.start_soon(auth.watch)
             nursery.start_soon(_stop_streams, stop, fanouts)
             async with trio.open_nursery() as web:
-                await web.start(partial(serve, app, listeners, stop=stop, early=early.answer, admit=clients.seat))
+                await web.start(partial(serve, app, listeners, stop=stop, early=early.answer, admit=auth.clients.seat))
                 log.info("web.listening", url=url)
                 task_status.started(url)
             nursery.cancel_scope.cancel()

@@ -102,10 +102,14 @@ class Account:
         if self.is_exempt:
             return
         if wait := self.spend():
-            limits = self.limits
-            detail = f"more than {limits.requests_per_second:g} requests a second, {limits.request_burst} at once"
-            raise RateLimited(detail, limit="requests_per_second", retry_after=wait)
+            raise self.refusal(wait)
         self.check_egress()
+
+    def refusal(self, wait: float) -> RateLimited:
+        """What a client is told whose allowance is used up for so many seconds."""
+        limits = self.limits
+        detail = f"more than {limits.requests_per_second:g} requests a second, {limits.request_burst} at once"
+        return RateLimited(detail, limit="requests_per_second", retry_after=wait)
 
     def headers(self) -> dict[str, str]:
         """What an answer says of the allowance, if there is one: draft-ietf-httpapi-ratelimit-headers-10."""

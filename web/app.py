@@ -15,10 +15,14 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
 from actors.errors import MarketError
+from web.auth import Auth
+from web.clients import Clients
+from web.limits import Limits
 from web.parameters import NoQuery, parse
 from web.problems import InvalidParameters, NotFound, Problem, problem, problem_of
 from web.reference.asyncapi import add_asyncapi
 from web.reference.openapi import add_pages
+from web.rest.gate import Gate
 from web.rest.handlers import Answer, Connectors, Route
 from web.rest.headers import choose_encoding, compress, is_compressible, variant_headers
 from web.rest.routes import ROUTES
@@ -35,9 +39,17 @@ _encode = msgspec.json.Encoder().encode
 
 
 def create_app(
-    fanouts: Fanouts, *, cors_origins: list[str] | str, client_limits: ClientLimits | None = None
+    fanouts: Fanouts,
+    auth: Auth | None = None,
+    *,
+    cors_origins: list[str] | str,
+    client_limits: ClientLimits | None = None,
 ) -> QuartTrio:
-    """The HTTP face of the feeds. `cors_origins` is "*" or a list of exact origins."""
+    """The HTTP face of the feeds. `auth`: who may do what; None: everybody all but `admin`, within the ordinary limits.
+
+    `cors_origins` is "*" or a list of exact origins.
+    """
+    auth = auth or Auth(Clients(Limits()))
     sources = fanouts.sources
     connectors = sources.connectors
     limits = client_limits or ClientLimits()
@@ -74,7 +86,7 @@ def create_app(
         response.headers["Upgrade"] = "websocket"
         return response
 
-    over_http = app.asgi_app
+    over_http = Gate(app.asgi_app, auth, cors_origins=cors_origins)
 
     async def asgi(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "websocket":

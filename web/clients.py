@@ -18,10 +18,11 @@ V6_CLIENT = 64  # bits of an IPv6 address that are one client's: the others it c
 class Seat:
     """One connection, counted for whoever it serves: the address it came from, until a key says otherwise."""
 
-    __slots__ = ("account", "home")
+    __slots__ = ("account", "home", "is_proxy")
 
-    def __init__(self, home: Account) -> None:
+    def __init__(self, home: Account, *, is_proxy: bool) -> None:
         self.home = self.account = home
+        self.is_proxy = is_proxy  # requests of many clients come on it, each its client's while it is answered
         home.connections += 1
 
     def take(self, account: Account) -> None:
@@ -33,6 +34,13 @@ class Seat:
         self.account.connections -= 1
         self.account = account
         account.connections += 1
+
+    def answered(self) -> None:
+        """The request or the stream is over for which it was taken."""
+        if self.is_proxy:
+            self.account.connections -= 1
+            self.account = self.home
+            self.account.connections += 1
 
     def leave(self) -> None:
         """It is closed."""
@@ -53,6 +61,10 @@ class Clients:
         self.limits = limits
         self._exempt = [ipaddress.ip_network(network) for network in limits.exempt]
         self._known = lru_cache(KNOWN_MAX)(self._who)
+        self.renew()
+
+    def renew(self) -> None:
+        """Look again at each client's limits when it comes next."""
         for account in self._accounts.values():
             account.is_stale = True
 
@@ -66,17 +78,17 @@ class Clients:
         is_exempt = is_exempt or self._known(address)[1]
         return self._account(f"{id} exempt" if is_exempt else id, id, limits, is_exempt=is_exempt)
 
-    def seat(self, address: str) -> Seat | None:
+    def seat(self, address: str, *, is_proxy: bool = False) -> Seat | None:
         """Count a connection that was accepted just now; None: close it, its address has as many as it may.
 
-        One address has at most half of all slots, also where there is no limit.
+        One address has at most half of all slots, also where there is no limit. `is_proxy`: it brings others' requests.
         """
         account = self.of_address(address)
-        if not account.is_exempt:
+        if not account.is_exempt and not is_proxy:
             limits = [most for most in (account.limits.connections, self.slots // 2) if most]
             if limits and account.connections >= min(limits):
                 return None
-        return Seat(account)
+        return Seat(account, is_proxy=is_proxy)
 
     def __len__(self) -> int:
         return len(self._accounts)

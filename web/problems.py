@@ -76,6 +76,18 @@ class NotFound(Exception):
     """There is nothing at this path."""
 
 
+class Denied(Exception):
+    """A client may not do this: with no key or a bad one (`unauthorized`), or with this one (`forbidden`).
+
+    `challenge`: what WWW-Authenticate says.
+    """
+
+    def __init__(self, code: str, detail: str, challenge: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.challenge = challenge
+
+
 def problem(code: str, detail: str, **members: object) -> Problem:
     status = STATUS_OF[code]
     return msgspec.convert(
@@ -92,7 +104,10 @@ def problem(code: str, detail: str, **members: object) -> Problem:
 
 
 def problem_of(
-    error: MarketError | InvalidParameters | NotFound, *, exchange: str | None = None, symbol: str | None = None
+    error: MarketError | InvalidParameters | NotFound | Denied,
+    *,
+    exchange: str | None = None,
+    symbol: str | None = None,
 ) -> Problem:
     """The problem that an error means for the client who caused it or met it."""
     where = {"exchange": exchange, "symbol": symbol}
@@ -101,6 +116,8 @@ def problem_of(
             return problem("invalid_parameter", str(error), errors=[*map(msgspec.to_builtins, errors)], **where)
         case NotFound():
             return problem("not_found", str(error))
+        case Denied(code=code):
+            return problem(code, str(error))
         case MarketError(code=code):
             wait = RETRY_DEFAULT.get(code) if error.retry_after is None else max(1, ceil(error.retry_after))
             limit = error.limit if isinstance(error, RateLimited) else None

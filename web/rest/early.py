@@ -2,12 +2,13 @@
 
 Law: nothing is answered here that Quart would answer otherwise. The routes are matched by Quart's own map, queries are
 parsed and answers encoded by the same functions; whatever is unusual is left to Quart: errors, bodies, other methods,
-what an exchange must be asked for. Two things are remembered, within bounds: what the head of a request asks for, by
-its very bytes (programs repeat themselves), and an answer's encoding, for as long as the answer equals the one encoded.
+what an exchange must be asked for. Whose a request is and whether it may be made is looked at each time, as
+`web.rest.gate` does. Two things are remembered, within bounds: what the head of a request asks for, by its very bytes
+without its keys (programs repeat themselves), and an answer's encoding, for as long as the answer equals that one.
 Events are immutable and shared, so comparing them is comparing addresses; nothing is answered because it is recent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, NamedTuple
@@ -19,10 +20,14 @@ from quart_trio import QuartTrio
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 
-from actors.errors import MarketError
+from actors.errors import MarketError, RateLimited
+from web.account import Account
+from web.auth import ADMIN, READ, Auth, scope_of
 from web.clients import Seat
+from web.credentials import take_from_head
 from web.parameters import parse
 from web.problems import InvalidParameters
+from web.rest.gate import PROBES, refusal
 from web.rest.handlers import Answer, Connectors
 from web.rest.headers import Encoding, choose_encoding, compress, is_compressible, variant_headers
 from web.rest.routes import ROUTES
@@ -73,10 +78,13 @@ class Asked(NamedTuple):
     body: Body
     encoding: Encoding | None
     origin: str | None
+    is_open: bool  # to everybody
+    is_probe: bool
 
 
 class Early:
-    def __init__(self, app: QuartTrio, connectors: Connectors, *, cors_origins: list[str] | str) -> None:
+    def __init__(self, app: QuartTrio, connectors: Connectors, auth: Auth, *, cors_origins: list[str] | str) -> None:
+        self._auth = auth
         self._urls = app.url_map.bind("")
         self._connectors = connectors
         self._origins = cors_origins
@@ -89,18 +97,40 @@ class Early:
         self._bodies: dict[tuple[str, Encoding | None], Body] = {}
         self._size = 0  # of all bodies
 
-    def answer(self, data: bytes, seat: Seat | None = None) -> tuple[bytes, bytes] | None:
+    def answer(self, data: bytes, seat: Seat | None = None, address: str = "") -> tuple[bytes, bytes] | None:
         """(status line and headers, body) for a request of which `data` is all; None: ask Quart.
 
-        The headers are not ended: the server adds its own and the empty line.
+        `seat`, `address`: of the connection and of who asks. The headers are not ended: the server adds its own and the
+        empty line.
         """
-        asked = self._asked.get(data) or self._understand(data)
-        if asked is None:
+        keys: tuple[str, ...] = ()
+        asked = self._asked.get(data)
+        if asked is None:  # what is remembered has no key in it
+            taken = take_from_head(data)
+            if taken is None:
+                return None
+            data, keys = taken
+            asked = self._asked.get(data) or self._understand(data)
+            if asked is None:
+                return None
+        account = self._account(asked, keys, seat, address)
+        if account is None:
             return None
         body = asked.body
         before = len(body.data)
         if not body.update():
             return None
+        if keys or not account.is_exempt:  # only now: what Quart answers is charged by the gate
+            try:
+                if keys and seat is not None and not seat.is_proxy:
+                    seat.take(account)
+                if asked.is_probe:
+                    account.spend()
+                else:
+                    account.request()
+            except RateLimited as error:
+                status, refused, told = refusal(error, account, asked.origin, self._origins)
+                return _head(status, refused), told
         self._size += len(body.data) - before
         if self._size > BODIES_MAX or len(self._asked) >= HEADS_MAX:
             self._asked, self._bodies, self._size = {}, {}, 0
@@ -110,8 +140,22 @@ class Early:
         headers = {"content-type": CONTENT_TYPE, "content-length": str(len(body.data))}
         compressible = is_compressible(CONTENT_TYPE, body.size)
         headers |= variant_headers(asked.encoding, asked.origin, self._origins, compressible=compressible)
-        lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
-        return f"HTTP/1.1 200 \r\n{lines}".encode("latin1"), body.data
+        if not account.is_exempt:
+            account.sent(len(body.data))
+            headers |= account.headers()
+        return _head(200, headers), body.data
+
+    def _account(self, asked: Asked, keys: Sequence[str], seat: Seat | None, address: str) -> Account | None:
+        """Whose a request is that may be made; None: let the gate look at it, which says why it may not."""
+        auth = self._auth
+        if keys and not asked.is_open:
+            visit = auth.find(keys[0], address) if len(keys) == 1 else None
+            return visit.account if visit is not None and not {READ, ADMIN}.isdisjoint(visit.scopes) else None
+        if not asked.is_open and READ not in auth.anonymous:
+            return None
+        if seat is None or seat.is_proxy or seat.home.is_stale:
+            return auth.clients.of_address(address)
+        return seat.home
 
     def _understand(self, data: bytes) -> Asked | None:
         request = parse_head(data)
@@ -126,7 +170,8 @@ class Early:
             if ask is None:
                 return None
             body = Body(ask, encoding)
-        return Asked(target, body, encoding, headers.get(b"origin"))
+        path = target.partition("?")[0]
+        return Asked(target, body, encoding, headers.get(b"origin"), scope_of(path) is None, path in PROBES)
 
     def _find(self, target: str) -> Callable[[], Any] | None:
         """What asks memory for a target's answer; None where no route does, or not with this query."""
@@ -138,6 +183,11 @@ class Early:
         except (HTTPException, KeyError, InvalidParameters):
             return None
         return partial(held, self._connectors, parsed, **where)
+
+
+def _head(status: int, headers: dict[str, str]) -> bytes:
+    lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status} \r\n{lines}".encode("latin1")
 
 
 def parse_head(data: bytes) -> h11.Request | None:

@@ -48,9 +48,9 @@ OUTBOX = "marketd.outbox"
 SEAT = "marketd.seat"
 """The key of a connection's `Seat` in its scopes' `extensions`, where there is one."""
 
-Early = Callable[[bytes, Any], tuple[bytes, bytes] | None]
-"""What may answer a request without the app: (its bytes, the connection's Seat or None) -> (status line and headers,
-body), None where it may not."""
+Early = Callable[[bytes, Any, str], tuple[bytes, bytes] | None]
+"""What may answer a request without the app: (its bytes, the connection's Seat or None, whose address it is) -> (status
+line and headers, body), None where it may not."""
 
 
 class Seat(Protocol):
@@ -160,7 +160,7 @@ class GuardedH11(H11Protocol):
             or self.context.terminated.is_set()
         ):
             return False
-        answer = self._early(data, self._seat)
+        answer = self._early(data, self._seat, self.client[0] if self.client else "")
         if answer is None:
             return False
         head, body = answer

@@ -28,9 +28,9 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
     seen = Answers()
     answer = Early.answer
 
-    def noted(self: Early, data: bytes, seat: Any = None) -> tuple[bytes, bytes] | None:
+    def noted(self: Early, data: bytes, seat: Any = None, address: str = "") -> tuple[bytes, bytes] | None:
         seen.early = self
-        found = answer(self, data, seat)
+        found = answer(self, data, seat, address)
         seen.append(found is not None)
         return found
 

@@ -1,0 +1,89 @@
+"""Keys on their way in: taken out of a request before any other code sees it, and nowhere looked at.
+
+Law: what comes out of here holds no key: not the headers, not the query, not the bytes of a head.
+"""
+
+from collections.abc import MutableMapping
+from typing import Any, NamedTuple
+from urllib.parse import unquote_plus
+
+PROTOCOL, KEY_PROTOCOL = "marketd", "marketd.key."
+"""Subprotocols of a WebSocket: what is selected, and what a key stands behind."""
+TOKEN = "token"
+_MARKS = b"\nauthorization:", b"\nx-api-key:"
+_LINES = b"authorization:", b"x-api-key:"
+
+Scope = MutableMapping[str, Any]
+
+
+class Given(NamedTuple):
+    """`keys`: the different ones, as they came. `subprotocol`: to be selected."""
+
+    keys: tuple[str, ...]
+    subprotocol: str | None = None
+
+
+def take_credentials(scope: Scope, *, token_in_query: bool) -> Given:
+    """Take the keys out of an ASGI scope. `token_in_query`: whether `?token=` of a stream is one."""
+    keys: dict[str, None] = {}
+    headers, subprotocol = [], None
+    for header in scope["headers"]:
+        name, value = header
+        if name == b"authorization":
+            if (key := _bearer(value)) is not None:
+                keys[key] = None
+        elif name == b"x-api-key":
+            keys[value.strip().decode("latin1")] = None
+        elif name == b"sec-websocket-protocol" and scope["type"] == "websocket":
+            offered = [part.strip() for part in value.decode("latin1").split(",")]
+            keys |= dict.fromkeys(part[len(KEY_PROTOCOL) :] for part in offered if part.startswith(KEY_PROTOCOL))
+            others = [part for part in offered if not part.startswith(KEY_PROTOCOL)]
+            subprotocol = PROTOCOL if PROTOCOL in others else subprotocol
+            headers.append((name, ", ".join(others).encode("latin1")))
+        else:
+            headers.append(header)
+    scope["headers"] = headers
+    if "subprotocols" in scope:
+        scope["subprotocols"] = [part for part in scope["subprotocols"] if not part.startswith(KEY_PROTOCOL)]
+    if token_in_query and scope["query_string"] and is_stream(scope["path"]):
+        pairs = scope["query_string"].split(b"&")
+        tokens = [pair for pair in pairs if _names_token(pair)]
+        keys |= {unquote_plus(pair.partition(b"=")[2].decode("latin1")): None for pair in tokens}
+        scope["query_string"] = b"&".join(pair for pair in pairs if pair not in tokens)
+    return Given(tuple(keys), subprotocol)
+
+
+def is_stream(path: str) -> bool:
+    return path == "/sse" or path == "/ws" or path.startswith("/ws/")
+
+
+def take_from_head(data: bytes) -> tuple[bytes, tuple[str, ...]] | None:
+    """A request's head without its keys, and these. None: it is spelled in a way that is not worth understanding."""
+    small = data.lower()
+    if not any(mark in small for mark in _MARKS):
+        return data, ()
+    if b"\n " in data or b"\n\t" in data:  # a header that goes on in the next line
+        return None
+    keys: dict[str, None] = {}
+    lines = []
+    for line in data.split(b"\n"):
+        name, colon, value = line.partition(b":")
+        if colon and line.lower().startswith(_LINES):
+            key = _bearer(value) if len(name) == len(_LINES[0]) - 1 else value.strip().decode("latin1")
+            if key is not None:
+                keys[key] = None
+        else:
+            lines.append(line)
+    return b"\n".join(lines), tuple(keys)
+
+
+def _bearer(value: bytes) -> str | None:
+    """The key of an Authorization header; None where it speaks of something else, such as a proxy's own password."""
+    scheme, space, rest = value.strip().decode("latin1").partition(" ")
+    if scheme.lower() == "bearer":
+        return rest.strip()
+    return None if space else scheme
+
+
+def _names_token(pair: bytes) -> bool:
+    return unquote_plus(pair.partition(b"=")[0].decode("latin1")) == TOKEN
