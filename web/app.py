@@ -124,6 +124,8 @@ def create_app(
     @app.after_request
     async def vary(response: Response) -> Response:
         await _vary(response, cors_origins)
+        if request.method == "HEAD" and response.status_code == 200 and response.content_length == 0:
+            del response.headers["Content-Length"]  # a stream is not begun for HEAD: who knows how long it would be
         return response
 
     return app
