@@ -7,11 +7,9 @@ shutdown are here; what may be said on a connection is in `web.server.protocol`.
 
 from __future__ import annotations
 
-import resource
 import socket
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -19,6 +17,8 @@ from math import inf
 import structlog
 import trio
 
+from web.server.accepting import Listener, Refused, Stream, accept_all, refusal
+from web.server.forwarded import Proxies
 from web.server.outbox import GOING_AWAY, Outbox
 from web.server.pinned import (
     AppWrapper,
@@ -34,67 +34,39 @@ from web.server.pinned import (
     wrap_app,
 )
 from web.server.protocol import (
-    CLOSE_MAX,
     OUTBOX,
     SEAT,
+    Address,
     Admit,
     AppTasks,
     Early,
     GuardedH11,
     Seat,
-    StructuredLog,
-    ends_with_close,
 )
+from web.server.quiet import Quiet
+from web.server.settings import Limits, ServerStatistics, hypercorn_config
+from web.server.websocket import CLOSE_MAX, ends_with_close
 
 __all__ = ["OUTBOX", "SEAT", "Limits", "ServerStatistics", "serve"]
 
-Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
-
 TLS_HANDSHAKE_DEADLINE = 5.0
 _RECEIVE_BYTES = 64 << 10
-_FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-_FULL_ANSWERS = 32  # connections over the limit that are told so at a time; the rest is just closed
+_FULL = refusal("503 Service Unavailable", 5)
+_TOO_MANY = refusal("429 Too Many Requests", 1)
 
 log = structlog.get_logger()
 
 
-def _most_connections() -> int:
-    """As many as the process has file descriptors, less what the rest of it needs."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 10_000 if soft == resource.RLIM_INFINITY else min(10_000, max(soft - 128, soft // 2))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one client, and all of them together, may take. Times in seconds."""
-
-    write_deadline: float = 5.0  # without a byte accepted by the peer: it is cut off
-    outbox_bytes: int = 1 << 20  # pending for one client: over it, it is closed with 1013
-    message_bytes: int = 256 << 10  # of one WebSocket message: over it, 1009; resuming 1000 topics takes 100 KiB
-    header_bytes: int = 16 << 10  # of one request's target and headers: over it, 431
-    connections: int = field(default_factory=_most_connections)  # over it: 503
-    keep_alive: float = 5.0  # without a whole request head on a connection that has none running
-    grace: float = 5.0  # from stop to the end of the last connection
-
-
-@dataclass(slots=True, kw_only=True)
-class ServerStatistics:
-    """Counts since the start, but for `open`."""
-
-    open: int = 0  # connections there are now
-    accepted: int = 0  # connections
-    refused: int = 0  # connections over the limit, and requests answered without asking the app
-    crashes: int = 0  # connections ended by a fault of the server
-    cut: int = 0  # connections of clients that did not read
-
-
 async def serve(
     app: ASGIFramework,
-    listeners: Sequence[trio.SocketListener | trio.SSLListener[trio.SocketStream]],
+    listeners: Sequence[Listener],
     *,
     stop: trio.Event,
     early: Early | None = None,
     admit: Admit | None = None,
+    too_many: bytes = _TOO_MANY,
+    proxies: Proxies | None = None,
+    quiet: Quiet | None = None,
     limits: Limits | None = None,
     statistics: ServerStatistics | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -103,7 +75,8 @@ async def serve(
 
     At `stop` the listeners are closed, WebSocket clients get 1001, HTTP responses in progress may end.
     `early` may answer requests in the app's place, with what the app would answer. `admit` says of each connection, by
-    its peer's address, whether it may be had; None: all may.
+    its peer's address, whether it may be had; None: all may. `too_many` is the whole answer to one that may not.
+    Of the peers among `proxies` it is believed whom they speak for. `quiet` bounds the lines that clients cause.
     A TLS listener's context is the caller's; it may offer http/1.1 only. No ASGI lifespan is run.
 
     Raises RuntimeError, before anything is accepted, where Hypercorn is not the expected one.
@@ -114,49 +87,37 @@ async def serve(
         app=wrap_app(app, 0, "asgi"),
         early=early,
         admit=admit,
-        config=_config(limits),
+        config=hypercorn_config(limits),
         context=WorkerContext(None),
+        too_many=too_many,
+        proxies=proxies or Proxies(),
+        quiet=quiet or Quiet(),
         limits=limits,
         statistics=statistics or ServerStatistics(),
     )
     for listener in listeners:
         _notice_dead_peers(listener)
-    async with trio.open_nursery() as connections:
-        async with trio.open_nursery() as accepting:
-            await accepting.start(
-                partial(
-                    trio.serve_listeners,
-                    server.handle,
-                    list(listeners),
-                    handler_nursery=connections,
-                )
-            )
-            task_status.started()
-            await stop.wait()
-            accepting.cancel_scope.cancel()
-        connections.cancel_scope.deadline = trio.current_time() + limits.grace
-        await server.context.terminated.set()
-        for connection in list(server.connections):
-            connection.stop()
+    async with trio.open_nursery() as helping:
+        helping.start_soon(server.quiet.run)
+        helping.start_soon(server.turned_away.run)
+        async with trio.open_nursery() as connections:
+            async with AsyncExitStack() as stack, trio.open_nursery() as accepting:
+                for listener in listeners:
+                    await stack.enter_async_context(listener)
+                    await accepting.start(accept_all, listener, partial(server.begin, nursery=connections))
+                task_status.started()
+                await stop.wait()
+                accepting.cancel_scope.cancel()
+            connections.cancel_scope.deadline = trio.current_time() + limits.grace
+            await server.context.terminated.set()
+            for connection in list(server.connections):
+                connection.stop()
+        helping.cancel_scope.cancel()
 
 
-def _config(limits: Limits) -> Config:
-    config = Config()
-    config.accesslog = config.errorlog = None
-    config.logger_class = StructuredLog
-    config.include_server_header = False
-    config.keep_alive_max_requests = sys.maxsize  # a brake for HTTP/2; here it would only make clients reconnect
-    config.h11_max_incomplete_size = limits.header_bytes
-    config.websocket_max_message_size = limits.message_bytes
-    config.websocket_ping_interval = None  # its pings ignore missing pongs and outlive connections
-    return config
-
-
-def _notice_dead_peers(
-    listener: trio.SocketListener | trio.SSLListener[trio.SocketStream],
-) -> None:
+def _notice_dead_peers(listener: Listener) -> None:
     """A peer that vanished without a word is found out in a minute; accepted sockets inherit it."""
-    plain = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
+    plain = getattr(listener, "transport_listener", listener)
     if not isinstance(plain, trio.SocketListener):
         return
     with suppress(OSError):  # not a TCP socket
@@ -174,31 +135,45 @@ class _Server:
     app: AppWrapper
     early: Early | None
     admit: Admit | None
+    too_many: bytes
+    proxies: Proxies
+    quiet: Quiet
     config: Config
     context: WorkerContext
     limits: Limits
     statistics: ServerStatistics
     connections: set[_Connection] = field(default_factory=set)
+    turned_away: Refused = field(default_factory=Refused)
 
-    async def handle(self, stream: Stream) -> None:
+    def begin(self, stream: Stream, *, nursery: trio.Nursery) -> None:
+        """What was accepted just now: serve it in a task of its own, or refuse it without one."""
         self.statistics.accepted += 1
-        over = len(self.connections) - self.limits.connections
-        if self.context.terminated.is_set() or over >= _FULL_ANSWERS:
-            self.statistics.refused += 1
-            return  # trio closes the stream
+        if len(self.connections) >= self.limits.connections:
+            self._turn_away(stream, _FULL, "as many connections are open as may be")
+            return
+        sock = (stream.transport_stream if isinstance(stream, trio.SSLStream) else stream).socket
+        try:
+            peer = parse_socket_addr(sock.family, sock.getpeername())
+            address = parse_socket_addr(sock.family, sock.getsockname())
+        except OSError:  # gone already
+            sock.close()
+            return
         seat = None
         if self.admit is not None:
-            seat = self.admit(_peer_address(stream))
+            seat = self.admit(peer[0] if peer else "")
             if seat is None:
-                self.statistics.refused += 1
+                self._turn_away(stream, self.too_many, "its client has as many connections as it may", peer)
                 return
+        connection = _Connection(self, stream, seat, peer, address)
+        self.connections.add(connection)
         self.statistics.open += 1
-        try:
-            await _Connection(self, stream, seat).run(full=over >= 0)
-        finally:
-            self.statistics.open -= 1
-            if seat is not None:
-                seat.leave()
+        nursery.start_soon(connection.run)
+
+    def _turn_away(self, stream: Stream, answer: bytes, reason: str, peer: Address | None = None) -> None:
+        self.statistics.refused += 1
+        if self.quiet.allows("web.connection_refused"):
+            log.warning("web.connection_refused", client=peer, reason=reason)
+        self.turned_away.tell(stream, answer)
 
 
 class _Connection:
@@ -207,11 +182,13 @@ class _Connection:
     _outbox: Outbox
     _protocol: GuardedH11
 
-    def __init__(self, server: _Server, stream: Stream, seat: Seat | None) -> None:
+    def __init__(
+        self, server: _Server, stream: Stream, seat: Seat | None, peer: Address | None, address: Address | None
+    ) -> None:
         self._server = server
         self._stream = stream
         self._seat = seat
-        self._client: tuple[str, int] | None = None
+        self._peer, self._address = peer, address
         self._idle = True  # between requests
         self._idle_until = inf
         self._reading = trio.CancelScope()
@@ -223,7 +200,7 @@ class _Connection:
         elif self._idle:
             self._outbox.finish()
 
-    async def run(self, *, full: bool) -> None:
+    async def run(self) -> None:
         server = self._server
         try:
             async with trio.open_nursery() as nursery:
@@ -233,58 +210,50 @@ class _Connection:
                     write_deadline=server.limits.write_deadline,
                     capacity=server.limits.outbox_bytes,
                 )
-                server.connections.add(self)
                 try:
-                    await self._converse(nursery, full)
+                    await self._converse(nursery)
                 finally:
                     self._outbox.end()  # before the nursery closes: the flusher runs in it
         except* Exception as crash:
             # The boundary; stock ends the process here. A fault is this connection's alone.
             server.statistics.crashes += 1
             cause = _first_cause(crash)
-            log.warning(
-                "web.connection_crashed",
-                client=self._client,
-                error=type(cause).__name__,
-                detail=str(cause)[:200],
-            )
+            if server.quiet.allows("web.connection_crashed"):
+                what = type(cause).__name__
+                log.warning("web.connection_crashed", client=self._peer, error=what, detail=str(cause)[:200])
         finally:
-            server.connections.discard(self)
+            self._ended()
             await trio.aclose_forcefully(self._stream)
+
+    def _ended(self) -> None:
+        server = self._server
+        server.connections.discard(self)
+        server.statistics.open -= 1
+        if self._seat is not None:
+            self._seat.leave()
         if self._outbox.cut:
             server.statistics.cut += 1
-            log.info("web.client_cut", client=self._client, reason=self._outbox.cut)
+            if server.quiet.allows("web.client_cut"):
+                log.info("web.client_cut", client=self._peer, reason=self._outbox.cut)
 
-    async def _converse(self, nursery: trio.Nursery, full: bool) -> None:
-        if isinstance(self._stream, trio.SSLStream):
-            if not await _shake_hands(self._stream):
-                return
-            tls, transport = True, self._stream.transport_stream
-        else:
-            tls, transport = False, self._stream
-        try:
-            family = transport.socket.family
-            self._client = parse_socket_addr(family, transport.socket.getpeername())
-            address = parse_socket_addr(family, transport.socket.getsockname())
-        except OSError:
-            return  # gone already
-        if full:
-            self._refused(503)
-            await self._outbox.write(_FULL)
-            self._outbox.finish()
+    async def _converse(self, nursery: trio.Nursery) -> None:
+        tls = isinstance(self._stream, trio.SSLStream)
+        if isinstance(self._stream, trio.SSLStream) and not await _shake_hands(self._stream):
+            return
         self._protocol = GuardedH11(
             self._server.app,
             self._server.config,
             self._server.context,
             AppTasks(nursery, self._outbox, self._seat),
             tls,
-            self._client,
-            address,
+            self._peer,
+            self._address,
             self._protocol_send,
             outbox=self._outbox,
             refused=self._refused,
             early=self._server.early,
             seat=self._seat,
+            proxies=self._server.proxies,
         )
         self._now_idle(True)
         await self._read()
@@ -330,7 +299,8 @@ class _Connection:
 
     def _refused(self, status: int) -> None:
         self._server.statistics.refused += 1
-        log.warning("web.request_refused", client=self._client, status=status)
+        if self._server.quiet.allows("web.request_refused"):
+            log.warning("web.request_refused", client=self._peer, status=status)
 
 
 async def _shake_hands(stream: trio.SSLStream[trio.SocketStream]) -> bool:
@@ -341,15 +311,6 @@ async def _shake_hands(stream: trio.SSLStream[trio.SocketStream]) -> bool:
             return False
         return bool(stream.selected_alpn_protocol() != "h2")
     return False
-
-
-def _peer_address(stream: Stream) -> str:
-    """Empty where the peer has none: one on this machine, or one that is gone already."""
-    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-    with suppress(OSError):
-        peer = transport.socket.getpeername()
-        return str(peer[0]) if isinstance(peer, tuple) else ""
-    return ""
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -13,10 +13,9 @@ from typing import Any, Protocol, cast
 import h11
 import structlog
 import trio
-import wsproto.events as ws
-from wsproto.connection import ConnectionState as WebSocketState
 
-from web.server.outbox import GOING_AWAY, Outbox
+from web.server.forwarded import Proxies
+from web.server.outbox import Outbox
 from web.server.pinned import (
     STREAM_ID,
     AppWrapper,
@@ -25,8 +24,6 @@ from web.server.pinned import (
     Closed,
     Config,
     ConnectionEvent,
-    Data,
-    Event,
     H11Protocol,
     H11WSConnection,
     Handshake,
@@ -34,13 +31,11 @@ from web.server.pinned import (
     RawData,
     Request,
     Scope,
-    StreamClosed,
     TaskGroup,
     Updated,
-    WebsocketAcceptEvent,
     WorkerContext,
-    WSStream,
 )
+from web.server.websocket import POLICY_VIOLATION, GuardedWebSocket
 
 OUTBOX = "marketd.outbox"
 """The key of a WebSocket connection's `Outbox` in its scope's `extensions`."""
@@ -60,12 +55,12 @@ class Seat(Protocol):
         """The connection is over."""
 
 
+Address = tuple[str, int]
+"""An IP address and a port; where a proxy spoke, 0: it does not say it."""
+
 Admit = Callable[[str], Seat | None]
 """Whether one more connection from an address may be had: called at accept; None: it may not."""
 
-POLICY_VIOLATION, MESSAGE_TOO_BIG = 1008, 1009
-CLOSE_MAX = 131  # bytes of a client's close frame
-_MAX_FRAGMENTS = 1024  # frames of one message; empty ones never reach the limit on bytes
 _APP_PATIENCE = 1.0  # seconds a message may wait for the app to take it
 
 log = structlog.get_logger()
@@ -127,14 +122,15 @@ class GuardedH11(H11Protocol):
         context: WorkerContext,
         tasks: AppTasks,
         tls: bool,
-        client: tuple[str, int] | None,
-        server: tuple[str, int] | None,
+        client: Address | None,
+        server: Address | None,
         send: Callable[[Any], Awaitable[None]],
         *,
         outbox: Outbox,
         refused: Callable[[int], None],
         early: Early | None,
         seat: Seat | None,
+        proxies: Proxies,
     ) -> None:
         state: Any = {}
         super().__init__(app, config, context, tasks, state, tls, client, server, send)
@@ -142,8 +138,15 @@ class GuardedH11(H11Protocol):
         self._refused = refused
         self._early = early
         self._seat = seat
+        self._proxies = proxies
+        self._peer, self._tls = client, tls
+        self._address = client[0] if client else ""
+        self._is_new = True  # nothing was received yet
 
     async def handle(self, event: ConnectionEvent) -> None:
+        if self._is_new and isinstance(event, RawData):
+            self._is_new = False
+            self._proxies.notice(self._address, event.data)
         if not (isinstance(event, RawData) and await self._answer_early(event.data)):
             await super().handle(event)
 
@@ -160,7 +163,7 @@ class GuardedH11(H11Protocol):
             or self.context.terminated.is_set()
         ):
             return False
-        answer = self._early(data, self._seat, self.client[0] if self.client else "")
+        answer = self._early(data, self._seat, self._proxies.client_of_head(self._address, data))
         if answer is None:
             return False
         head, body = answer
@@ -182,6 +185,7 @@ class GuardedH11(H11Protocol):
             name == b"upgrade" and value.decode("latin1").strip().lower() == "websocket"
             for name, value in request.headers
         )
+        self._see_through_proxy(request)
         status = self._refusal(request, upgrade)
         if status is not None:
             await self._send_error_response(status)
@@ -190,6 +194,22 @@ class GuardedH11(H11Protocol):
             await self._upgrade(request)
         else:
             await super()._create_stream(request)
+
+    def _see_through_proxy(self, request: h11.Request) -> None:
+        """What the app is told of who asks, and how: the peer's own, or what a trusted proxy says of it."""
+        self.client, self.ssl = self._peer, self._tls
+        if not self._proxies.trusts(self._address):
+            return
+        told: dict[bytes, str] = {}
+        for name, value in request.headers:
+            if name in (b"x-forwarded-for", b"x-forwarded-proto"):
+                told[name] = f"{told[name]},{value.decode('latin1')}" if name in told else value.decode("latin1")
+        address = self._proxies.client_of(self._address, told.get(b"x-forwarded-for", ""))
+        if address != self._address:
+            self.client = address, 0
+        scheme = told.get(b"x-forwarded-proto", "").rpartition(",")[2].strip().lower()
+        if scheme in ("http", "https", "ws", "wss"):
+            self.ssl = scheme in ("https", "wss")
 
     def _refusal(self, request: h11.Request, upgrade: bool) -> int | None:
         """The status to refuse this request with, None if it is fine."""
@@ -242,90 +262,3 @@ class GuardedH11(H11Protocol):
                 state=self.connection_state,
             )
         )
-
-
-class GuardedWebSocket(WSStream):
-    """One WebSocket; every close, whoever starts it, leaves through `Outbox.close`."""
-
-    def __init__(self, *stock: Any, outbox: Outbox, refused: Callable[[int], None]) -> None:
-        super().__init__(*stock)
-        self._outbox = outbox
-        self._refused = refused
-        self._message_bytes = 0
-        self._fragments = 0
-
-    async def handle(self, event: Event) -> None:
-        if isinstance(event, Data) and not self.closed and not self.handshake.accepted:
-            await self._refuse_early_data()
-        else:
-            await super().handle(event)
-
-    async def _refuse_early_data(self) -> None:
-        """Stock answers 400 and lets the app answer too, which kills the process."""
-        self.closed = True  # before anything is awaited: the app is answering right now
-        self._refused(400)
-        await self._send_error_response(400)
-        if self.app_put is not None:
-            await self.app_put({"type": "websocket.disconnect", "code": 1006})
-        await self.send(StreamClosed(stream_id=self.stream_id))
-
-    async def _accept(self, message: WebsocketAcceptEvent) -> None:
-        # Before the answer, not after: the client may close on its heels, and is owed a close frame.
-        # Nothing can come in between, since there is no checkpoint before the answer is written.
-        self._outbox.open()
-        await super()._accept(message)
-        if self.context.terminated.is_set():
-            self._outbox.close(GOING_AWAY, "server is stopping")
-
-    async def _send_wsproto_event(self, event: ws.Event) -> None:
-        if isinstance(event, ws.CloseConnection):
-            self._outbox.close(event.code, event.reason or "")
-        else:
-            await super()._send_wsproto_event(event)
-
-    async def _handle_events(self) -> None:
-        """Stock stores a message before it measures it, and on a protocol error just hangs up."""
-        for event in self.connection.events():
-            if self._outbox.finished:
-                return
-            match event:
-                case ws.TextMessage() | ws.BytesMessage():
-                    await self._take(event)
-                case ws.Ping():
-                    await self._send_wsproto_event(event.response())
-                case ws.Pong():  # ten thousand fit into one packet: let others run in between
-                    await trio.lowlevel.checkpoint()
-                case ws.CloseConnection():
-                    answers = self.connection.state is WebSocketState.REMOTE_CLOSING
-                    await self._end(event.code, "" if answers else event.reason or "")
-                    if answers:
-                        self._outbox.answered()
-
-    async def _take(self, event: ws.TextMessage | ws.BytesMessage) -> None:
-        data = event.data.encode() if isinstance(event, ws.TextMessage) else event.data
-        self._message_bytes += len(data)
-        self._fragments += event.frame_finished
-        limit = self.config.websocket_max_message_size
-        if self._message_bytes > limit or self._fragments > _MAX_FRAGMENTS:
-            self.buffer.clear()
-            await self._end(MESSAGE_TOO_BIG, "message too big")
-            return
-        self.buffer.extend(event)
-        if event.message_finished:
-            message = self.buffer.to_message()
-            self.buffer.clear()
-            self._message_bytes = self._fragments = 0
-            if self.app_put is not None:
-                await self.app_put(message)
-
-    async def _end(self, code: int, reason: str) -> None:
-        self._outbox.close(code, reason)
-        await self.send(StreamClosed(stream_id=self.stream_id))
-
-
-def ends_with_close(data: bytes) -> bool:
-    """Whether what a client sent ends with its close frame, after which it says nothing.
-
-    What is in front of it need not make sense: it may be the very thing that its connection is closed for.
-    """
-    return any(data[-6 - size : -4 - size] == bytes((0x88, 0x80 | size)) for size in range(CLOSE_MAX - 5))

@@ -141,6 +141,7 @@ async def guarded(
     *,
     limits: Limits | None = None,
     tls: ssl.SSLContext | None = None,
+    **more: Any,
 ) -> AsyncIterator[Served]:
     listeners: Any = await trio.open_tcp_listeners(0, host="127.0.0.1")
     served = Served(listeners[0].socket.getsockname()[1], trio.Event())
@@ -155,6 +156,7 @@ async def guarded(
             limits=limits,
             statistics=served.statistics,
             task_status=task_status,
+            **more,
         )
         served.ended.set()
 
@@ -199,8 +201,8 @@ def captured_log(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the server logs from now on."""
     capture = LogCapture()
     logger = structlog.wrap_logger(None, processors=[capture])
-    monkeypatch.setattr("web.server.connections.log", logger)
-    monkeypatch.setattr("web.server.protocol.log", logger)
+    for module in ("accepting", "connections", "forwarded", "protocol", "quiet"):
+        monkeypatch.setattr(f"web.server.{module}.log", logger)
     return capture.entries
 
 

@@ -26,7 +26,7 @@ from tests.web.server.served import (
     until,
 )
 from web.server.connections import Limits
-from web.server.protocol import ends_with_close
+from web.server.websocket import ends_with_close
 
 ANSWER = frame(CLOSE, struct.pack("!H", 1000) + b"bye")
 

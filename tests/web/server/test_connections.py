@@ -134,12 +134,6 @@ async def test_connections_over_the_limit_are_refused_and_the_others_served() ->
             assert b"200" in await exchange(served.port, GET % b"connection: close\r\n")
 
 
-def test_connection_limit_leaves_descriptors_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    for soft, expected in ((1024, 896), (64, 32), (1 << 20, 10_000), (-1, 10_000)):
-        monkeypatch.setattr("resource.getrlimit", lambda _, soft=soft: (soft, soft))
-        assert Limits().connections == expected
-
-
 # --- WebSocket --------------------------------------------------------------------------------------
 
 

@@ -212,7 +212,8 @@ async def test_mutated_streams_end_nothing_but_their_connection(lines: list[Any]
     assert descriptors() <= before
     assert served.statistics.crashes == 0, "contained, but there should be none"
     refused = [line for line in lines if line["event"] == "web.request_refused"]
-    assert served.statistics.refused == len(refused)
+    assert served.statistics.refused == sum(line.get("suppressed", 1) for line in refused)
+    assert len(refused) < 200, "what a client can cause is not a line each"
 
 
 async def test_mutated_streams_kill_stock() -> None:
