@@ -10,14 +10,18 @@ from importlib.metadata import version
 from math import inf, isfinite
 from pathlib import Path
 
+import structlog
 import trio
 
 from actors.clock import RecordedClock, fixed_order
 from actors.exchanges.exchange import Exchange, load_exchanges
 from actors.recording.format import BadRecording, Recording
 from daemon import backfill, demo, export, log, replay
-from daemon import config as configuration
 from daemon import main as daemon
+from daemon.config import Override, load
+from daemon.dump import dump
+from daemon.kinds import ConfigError
+from daemon.settings import Config
 
 EX_CONFIG = 78  # sysexits.h
 EX_CRASH = 1
@@ -30,18 +34,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parser().parse_args(arguments)
     exchanges = load_exchanges()
+    doubts: list[str] = []
     try:
-        config = configuration.load(
-            options.config, os.environ, _overrides(options), defaults=daemon.exchange_defaults(exchanges)
+        config = load(
+            options.config,
+            os.environ,
+            _overrides(options),
+            defaults=daemon.exchange_defaults(exchanges),
+            warn=doubts.append,
         )
-    except configuration.ConfigError as error:
+    except ConfigError as error:
         return _fail(error, EX_CONFIG)
+    if options.command in ("check", "export"):
+        sys.stderr.writelines(f"marketd: {doubt}\n" for doubt in doubts)
     if options.command == "check":
-        sys.stdout.write(configuration.dump(config))
+        sys.stdout.write(dump(config))
         return 0
     if options.command == "export":
         return export.run(config, options)
     log.configure(config.log.level, config.log.format)
+    for doubt in doubts:
+        structlog.get_logger().warning("config.doubtful", detail=doubt)
     if options.command == "replay":
         return _replay(options, config, exchanges)
     code = 0
@@ -57,14 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         trio.run(_until_signalled, program)
-    except* configuration.ConfigError as group:
+    except* ConfigError as group:
         code = _fail(group, EX_CONFIG)
     except* daemon.CannotListen as group:
         code = _fail(group, EX_CRASH)
     return code
 
 
-def _replay(options: argparse.Namespace, config: configuration.Config, exchanges: Mapping[str, Exchange]) -> int:
+def _replay(options: argparse.Namespace, config: Config, exchanges: Mapping[str, Exchange]) -> int:
     """Run `marketd replay`; returns the exit code."""
     code = 0
     try:
@@ -77,7 +90,7 @@ def _replay(options: argparse.Namespace, config: configuration.Config, exchanges
 
         with fixed_order():
             trio.run(_until_signalled, program, clock=clock, instruments=[clock])
-    except* (BadRecording, configuration.ConfigError, daemon.CannotListen) as group:
+    except* (BadRecording, ConfigError, daemon.CannotListen) as group:
         code = _fail(group, EX_CRASH)
     return code
 
@@ -146,10 +159,10 @@ def _add_options(parser: argparse.ArgumentParser, *, default: str | None) -> Non
     parser.add_argument("--log-level", default=default, help="DEBUG, INFO, WARNING or ERROR")
 
 
-def _overrides(options: argparse.Namespace) -> list[configuration.Override]:
+def _overrides(options: argparse.Namespace) -> list[Override]:
     keys = {"host": "server.host", "port": "server.port", "log_level": "log.level"}
     return [
-        configuration.Override(f"--{name.replace('_', '-')}", key, value)
+        Override(f"--{name.replace('_', '-')}", key, value)
         for name, key in keys.items()
         if (value := getattr(options, name)) is not None
     ]

@@ -24,10 +24,10 @@ from actors.exchanges.catalogue import Catalogue
 from actors.exchanges.exchange import Exchange, Rest
 from actors.upstream.budget import Budget, Window
 from actors.upstream.rest import RestClient, open_http, tls_for
-from daemon.config import Config
 from daemon.export import EX_FAILED, EX_USAGE, time_of
 from daemon.main import open_archive
 from daemon.progress import Progress, duration
+from daemon.settings import Config
 from daemon.supervisor import Change, RestartPolicy, supervise
 
 SHARE = 0.5  # of the budget

@@ -12,7 +12,7 @@ import trio
 from actors.exchanges.exchange import Exchange
 from actors.simulation.market import Market
 from daemon import main
-from daemon.config import Config
+from daemon.settings import Config
 
 SEED = 2026
 
@@ -35,8 +35,10 @@ async def run(
             for name in [name for name in exchanges if settings[name].enabled]:
                 simulator = importlib.import_module(f"actors.exchanges.{name}.simulator")
                 running = await simulators.start(partial(simulator.serve, market))
+                # A proxy, or another address of this machine, is no way to the loopback interface.
+                way = {"proxy": None, "source_address": None, "ca_file": None}
                 urls = {"rest_url": running.rest_url, "ws_url": running.ws_url}
-                settings[name] = msgspec.structs.replace(settings[name], **urls)
+                settings[name] = msgspec.structs.replace(settings[name], **urls, **way)
             archive = msgspec.structs.replace(config.archive, path=str(Path(folder) / "demo.db"))
             simulated = msgspec.structs.replace(config, exchanges=settings, archive=archive)
             async with trio.open_nursery() as nursery:

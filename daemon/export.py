@@ -11,8 +11,8 @@ from typing import Any
 
 from actors.archive.series import FAR, KINDS, WITH_INTERVAL, us
 from actors.archive.store import NotOurs
-from daemon.config import Config
 from daemon.progress import Progress
+from daemon.settings import Config
 from web.parameters import parse_time
 from web.rest.dump import Job, dump
 from web.rest.formats import FORMATS, file_name, missing

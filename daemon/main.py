@@ -24,7 +24,8 @@ from actors.feeds.everything import Everything
 from actors.recording.recorder import Recorded, Recorder
 from actors.spikes import Spikes
 from actors.upstream.seam import LIVE, Upstream
-from daemon.config import Config, ConfigError, ExchangeSettings, Server, Supervision
+from daemon.kinds import ConfigError
+from daemon.settings import Config, ExchangeSettings, Server, Supervision
 from daemon.supervisor import RestartPolicy, supervise
 from web.app import create_app
 from web.auth import Auth

@@ -18,7 +18,7 @@ from actors.exchanges.exchange import Exchange
 from actors.recording.format import BadRecording, Recording
 from actors.recording.replay import Replay
 from daemon import main
-from daemon.config import Config, ExchangeSettings, OiVol, Streams, Supervision
+from daemon.settings import Config, ExchangeSettings, OiVol, Streams, Supervision
 
 log = structlog.get_logger()
 

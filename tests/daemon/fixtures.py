@@ -28,7 +28,7 @@ from actors.simulation.assets import ASSETS, Asset
 from actors.simulation.market import Clock, Market
 from actors.simulation.server import Faults, Simulator
 from daemon import main
-from daemon.config import Archive, Config, ExchangeSettings, Server, Streams, Supervision
+from daemon.settings import Archive, Config, ExchangeSettings, Server, Streams, Supervision
 
 MINUTE = 60_000
 START = 1_789_999_200_000 + 18_000  # market time, ms: 18 s into an hour, 40 s before anything closes

@@ -29,7 +29,7 @@ from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
 from daemon import backfill
 from daemon.__main__ import main as program
-from daemon.config import Archive
+from daemon.settings import Archive
 from daemon.supervisor import RestartPolicy
 from tests.actors.exchanges.fixtures import quick, venues
 from tests.daemon.fixtures import START, TWO, Json, World, eventually, iso, world

@@ -12,7 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon.config import _EXCHANGE_KINDS, _KINDS, Config, ConfigError, ExchangeSettings, Override, dump, load
+from daemon.config import Override, load
+from daemon.dump import dump
+from daemon.kinds import EXCHANGE_KINDS, KINDS, ConfigError
+from daemon.settings import Config, ExchangeSettings, Server
 
 DEFAULTS = {
     "binance": ExchangeSettings(
@@ -50,7 +53,12 @@ def message(call: Callable[[], object]) -> str:
 
 
 def test_without_anything_the_defaults_hold() -> None:
-    assert load(None, NOWHERE, defaults=DEFAULTS) == Config(exchanges=DEFAULTS)
+    assert load(None, NOWHERE, defaults=DEFAULTS) == effective(DEFAULTS)
+
+
+def effective(exchanges: dict[str, ExchangeSettings]) -> Config:
+    """The defaults with what follows from them: what this machine is called."""
+    return Config(server=Server(allowed_hosts=("localhost", "127.0.0.1", "[::1]")), exchanges=exchanges)
 
 
 def test_the_shipped_file_says_the_defaults() -> None:
@@ -58,24 +66,20 @@ def test_the_shipped_file_says_the_defaults() -> None:
     shipped = Path(__file__).parents[2] / "config.toml"
     tree = tomllib.loads(shipped.read_text(encoding="utf-8"))
     exchanges = msgspec.convert(tree["exchanges"], dict[str, ExchangeSettings])
-    assert load(shipped, NOWHERE, defaults=exchanges) == Config(exchanges=exchanges)
+    Path("config.toml").write_bytes(shipped.read_bytes())
+    assert load(None, NOWHERE, defaults=exchanges) == effective(exchanges)
     written = {
         (section, key) for section in Config.__struct_fields__ if section != "exchanges" for key in tree[section]
     }
-    assert written == set(_KINDS) - {("server", "certfile"), ("server", "keyfile"), ("record", "path")}
-    assert all(set(table) == set(_EXCHANGE_KINDS) for table in tree["exchanges"].values())
+    way = {"proxy", "source_address", "ca_file"}
+    absent = {("server", "certfile"), ("server", "keyfile"), ("auth", "anonymous"), ("record", "path")}
+    assert written == set(KINDS) - absent - {("upstream", key) for key in way}
+    assert all(set(table) == set(EXCHANGE_KINDS) - way for table in tree["exchanges"].values())
+    assert all(re.search(rf"^# {key} = ", shipped.read_text(), re.MULTILINE) for _, key in absent if key != "path")
 
 
-def test_every_field_has_a_kind() -> None:
-    config = Config(exchanges=DEFAULTS)
-    fields = {
-        (section, key)
-        for section in Config.__struct_fields__
-        if section != "exchanges"
-        for key in getattr(config, section).__struct_fields__
-    }
-    assert fields == set(_KINDS)
-    assert set(ExchangeSettings.__struct_fields__) == set(_EXCHANGE_KINDS)
+def test_every_key_says_what_it_may_be() -> None:
+    assert all(kind.expected for kind in [*KINDS.values(), *EXCHANGE_KINDS.values()])
 
 
 def test_a_partial_exchange_keeps_its_other_defaults() -> None:
@@ -104,6 +108,44 @@ def test_a_variable_names_an_exchange_too() -> None:
 
 def test_the_two_delays_may_be_equal() -> None:
     assert from_environment(WS_RECONNECT_DELAY="60").supervision.reconnect_delay == 60
+
+
+def test_what_follows_from_where_it_listens() -> None:
+    """Rebinding and open metrics are a matter of the address: what is not given is what is safe there."""
+
+    def follows(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        config = from_file(text)
+        return config.server.allowed_hosts, config.auth.anonymous
+
+    local = ("localhost", "127.0.0.1", "[::1]")
+    everything, without_metrics = ("read", "export", "metrics"), ("read", "export")
+    assert follows("") == (local, everything)
+    assert follows('[server]\nhost = "::1"') == (local, everything)
+    assert follows('[server]\nhost = "127.0.0.2"') == ((*local, "127.0.0.2"), everything)
+    assert follows('[server]\nhost = "LocalHost"') == (local, everything)
+    assert follows('[server]\nhost = "0.0.0.0"') == ((), without_metrics)
+    assert follows('[server]\nhost = "::"') == ((), without_metrics)
+    assert follows('[server]\nhost = "example.org"') == ((), without_metrics)
+    assert follows('[server]\nport = -1\nunix_socket = "s"') == ((), without_metrics)
+    assert follows('[server]\nhost = "::"\n[auth]\nanonymous = ["metrics"]') == ((), ("metrics",))
+    assert follows('[server]\nallowed_hosts = ["A.example", "[::1]"]') == (("a.example", "[::1]"), everything)
+
+
+def test_the_keys_are_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "my.toml").write_text("")
+    assert load(None, NOWHERE, defaults=DEFAULTS).auth.keys_file == "keys.toml"
+    assert load(Path("etc/my.toml"), NOWHERE, defaults=DEFAULTS).auth.keys_file == "etc/keys.toml"
+    (tmp_path / "etc" / "my.toml").write_text('[auth]\nkeys_file = "/run/k"')
+    assert load(Path("etc/my.toml"), NOWHERE, defaults=DEFAULTS).auth.keys_file == "/run/k"
+
+
+def test_an_exchange_goes_the_common_way_unless_it_has_its_own() -> None:
+    text = '[upstream]\nproxy = "http://p:1"\nsource_address = "192.0.2.1"\n[exchanges.binance]\n[exchanges.bybit]\n'
+    config = from_file(text + 'proxy = ""\nsource_address = "::1"')
+    ways = {name: (exchange.proxy, exchange.source_address) for name, exchange in config.exchanges.items()}
+    assert ways == {"binance": ("http://p:1", "192.0.2.1"), "bybit": ("", "::1")}
+    assert from_file(dump(config)) == config
 
 
 # --- precedence
@@ -215,14 +257,14 @@ def test_a_platforms_port_listens_everywhere(
 
 def test_first_names_of_an_exchange_that_is_not_there_are_not_ours() -> None:
     only = {"bybit": DEFAULTS["bybit"]}
-    assert load(None, {"BINANCE_BASE_URL": "junk"}, defaults=only) == Config(exchanges=only)
+    assert load(None, {"BINANCE_BASE_URL": "junk"}, defaults=only) == effective(only)
 
 
 def test_dotenv_is_beside_the_file_and_plain(tmp_path: Path) -> None:
     there = tmp_path / "there"
     there.mkdir()
     (there / "my.toml").write_text("")
-    (there / ".env").write_text('# c\nexport PORT=4000\nLOG_LEVEL="debug"\nOTHER=$PORT\nBARE\nMARKETD_BARE\n')
+    (there / ".env").write_text('# c\nexport PORT=4000\nLOG_LEVEL="debug"\nOTHER=$PORT\nBARE\nMARKETD_BARE__\n')
     config = load(there / "my.toml", NOWHERE, defaults=DEFAULTS)
     assert (config.server.port, config.log.level) == (4000, "DEBUG")
     (there / ".env").write_text("MARKETD_SERVER__HOST=${HOME}")
@@ -231,7 +273,7 @@ def test_dotenv_is_beside_the_file_and_plain(tmp_path: Path) -> None:
 
 def test_a_virtual_environment_called_dotenv_is_no_variables() -> None:
     Path(".env").mkdir()
-    assert load(None, NOWHERE, defaults=DEFAULTS) == Config(exchanges=DEFAULTS)
+    assert load(None, NOWHERE, defaults=DEFAULTS) == effective(DEFAULTS)
 
 
 def test_a_byte_order_mark_and_dos_lines_are_fine() -> None:
@@ -251,6 +293,11 @@ REST_URL = "exchanges.binance.rest_url: expected a URL with a host, http:// or h
 WS_URL = "exchanges.binance.ws_url: expected a URL with a host, ws:// or wss://"
 ORIGINS = 'server.cors_origins: expected "*" or a list of origins (no path)'
 SECONDS = "expected a number of seconds above 0"
+HOSTS = 'server.allowed_hosts: expected a list of host names and addresses without ports, IPv6 as "[::1]"'
+NETWORKS = 'expected a list of addresses or networks such as "10.0.0.0/8"'
+SCOPES = "expected a list of different scopes among read export metrics"
+LISTEN = 'expected an address and a port such as "127.0.0.1:9464"'
+PROXY = "a URL with a host and a port, http://, https://, socks5:// or socks5h://"
 SYMBOLS = "expected a list of different symbols"
 
 
@@ -266,14 +313,14 @@ SYMBOLS = "expected a list of different symbols"
         ("[exchanges.binanse]", 'exchanges.binanse: unknown exchange (did you mean "binance"?)'),
         ("[exchanges]\nbinance = true", "exchanges.binance: expected a table, got true"),
         ('[exchanges.binance]\nsymbol = ["A"]', 'exchanges.binance.symbol: unknown key (did you mean "symbols"?)'),
-        ('[server]\nport = "abc"', 'server.port: expected an integer from 0 to 65535, got "abc"'),
-        ("[server]\nport = true", "server.port: expected an integer from 0 to 65535, got true"),
-        ("[server]\nport = 1.0", "server.port: expected an integer from 0 to 65535, got 1.0"),
-        ("[server]\nport = 65536", "server.port: expected an integer from 0 to 65535, got 65536"),
-        ("[server]\nport = -1", "server.port: expected an integer from 0 to 65535, got -1"),
-        ("[server]\nport = 2026-01-01", "server.port: expected an integer from 0 to 65535, got a date"),
-        (f"[server]\nport = 0x{'f' * 5000}", "server.port: expected an integer from 0 to 65535, got a huge integer"),
-        ("[server]\nport = {}", "server.port: expected an integer from 0 to 65535, got a table"),
+        ('[server]\nport = "abc"', 'server.port: expected an integer from -1 to 65535, got "abc"'),
+        ("[server]\nport = true", "server.port: expected an integer from -1 to 65535, got true"),
+        ("[server]\nport = 1.0", "server.port: expected an integer from -1 to 65535, got 1.0"),
+        ("[server]\nport = 65536", "server.port: expected an integer from -1 to 65535, got 65536"),
+        ("[server]\nport = -2", "server.port: expected an integer from -1 to 65535, got -2"),
+        ("[server]\nport = 2026-01-01", "server.port: expected an integer from -1 to 65535, got a date"),
+        (f"[server]\nport = 0x{'f' * 5000}", "server.port: expected an integer from -1 to 65535, got a huge integer"),
+        ("[server]\nport = {}", "server.port: expected an integer from -1 to 65535, got a table"),
         ('[server]\nhost = ""', 'server.host: expected a host name or an IP address, got ""'),
         ('[server]\nhost = "a b"', 'server.host: expected a host name or an IP address, got "a b"'),
         ('[server]\nhost = "http://a"', 'server.host: expected a host name or an IP address, got "http://a"'),
@@ -290,6 +337,47 @@ SYMBOLS = "expected a list of different symbols"
         ),
         ("[record]\npart_mb = 0", "record.part_mb: expected an integer from 1 to 100000, got 0"),
         ("[record]\npath = true", "record.path: expected the path of a folder, got true"),
+        (
+            "[server]\nport = -1",
+            "server.port: -1 is for a daemon that listens on server.unix_socket alone, which is not given",
+        ),
+        (
+            f'[server]\nunix_socket = "{"s" * 108}"',
+            f'server.unix_socket: expected the path of a socket, at most 107 bytes, got "{"s" * 80}"...',
+        ),
+        ('[server]\nallowed_hosts = ["a:80"]', f'{HOSTS}, got ["a:80"]'),
+        ('[server]\nallowed_hosts = ["::1"]', f'{HOSTS}, got ["::1"]'),
+        ('[server]\nallowed_hosts = ["[::g]"]', f'{HOSTS}, got ["[::g]"]'),
+        ('[server]\ntrusted_proxies = ["proxy"]', f'server.trusted_proxies: {NETWORKS}, got ["proxy"]'),
+        ('[server]\ntrusted_proxies = ["10.0.0.1/8"]', f'server.trusted_proxies: {NETWORKS}, got ["10.0.0.1/8"]'),
+        ('[server]\nroot_path = "market"', 'server.root_path: expected a path such as "/market", got "market"'),
+        ('[server]\nroot_path = "/a b"', 'server.root_path: expected a path such as "/market", got "/a b"'),
+        ('[auth]\nanonymous = ["admin"]', f'auth.anonymous: {SCOPES}, got ["admin"]'),
+        ('[auth]\nanonymous = ["read", "read"]', f'auth.anonymous: {SCOPES}, got ["read", "read"]'),
+        ('[auth]\nkeys_file = ""', 'auth.keys_file: expected the path of a file, got ""'),
+        ("[auth]\ntoken_in_query = 1", "auth.token_in_query: expected true or false, got 1"),
+        ("[limits]\nexempt = [1]", f"limits.exempt: {NETWORKS}, got a list"),
+        ("[limits]\nconnections = -1", "limits.connections: expected an integer of at least 0, got -1"),
+        ("[limits]\nconnections = 1.5", "limits.connections: expected an integer of at least 0, got 1.5"),
+        ("[limits]\nupstream_share = 1.1", "limits.upstream_share: expected a number from 0 to 1, got 1.1"),
+        ("[limits]\nrequests_per_second = nan", "limits.requests_per_second: expected a number of at least 0, got nan"),
+        ('[metrics]\nlisten = "9464"', f'metrics.listen: {LISTEN}, got "9464"'),
+        ('[metrics]\nlisten = "a:99999"', f'metrics.listen: {LISTEN}, got "a:99999"'),
+        ("[streams]\nhistory = 0", "streams.history: expected an integer from 100 to 100000, got 0"),
+        *[
+            (f'[upstream]\nproxy = "{url}"', f"upstream.proxy: expected {PROXY}")
+            for url in (
+                "host:1",
+                "ftp://host:1",
+                "http://u:hunter2@host",
+                "socks5://host:0",
+                "http://host:1/p",
+                "socks5://",
+            )
+        ],
+        ('[exchanges.binance]\nproxy = "x"', f"exchanges.binance.proxy: expected {PROXY}"),
+        ('[upstream]\nsource_address = "a"', 'upstream.source_address: expected an IP address, got "a"'),
+        ('[upstream]\nca_file = "nosuch.pem"', "upstream.ca_file: cannot be used: No such file or directory"),
         ('[server]\nkeyfile = "k"', "server.keyfile: certfile and keyfile go together, give both"),
         ('[log]\nlevel = "LOUD"', f'log.level: {LEVELS}, got "LOUD"'),
         ("[log]\nlevel = 10", "log.level: expected one of DEBUG, INFO, WARNING, ERROR, got 10"),
@@ -392,13 +480,13 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({"MARKETD_SERVER__PORT": "abc"}, 'MARKETD_SERVER__PORT: expected an integer from 0 to 65535, got "abc"'),
-        ({"PORT": ""}, 'PORT: expected an integer from 0 to 65535, got ""'),
+        ({"MARKETD_SERVER__PORT": "abc"}, 'MARKETD_SERVER__PORT: expected an integer from -1 to 65535, got "abc"'),
+        ({"PORT": ""}, 'PORT: expected an integer from -1 to 65535, got ""'),
         (
             {"MARKETD_SERVER__PROT": "1"},
             'MARKETD_SERVER__PROT: unknown variable (did you mean "MARKETD_SERVER__PORT"?)',
         ),
-        ({"MARKETD_QQ": "1"}, "MARKETD_QQ: unknown variable"),
+        ({"MARKETD_Q__Q": "1"}, "MARKETD_Q__Q: unknown variable"),
         (
             {"MARKETD_EXCHANGES__OKX__ENABLED": "1"},
             'MARKETD_EXCHANGES__OKX__ENABLED: unknown variable (did you mean "MARKETD_EXCHANGES__BYBIT__ENABLED"?)',
@@ -411,7 +499,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ({"SUPPORTED_SYMBOLS": '["A"'}, f'SUPPORTED_SYMBOLS: {SYMBOLS}, got "[\\"A\\""'),
         ({"SUPPORTED_SYMBOLS": "[" * 100_000}, f'SUPPORTED_SYMBOLS: {SYMBOLS}, got "' + "[" * 80 + '"...'),
         ({"BINANCE_BASE_URL": "binance.example"}, "BINANCE_BASE_URL: expected a URL with a host, http:// or https://"),
-        ({"WS_RECONNECT_DELAY": "nan"}, f"WS_RECONNECT_DELAY: {SECONDS}, got nan"),
+        ({"WS_RECONNECT_DELAY": "nan"}, f'WS_RECONNECT_DELAY: {SECONDS}, got "nan"'),
         (
             {"WS_RECONNECT_DELAY": "99"},
             "WS_RECONNECT_DELAY: max_reconnect_delay (60.0) is less than reconnect_delay (99.0)",
@@ -425,10 +513,10 @@ def test_a_mistake_in_the_environment(environ: dict[str, str], expected: str) ->
 
 def test_a_mistake_in_the_dotenv_file_or_an_option_names_it() -> None:
     Path(".env").write_text("PORT=x\n")
-    assert message(from_environment) == '.env: PORT: expected an integer from 0 to 65535, got "x"'
+    assert message(from_environment) == '.env: PORT: expected an integer from -1 to 65535, got "x"'
     assert from_environment(PORT="1").server.port == 1
-    Path(".env").write_text("MARKETD_X=1\n")
-    assert message(from_environment) == ".env: MARKETD_X: unknown variable"
+    Path(".env").write_text("MARKETD_X__Y=1\n")
+    assert message(from_environment) == ".env: MARKETD_X__Y: unknown variable"
     Path(".env").write_bytes(b"\xff")
     assert message(from_environment) == ".env: not UTF-8 (at byte 0)"
     Path(".env").unlink()
@@ -438,6 +526,46 @@ def test_a_mistake_in_the_dotenv_file_or_an_option_names_it() -> None:
 
     assert option("--port", "server.port", "x").startswith("command line: --port: expected an integer")
     assert option("--set", "server.prot", "1") == 'command line: --set: unknown key "server.prot"'
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MARKETD_PORT",
+        "MARKETD_PORT_8000_TCP",
+        "MARKETD_PORT_8000_TCP_ADDR",
+        "MARKETD_PORT_8000_TCP_PORT",
+        "MARKETD_SERVICE_HOST",
+        "MARKETD_SERVICE_PORT",
+        "MARKETD_SERVICE_PORT_HTTP",
+        "MARKETD_SERVER_PORT",
+        "MARKETD_SERVER_SERVICE_HOST",
+        "MARKETD_QQ",
+        "MARKETD_HOME",
+    ],
+)
+def test_variables_that_kubernetes_sets_are_none_of_ours(name: str) -> None:
+    """It sets them in every pod beside a service that is called marketd."""
+    told: list[str] = []
+    text = "tcp://10.0.0.1:8000" if name.endswith(("PORT", "TCP")) else "10.0.0.1"
+    assert load(None, {name: text}, defaults=DEFAULTS, warn=told.append) == effective(DEFAULTS)
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("MARKETD_SERVER_PORT", "MARKETD_SERVER__PORT"),
+        ("MARKETD_SERVERPORT", "MARKETD_SERVER__PORT"),
+        ("MARKETD_EXCHANGES_BYBIT_SYMBOLS", "MARKETD_EXCHANGES__BYBIT__SYMBOLS"),
+        ("MARKETD_LOG_LEVL", "MARKETD_LOG__LEVEL"),
+    ],
+)
+def test_a_variable_that_looks_misspelt_is_told(name: str, meant: str) -> None:
+    told: list[str] = []
+    Path(".env").write_text(f"{name}=1\n")
+    assert load(None, NOWHERE, defaults=DEFAULTS, warn=told.append) == effective(DEFAULTS)
+    assert told == [f'.env: {name}: not read (did you mean "{meant}"?)']
 
 
 def test_a_password_in_a_url_is_never_told() -> None:
@@ -481,9 +609,15 @@ def test_dump_masks_secrets(url: str, shown: str) -> None:
     assert from_file(text).exchanges["bybit"] == DEFAULTS["bybit"]
 
 
+def test_dump_masks_proxies() -> None:
+    text = dump(from_file('[upstream]\nproxy = "socks5h://user:hunter2@host:1080"'))
+    assert "hunter2" not in text
+    assert tomllib.loads(text)["exchanges"]["bybit"]["proxy"] == "socks5h://***@host:1080"
+
+
 # --- any input at all
 
-NAMES = st.sampled_from([*(name for key in _KINDS for name in key), *_EXCHANGE_KINDS, "exchanges", "binance", "x"])
+NAMES = st.sampled_from([*(name for key in KINDS for name in key), *EXCHANGE_KINDS, "exchanges", "binance", "x"])
 SCALARS = st.sampled_from(
     ["1", "-1", "0.5", "nan", "inf", "true", '"1m"', '"*"', '"https://a@b"', "[]", '["A", 1]', "{}", "2020-01-01", "'"]
 )
@@ -494,7 +628,7 @@ LINES = st.one_of(
     st.text(max_size=20),
 )
 VARIABLES = st.one_of(
-    st.sampled_from([*("MARKETD_" + "__".join(key).upper() for key in _KINDS), "PORT", "CORS_ORIGINS", "LOG_LEVEL"]),
+    st.sampled_from([*("MARKETD_" + "__".join(key).upper() for key in KINDS), "PORT", "CORS_ORIGINS", "LOG_LEVEL"]),
     st.sampled_from(["SUPPORTED_SYMBOLS", "SUPPORTED_INTERVALS", "BINANCE_BASE_URL", "WS_RECONNECT_DELAY"]),
     st.text(max_size=10).map("MARKETD_{}".format),
 )

@@ -21,7 +21,7 @@ from actors.exchanges.binance.simulator.rest import banned, error, html, restric
 from actors.exchanges.exchange import Exchange
 from actors.simulation.server import Faults, Reply, RestFault
 from actors.upstream import dial, flights, rest
-from daemon.config import Supervision
+from daemon.settings import Supervision
 from tests.daemon.fixtures import START, Stream, World, eventually, fast, world
 
 SILENCE = 1.2  # seconds; the real limit is 15

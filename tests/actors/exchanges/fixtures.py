@@ -18,7 +18,7 @@ from actors.simulation.assets import Asset
 from actors.simulation.market import Clock, Market
 from actors.simulation.server import Faults, Simulator
 from daemon import main
-from daemon.config import Archive, Config, ExchangeSettings, OiVol, Server, Streams
+from daemon.settings import Archive, Config, ExchangeSettings, OiVol, Server, Streams
 from tests.daemon.fixtures import START, SUPERVISION, TWO, Json, Served, captured_logs, eventually
 
 EXCHANGES = load_exchanges()

@@ -18,8 +18,8 @@ from actors import collection
 from actors.events import ms
 from actors.simulation.server import Faults, RestFault
 from daemon import demo
-from daemon.config import Config, OiVol, Server
 from daemon.main import exchange_defaults
+from daemon.settings import Config, OiVol, Server
 from tests.actors.exchanges.fixtures import EXCHANGES, WITHIN, Venues, quick, running, venues
 from tests.daemon.fixtures import LOOK, MINUTE, START, TWO, Json, Stream, assets, eventually, iso
 

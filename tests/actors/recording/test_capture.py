@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio_websocket
 
-from daemon.config import Config, ExchangeSettings, Server, Streams
+from daemon.settings import Config, ExchangeSettings, Server, Streams
 from tests import recordings
 from tests.daemon.fixtures import Json, Stream, eventually, fast, iso, serving
 

@@ -31,7 +31,7 @@ from actors.recording.format import VERSION, Answered, AnyRecord, Begin, Failed,
 from actors.simulation.http import Reply
 from actors.simulation.server import RestFault
 from daemon import replay
-from daemon.config import Config, OiVol, Record, Server
+from daemon.settings import Config, OiVol, Record, Server
 from tests.actors.exchanges.fixtures import EXCHANGES, INTERVALS, Venues, quick, venues
 from tests.actors.recording.test_capture import RECORDINGS, Recorded, bar, trade
 from tests.actors.recording.test_capture import SYMBOLS as SUSHI_AND_OTHERS

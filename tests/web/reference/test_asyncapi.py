@@ -25,7 +25,7 @@ from actors.connector import Connector
 from actors.exchanges.binance import EXCHANGE
 from actors.feeds.everything import Everything
 from actors.spikes import Spikes
-from daemon.config import OiVol, Streams
+from daemon.settings import OiVol, Streams
 from tests.daemon.fixtures import MINUTE, START, World, eventually, world
 from tests.web.reference.test_openapi import get, never, resolve, within
 from web.app import create_app

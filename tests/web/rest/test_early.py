@@ -9,7 +9,7 @@ import pytest
 import trio
 
 import web.rest.early
-from daemon.config import Server
+from daemon.settings import Server
 from tests.daemon.fixtures import World, eventually, world
 from web.rest.early import Early, parse_head
 

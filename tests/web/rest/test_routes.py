@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actors.simulation.server import Faults
-from daemon.config import Server
+from daemon.settings import Server
 from tests.daemon.fixtures import MINUTE, START, Json, World, assets, iso, world
 
 OPENED = START - START % MINUTE  # when the bar that is open opened

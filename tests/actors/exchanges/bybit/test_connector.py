@@ -38,8 +38,8 @@ from actors.simulation.assets import ASSETS
 from actors.simulation.history import MINUTE
 from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
-from daemon.config import Supervision
 from daemon.main import with_policy
+from daemon.settings import Supervision
 
 START = 1_794_999_977_000  # 17 s into a minute
 SMALL = [asset for asset in ASSETS if asset.name in ("BTC", "ETH", "BTC-quarter")]

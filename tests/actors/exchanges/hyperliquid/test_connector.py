@@ -19,8 +19,8 @@ from actors.exchanges.hyperliquid.simulator import Options, serve
 from actors.simulation.assets import ASSETS, synthetic
 from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
-from daemon.config import Supervision
 from daemon.main import with_policy
+from daemon.settings import Supervision
 
 SMALL = [asset for asset in ASSETS if asset.name in ("BTC", "ETH", "SOL", "BLZ", "OCEAN", "LINK")]
 QUICK = Supervision(reconnect_delay=0.05, max_reconnect_delay=0.1)
