@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from daemon.config import Archive, Server
+from daemon.settings import Archive, Server
 from tests.daemon.fixtures import World, world
 
 SSE = "/sse?topics=binance:BTCUSDT:trades"
