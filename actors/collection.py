@@ -166,6 +166,13 @@ class Collection:
             if feed.holds == 0 and feed.symbol not in self.symbols:
                 self._reach.nursery.start_soon(self._end_when_idle, feed)
 
+    def end_if_unread(self, symbol: str) -> None:
+        """End an on-demand feed at once, unless somebody holds it."""
+        feed = self.feeds.get(symbol)
+        if feed is not None and feed.holds == 0 and symbol not in self.symbols:
+            self._stop(feed, "no reader")
+            del self.feeds[symbol]
+
     def check_interval(self, interval: str | None) -> None:
         if interval is not None and interval not in self.exchange.intervals:
             name, known = self.exchange.name, ", ".join(self.exchange.intervals)

@@ -197,6 +197,10 @@ class Connector:
         """The feed that serves `topic`: see Collection.reading."""
         return self._collection.reading(topic)
 
+    def end_if_unread(self, symbol: str) -> None:
+        """End an on-demand feed at once, unless somebody holds it."""
+        self._collection.end_if_unread(symbol)
+
     @property
     def is_live(self) -> bool:
         """At least one feed delivers."""

@@ -138,17 +138,14 @@ class Account:
 
     @contextmanager
     def exporting(self) -> Iterator[None]:
-        """One export, for as long as the block lasts. Raises RateLimited."""
-        self.check_exports()
+        """One export, for as long as the block lasts. Raises RateLimited where one more may not run."""
+        if 0 < self.limits.exports <= self.exports:
+            raise too_many("exports", self.limits.exports, "exports at once")
         self.exports += 1
         try:
             yield
         finally:
             self.exports -= 1
-
-    def check_exports(self) -> None:
-        if 0 < self.limits.exports <= self.exports:
-            raise too_many("exports", self.limits.exports, "exports at once")
 
     def check_topics(self, *, is_filtered: bool) -> None:
         """Raises RateLimited where one more may not be followed."""

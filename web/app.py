@@ -75,6 +75,7 @@ def create_app(
             topics_of(request.args),
             request.headers.get("Last-Event-ID"),
             fanouts,
+            auth,
             head_only=request.method == "HEAD",
         )
 
@@ -94,7 +95,7 @@ def create_app(
             return
         await receive()  # says only that it was connected
         with serving(WebSocket(scope, receive, send)):
-            await serve_stream(scope["path"], fanouts, limits, cors_origins)
+            await serve_stream(scope["path"], fanouts, limits, auth, cors_origins)
 
     app.asgi_app = asgi  # type: ignore[method-assign]  # Quart's way of putting something in front
 

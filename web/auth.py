@@ -7,7 +7,7 @@ their mistake. A good key is never refused because of others' bad ones.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
@@ -52,18 +52,21 @@ class Visit(NamedTuple):
 
 VISIT: ContextVar[Visit] = ContextVar("visit")
 """Of the request or the WebSocket that is being handled."""
+ENDING: ContextVar[ExitStack] = ContextVar("ending")
+"""What ends with it, however it ends."""
 
 
 @contextmanager
 def visiting(visit: Visit) -> Iterator[None]:
     """Within the block all is done for this client, what an exchange is asked too."""
-    account = visit.account
-    ours, upstream = VISIT.set(visit), CLIENT.set(account.caller)
-    try:
-        yield
-    finally:
-        VISIT.reset(ours)
-        CLIENT.reset(upstream)
+    with ExitStack() as ending:
+        ours, upstream, ends = VISIT.set(visit), CLIENT.set(visit.account.caller), ENDING.set(ending)
+        try:
+            yield
+        finally:
+            VISIT.reset(ours)
+            CLIENT.reset(upstream)
+            ENDING.reset(ends)
 
 
 class Auth:

@@ -26,6 +26,7 @@ from actors.exchanges.exchange import Backlog, Exchange, Rest, Update
 from actors.feeds.everything import Everything
 from actors.feeds.feed import Feed
 from actors.spikes import Spikes
+from web.account import NONE, Account
 from web.rest.handlers import Connectors
 from web.server.outbox import Outbox
 from web.streams.fanouts import Fanouts
@@ -43,6 +44,9 @@ MEMORY = Memory(frames=60, seconds=100.0)
 def quiet(exchange: Exchange) -> Exchange:
     capabilities = {**exchange.capabilities, "open_interest": False}
     return replace(exchange, history=12, capabilities=capabilities, open_rest=binance.EXCHANGE.open_rest)
+
+
+LOCAL = Account("", NONE, is_exempt=True)
 
 
 class Market:
@@ -196,7 +200,7 @@ class Client:
         if backfill is not None:
             command["backfill"] = backfill
         self.connection = Multiplex(
-            cast(Outbox, self), self.story.fanouts, ClientLimits(commands_per_second=1e6), self.story.nursery
+            cast(Outbox, self), self.story.fanouts, ClientLimits(commands_per_second=1e6), self.story.nursery, LOCAL
         )
         assert self.connection.take(msgspec.json.encode(command))
 

@@ -19,6 +19,7 @@ from actors.archive.reads import Unreadable
 from actors.archive.series import FAR, KINDS, WITH_INTERVAL, ArchiveKind, us
 from actors.errors import NotReady, UnknownSymbol, Unsupported
 from web import parameters as p
+from web.auth import ENDING, VISIT
 from web.problems import BadParameter, InvalidParameters, NotFound
 from web.rest.dump import Job
 from web.rest.formats import FORMATS, file_name, missing
@@ -49,6 +50,7 @@ async def export(connectors: Connectors, query: p.ExportQuery, *, kind: str) -> 
     if archive is None:
         raise Unsupported("the archive is switched off: see [archive] in the configuration")
     job = await _job(connectors, archive, kind, query)
+    ENDING.get().enter_context(VISIT.get().account.exporting())
     if archive.exports.available_tokens == 0:
         raise NotReady(f"{archive.exports.total_tokens} exports are running already", retry_after=BUSY)
     form = FORMATS[job.format]

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from weakref import WeakKeyDictionary
 
 import trio
 
 from actors.errors import NotReady
 from actors.exchanges.exchange import Supervise
+from web.account import Account
 from web.streams.fanout import Fanout
 from web.streams.memory import Memory, new_epoch
 from web.streams.topics import Sources, Wanted, acceptance, conflater, name_of, source_of
@@ -30,6 +32,7 @@ class Fanouts:
         self._fanouts: dict[str, Fanout] = {}
         self._holds: dict[Fanout, ExitStack] = {}  # what each fan-out holds of its source
         self._holders: dict[Fanout, int] = {}
+        self.followed_by: WeakKeyDictionary[Fanout, Account | None] = WeakKeyDictionary()  # None: by several clients
         self._left_at: dict[Fanout, float] = {}  # those without holders, in the order in which they were left
         nursery.start_soon(self._end_the_idle)
 
@@ -78,6 +81,11 @@ class Fanouts:
                     self._left_at[fanout] = trio.current_time()
                 else:
                     self._end(fanout)
+
+    def end_if_left(self, fanout: Fanout) -> None:
+        """Do not wait for whoever may come back to it."""
+        if fanout in self._left_at:
+            self._end(fanout)
 
     def _make_room(self, name: str) -> None:
         """Bounds what clients can have made. Raises NotReady where there are as many filters as there may be."""

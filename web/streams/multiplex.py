@@ -8,6 +8,7 @@ topic's fan-out, behind which nothing is sent before all in front of it.
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
+from math import inf
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,12 +18,14 @@ from msgspec import UNSET, Struct, UnsetType
 from actors.errors import MarketError, NotReady
 from actors.events import Ohlc, bar_end
 from actors.feeds.feed import Feed
+from web.account import Account
 from web.problems import BadParameter, InvalidParameters, NotFound, Problem, problem, problem_of
 from web.server.outbox import TRY_AGAIN_LATER, text_frame
 from web.streams.commands import Ack, Id, Live, Ping, Pong, Subscribe, Unsubscribe
 from web.streams.fanout import Client, Fanout, Opening, Outlet
 from web.streams.fanouts import Fanouts
 from web.streams.memory import Forgotten, Position
+from web.streams.shares import following
 from web.streams.topics import find_by_name
 
 SOCKET = "/ws"
@@ -34,7 +37,8 @@ ASK_AGAIN = 1.5  # seconds; an answer is shared for one
 NAMED_MAX = 1000  # topics in one command, unless a connection may follow more
 TOPICS_PER_COMMAND = 50  # so many topics in a command cost as much of the allowance as the command itself
 PATIENCE = 4  # times the allowance of commands that may be refused before the client is cut off
-POLICY_VIOLATION = 1008
+POLICY_VIOLATION, NO_TOPIC = 1008, 4408
+TOPIC_WITHIN = 60.0  # seconds that a connection may be without a topic
 
 
 class ClientLimits(NamedTuple):
@@ -72,7 +76,11 @@ class Subscription:
 class Multiplex:
     """One client of `/ws`."""
 
-    def __init__(self, outbox: Outlet, fanouts: Fanouts, limits: ClientLimits, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, outbox: Outlet, fanouts: Fanouts, limits: ClientLimits, nursery: trio.Nursery, account: Account
+    ) -> None:
+        self.waiting = trio.CancelScope()  # of whoever waits for commands: it ends where there is no topic for too long
+        self._account = account
         self._outbox = outbox
         self._fanouts = fanouts
         self._limits = limits
@@ -81,12 +89,16 @@ class Multiplex:
         self._spelled: dict[str, str] = {}  # the client's spellings of such names
         self._burst = 2 * limits.commands_per_second
         self._allowance, self._checked_at = self._burst, trio.current_time()
+        self._note_topics()
         self._telling = trio.Lock()  # one piece of the past at a time: what is live needs the outbox's room
 
     def close(self) -> None:
         for subscription in self._subscriptions.values():
             subscription.close()
         self._subscriptions.clear()
+
+    def _note_topics(self) -> None:
+        self.waiting.deadline = inf if self._subscriptions else trio.current_time() + TOPIC_WITHIN
 
     # --- commands ---
 
@@ -169,11 +181,12 @@ class Multiplex:
         if len(self._subscriptions) >= self._limits.topics:  # nothing is made for what will be refused
             raise _TooMany(f"one connection may follow {self._limits.topics} topics")
         with ExitStack() as stack:
-            fanout = stack.enter_context(self._fanouts.holding(wanted, remember=True))
+            fanout = stack.enter_context(following(self._account, self._fanouts, wanted, remember=True))
             if fanout.name in self._subscriptions:
                 return fanout.name, None
             subscription = Subscription(fanout, self._outbox, stack.pop_all())
         self._subscriptions[fanout.name] = subscription
+        self._note_topics()
         return fanout.name, subscription
 
     def _unsubscribe(self, command: Unsubscribe) -> None:
@@ -190,6 +203,7 @@ class Multiplex:
                 subscription.close()
                 left.append(name)
         if left:
+            self._note_topics()
             self._spelled = {text: name for text, name in self._spelled.items() if name in self._subscriptions}
             self._acknowledge(command.id, left)
 
@@ -210,6 +224,7 @@ class Multiplex:
                 if self._subscriptions.get(fanout.name) is subscription:  # not left, and subscribed to anew, meanwhile
                     del self._subscriptions[fanout.name]
                     subscription.close()
+                    self._note_topics()
                     self._refuse(command.id, _problem_of(error), topic=fanout.name)
 
     async def _begin(self, subscription: Subscription, backfill: int | None) -> int:

@@ -1,26 +1,26 @@
 """The WebSocket streams: which path is which topic, and one client's life on it.
 
-A client is accepted first and told what is wrong in a frame: a browser cannot read a refused handshake. Whatever a
-client sends is read and dropped, so that its leaving is always noticed; a flood of it ends the client.
+What cannot be had is told in a frame, see `web.streams.entry`. Whatever a client sends is read and dropped, so that its
+leaving is always noticed; a flood of it ends the client.
 """
-
-from typing import cast
-from urllib.parse import urlsplit
 
 import msgspec
 import trio
 from msgspec import Struct
 
-from actors.errors import MarketError, UnknownExchange
+from actors.errors import MarketError, RateLimited, UnknownExchange
 from actors.feeds.everything import KINDS
+from web.account import Account
+from web.auth import Auth
 from web.parameters import SocketQuery, parse
-from web.problems import InvalidParameters, NotFound, problem, problem_of
-from web.server.connections import OUTBOX
+from web.problems import InvalidParameters, NotFound, problem_of
 from web.server.outbox import Outbox, text_frame
+from web.streams.entry import enter
 from web.streams.fanout import Client, Fanout
 from web.streams.fanouts import Fanouts
-from web.streams.multiplex import SOCKET, ClientLimits, Multiplex
+from web.streams.multiplex import NO_TOPIC, SOCKET, TOPIC_WITHIN, ClientLimits, Multiplex
 from web.streams.pacing import Batcher
+from web.streams.shares import TOO_MUCH, following, metered
 from web.streams.socket import ClientLeft, websocket
 from web.streams.topics import SPIKES, STREAMS, Sources, Stream, Wanted, find_by_path
 
@@ -29,34 +29,32 @@ ALLOWANCE = 40  # messages that a client may send at once
 ALLOWANCE_PER_SECOND = 20.0
 
 
-async def serve_stream(path: str, fanouts: Fanouts, limits: ClientLimits, origins: list[str] | str) -> None:
+async def serve_stream(path: str, fanouts: Fanouts, limits: ClientLimits, auth: Auth, origins: list[str] | str) -> None:
     """One client's life on one stream."""
-    if not is_allowed_origin(websocket.headers.get("Origin"), websocket.host, origins):
-        detail = "pages of this origin may not connect: see server.cors_origins"
-        told = problem("forbidden_origin", detail)
-        await websocket.refuse(told.status, "application/problem+json", msgspec.json.encode(told))
-        return
-    await websocket.accept()
-    outbox = outbox_of_client()
-    try:
-        if path == SOCKET:
-            await serve_socket(outbox, fanouts, limits, parse(websocket.args, SocketQuery))
-        else:
-            await serve_topic(outbox, fanouts, find_by_path(path, websocket.args, fanouts.sources))
-    except (MarketError, InvalidParameters, NotFound) as error:
-        refuse(outbox, error, path)
+
+    async def serve(outbox: Outbox, account: Account) -> None:
+        try:
+            if path == SOCKET:
+                await serve_socket(outbox, fanouts, limits, account, parse(websocket.args, SocketQuery))
+            else:
+                wanted = find_by_path(path, websocket.args, fanouts.sources)
+                await serve_topic(outbox, fanouts, account, wanted)
+        except (MarketError, InvalidParameters, NotFound) as error:
+            refuse(outbox, error, path)
+
+    await enter(auth, origins, serve)
 
 
-async def serve_topic(outbox: Outbox, fanouts: Fanouts, wanted: Wanted) -> None:
+async def serve_topic(outbox: Outbox, fanouts: Fanouts, account: Account, wanted: Wanted) -> None:
     """One client's life on a per-path stream."""
     query = wanted.query
-    with fanouts.holding(wanted) as fanout:
+    with following(account, fanouts, wanted) as fanout:
         if not query.batch_ms:
-            await follow(outbox, Client(outbox, wants_status=query.status), fanout)
+            await follow(outbox, Client(metered(outbox, account), wants_status=query.status), fanout)
             return
         async with trio.open_nursery() as nursery:
             batcher = Batcher(outbox, query.batch_ms / 1000, nursery.start_soon)
-            await follow(outbox, Client(batcher, wants_status=query.status), fanout)
+            await follow(outbox, Client(metered(batcher, account), wants_status=query.status), fanout)
             nursery.cancel_scope.cancel()
 
 
@@ -69,24 +67,24 @@ async def follow(outbox: Outbox, client: Client, fanout: Fanout) -> None:
         fanout.leave(client)
 
 
-async def serve_socket(outbox: Outbox, fanouts: Fanouts, limits: ClientLimits, query: SocketQuery) -> None:
+async def serve_socket(
+    outbox: Outbox, fanouts: Fanouts, limits: ClientLimits, account: Account, query: SocketQuery
+) -> None:
     """One client's life on `/ws`."""
     async with trio.open_nursery() as nursery:
         out = Batcher(outbox, query.batch_ms / 1000, nursery.start_soon) if query.batch_ms else outbox
-        multiplex = Multiplex(out, fanouts, limits, nursery)
+        multiplex = Multiplex(metered(out, account), fanouts, limits, nursery, account)
         try:
-            while multiplex.take(await websocket.receive()):
-                pass
+            with multiplex.waiting:
+                while multiplex.take(await websocket.receive()):
+                    pass
         except ClientLeft:
             pass
         finally:
             multiplex.close()
+        if multiplex.waiting.cancelled_caught:
+            outbox.close(NO_TOPIC, f"no topic for {TOPIC_WITHIN:g} s")
         nursery.cancel_scope.cancel()
-
-
-def outbox_of_client() -> Outbox:
-    """The way out of the WebSocket that is being handled; `web.server.connections` put it there."""
-    return cast(Outbox, websocket.scope["extensions"][OUTBOX])
 
 
 def refuse(outbox: Outbox, error: MarketError | InvalidParameters | NotFound, path: str) -> None:
@@ -100,7 +98,7 @@ def refuse(outbox: Outbox, error: MarketError | InvalidParameters | NotFound, pa
     # A problem's own `type` is a URI; a frame's says what kind of frame it is.
     frame = msgspec.to_builtins(told) | {"type": "error"}
     outbox.send(text_frame(msgspec.json.encode(frame)))
-    outbox.close(POLICY_VIOLATION, told.code)
+    outbox.close(TOO_MUCH if isinstance(error, RateLimited) else POLICY_VIOLATION, told.code)
 
 
 async def drain(outbox: Outbox) -> None:
@@ -117,19 +115,6 @@ async def drain(outbox: Outbox) -> None:
         if allowance < 0:
             outbox.close(POLICY_VIOLATION, "too many messages")
             return
-
-
-def is_allowed_origin(origin: str | None, host: str, allowed: list[str] | str) -> bool:
-    """A page of another site may not read streams through its visitor's browser unless the configuration allows it.
-
-    Programs send no Origin; a page of this daemon sends its own address.
-    """
-    if origin is None or allowed == "*":
-        return True
-    try:
-        return origin in allowed or urlsplit(origin).netloc == host
-    except ValueError:  # not an origin at all
-        return False
 
 
 class StreamEntry(Struct, frozen=True):

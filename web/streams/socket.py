@@ -4,7 +4,7 @@
 kept once it is accepted: thousands of clients do nothing but wait.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
@@ -55,8 +55,9 @@ class WebSocket:
         """Host and port by which the client names this server; before it is accepted."""
         return self._request().host
 
-    async def accept(self) -> None:
-        await self._send({"type": "websocket.accept", "headers": []})
+    async def accept(self, subprotocol: str | None = None) -> None:
+        """`subprotocol`: one of those that the client offers; None: none is selected."""
+        await self._send({"type": "websocket.accept", "headers": [], "subprotocol": subprotocol})
         self.scope["headers"] = ()
 
     async def receive(self) -> str | bytes:
@@ -68,10 +69,11 @@ class WebSocket:
             if message["type"] == "websocket.disconnect":
                 raise ClientLeft
 
-    async def refuse(self, status: int, content_type: str, body: bytes) -> None:
+    async def refuse(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Answer the handshake with an ordinary response."""
-        headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
-        await self._send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        headers = {**headers, "Content-Length": str(len(body))}
+        encoded = [(name.lower().encode(), value.encode("latin1")) for name, value in headers.items()]
+        await self._send({"type": "websocket.http.response.start", "status": status, "headers": encoded})
         await self._send({"type": "websocket.http.response.body", "body": body})
 
 

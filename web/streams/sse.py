@@ -14,11 +14,13 @@ from contextlib import ExitStack
 import trio
 from quart import Response
 
+from web.auth import ENDING, READ, VISIT, Auth
 from web.parameters import MultiArgs
-from web.problems import BadParameter, InvalidParameters
+from web.problems import BadParameter, Denied, InvalidParameters
 from web.streams.fanout import Fanout
 from web.streams.fanouts import Fanouts
 from web.streams.memory import Forgotten, Position
+from web.streams.shares import following
 from web.streams.topics import SPIKES, find_by_name
 
 TOPICS_MAX = 50  # of one stream: every event carries a position for each of them
@@ -49,11 +51,17 @@ def topics_of(args: MultiArgs) -> list[str]:
     return names
 
 
-def respond(names: Sequence[str], last_event_id: str | None, fanouts: Fanouts, *, head_only: bool) -> Response:
-    """The stream. Raises InvalidParameters, NotFound or MarketError where a topic cannot be had."""
+def respond(
+    names: Sequence[str], last_event_id: str | None, fanouts: Fanouts, auth: Auth, *, head_only: bool
+) -> Response:
+    """The stream, for as long as the client's key is good.
+
+    Raises InvalidParameters, NotFound or MarketError where a topic cannot be had."""
+    visit, sources = VISIT.get(), fanouts.sources
     with ExitStack() as stack:
         held = [
-            stack.enter_context(fanouts.holding(find_by_name(name, fanouts.sources), remember=True)) for name in names
+            stack.enter_context(following(visit.account, fanouts, find_by_name(name, sources), remember=True))
+            for name in names
         ]
         hold = stack.pop_all()
     if head_only:
@@ -61,6 +69,8 @@ def respond(names: Sequence[str], last_event_id: str | None, fanouts: Fanouts, *
         response = Response(b"", content_type=CONTENT_TYPE)
     else:
         stream = _Stream(list(dict.fromkeys(held)), hold, fanouts.stopping, last_event_id)
+        hold.enter_context(auth.staying(visit, READ, stream.end))
+        ENDING.get().callback(hold.close)  # also where it never begins
         response = Response(stream.events(), content_type=CONTENT_TYPE)
         response.timeout = None  # it has no end of its own
     response.headers["Cache-Control"] = "no-cache, no-transform"
@@ -113,13 +123,14 @@ class _Stream:
         self._stopping = stopping
         self._last_event_id = last_event_id
         self._woken = trio.Event()
+        self._is_denied = False
 
     async def events(self) -> AsyncIterator[bytes]:
         try:
             for place in self._places:
                 place.fanout.wakers[place] = self._wake
             yield b"retry: %d\n\n" % RETRY_MS + await self._begin()
-            while not self._stopping.is_set() and not any(place.fanout.is_over for place in self._places):
+            while not self._is_over():
                 self._woken = trio.Event()
                 if news := await self._news():
                     yield news
@@ -133,8 +144,18 @@ class _Stream:
                 place.fanout.leave(place)
             self._hold.close()
 
+    def end(self, denied: Denied) -> None:
+        """Its client may read no more."""
+        self._is_denied = True
+        self._woken.set()
+
     def _wake(self) -> None:
         self._woken.set()
+
+    def _is_over(self) -> bool:
+        if self._is_denied or self._stopping.is_set():
+            return True
+        return any(place.fanout.is_over for place in self._places)
 
     async def _begin(self) -> bytes:
         """Everything starts where the client says it was, or in the present."""

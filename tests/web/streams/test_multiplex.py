@@ -13,7 +13,7 @@ from actors.exchanges.exchange import Rest
 from actors.feeds.everything import Everything
 from actors.feeds.feed import Feed
 from actors.spikes import Spikes
-from tests.daemon.test_truth import SYMBOL, Connector, Market, Upstream, quiet
+from tests.daemon.test_truth import LOCAL, SYMBOL, Connector, Market, Upstream, quiet
 from web.rest.handlers import Connectors
 from web.server.outbox import Outbox
 from web.streams.fanouts import Fanouts
@@ -67,7 +67,7 @@ class Daemon:
         connectors = cast(Connectors, {"binance": Connector(self.feed, upstream)})
         self.fanouts = Fanouts(nursery, run_once, Sources(connectors, everything, cast(Spikes, None)))
         self.client = Client()
-        self.multiplex = Multiplex(cast(Outbox, self.client), self.fanouts, limits, nursery)
+        self.multiplex = Multiplex(cast(Outbox, self.client), self.fanouts, limits, nursery, LOCAL)
 
     async def say(self, command: Json) -> list[Json]:
         """What a command is answered, once all is quiet."""

@@ -46,7 +46,7 @@ async def test_the_handshake_is_known_until_it_is_accepted_and_the_query_for_eve
         "/ws/a b",
     )
     await socket.accept()
-    assert sent == [{"type": "websocket.accept", "headers": []}]
+    assert sent == [{"type": "websocket.accept", "headers": [], "subprotocol": None}]
     assert socket.headers.get("Origin") is None
     assert socket.args.getlist("a") == ["1", "é"]
     assert socket.args["b"] == ""

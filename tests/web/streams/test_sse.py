@@ -9,6 +9,9 @@ import trio.testing
 from werkzeug.datastructures import MultiDict
 
 from tests.web.streams.test_multiplex import TRADES, Daemon
+from web.auth import Auth, visiting
+from web.clients import Clients
+from web.limits import Limits
 from web.problems import InvalidParameters
 from web.streams.memory import Position
 from web.streams.multiplex import ClientLimits
@@ -58,7 +61,9 @@ def test_the_positions_of_an_event_s_id(text: str | None, positions: list[Any]) 
 
 async def opened(daemon: Daemon, last_event_id: str | None) -> tuple[Any, list[tuple[str, Any]]]:
     """A stream of two topics, and what it begins with: (id, event)."""
-    response: Any = respond([TRADES, OTHER], last_event_id, daemon.fanouts, head_only=False)
+    auth = Auth(Clients(Limits()))
+    with visiting(auth.visit((), "")):
+        response: Any = respond([TRADES, OTHER], last_event_id, daemon.fanouts, auth, head_only=False)
     stream = aiter(response.response)
     text = (await anext(stream)).decode()
     told = []

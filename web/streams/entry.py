@@ -1,0 +1,98 @@
+"""Who may open a WebSocket: from which page, with which key, within which limits.
+
+A client is accepted first and told what is wrong in a frame: a browser cannot read a refused handshake. Only pages of
+other sites and clients that knock too often are refused before; that costs less.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import cast
+from urllib.parse import urlsplit
+
+import msgspec
+
+from actors.errors import RateLimited
+from web.account import Account
+from web.auth import READ, Auth, Visit, visiting
+from web.clients import Seat
+from web.credentials import take_credentials
+from web.problems import Denied, problem
+from web.rest.gate import address_of, refusal, seat_of
+from web.server.connections import OUTBOX
+from web.server.outbox import Outbox
+from web.streams.shares import TOO_MUCH, error_frame
+from web.streams.socket import websocket
+
+NO_KEY, NO_SCOPE = 4401, 4403
+
+Serve = Callable[[Outbox, Account], Awaitable[None]]
+
+
+async def enter(auth: Auth, origins: list[str] | str, serve: Serve) -> None:
+    """Let the client of the current WebSocket in, or say why not; then `serve` it, until its key is good no more."""
+    scope = websocket.scope
+    given = take_credentials(scope, token_in_query=auth.token_in_query)
+    origin = websocket.headers.get("Origin")
+    if not is_allowed_origin(origin, websocket.host, origins):
+        detail = "pages of this origin may not connect: see server.cors_origins"
+        told = problem("forbidden_origin", detail)
+        await websocket.refuse(told.status, {"Content-Type": "application/problem+json"}, msgspec.json.encode(told))
+        return
+    address, seat = address_of(scope), seat_of(scope)
+    account = auth.clients.of_address(address)
+    denied: Denied | None = None
+    try:
+        visit = auth.visit(given.keys, address)
+        account = visit.account
+        account.request()
+        auth.check(visit, READ)
+    except RateLimited as error:
+        await websocket.refuse(*refusal(error, account, None, []))
+        return
+    except Denied as error:
+        denied = error
+    await websocket.accept(given.subprotocol)
+    outbox = outbox_of_client()
+    if denied is not None:
+        tell_denied(outbox, denied)
+        return
+    try:
+        await _stay(auth, visit, seat, outbox, serve)
+    finally:
+        if seat is not None:
+            seat.answered()
+
+
+async def _stay(auth: Auth, visit: Visit, seat: Seat | None, outbox: Outbox, serve: Serve) -> None:
+    try:
+        if seat is not None:
+            seat.take(visit.account)
+    except RateLimited as error:
+        outbox.send(error_frame(error))
+        outbox.close(TOO_MUCH, error.code)
+        return
+    with visiting(visit), auth.staying(visit, READ, lambda denied: tell_denied(outbox, denied)):
+        await serve(outbox, visit.account)
+
+
+def tell_denied(outbox: Outbox, denied: Denied) -> None:
+    """In one frame, and close."""
+    outbox.send(error_frame(denied))
+    outbox.close(NO_KEY if denied.code == "unauthorized" else NO_SCOPE, denied.code)
+
+
+def outbox_of_client() -> Outbox:
+    """The way out of the WebSocket that is being handled; `web.server.connections` put it there."""
+    return cast(Outbox, websocket.scope["extensions"][OUTBOX])
+
+
+def is_allowed_origin(origin: str | None, host: str, allowed: list[str] | str) -> bool:
+    """A page of another site may not read streams through its visitor's browser unless the configuration allows it.
+
+    Programs send no Origin; a page of this daemon sends its own address.
+    """
+    if origin is None or allowed == "*":
+        return True
+    try:
+        return origin in allowed or urlsplit(origin).netloc == host
+    except ValueError:  # not an origin at all
+        return False
