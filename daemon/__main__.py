@@ -16,7 +16,7 @@ import trio
 from actors.clock import RecordedClock, fixed_order
 from actors.exchanges.exchange import Exchange, load_exchanges
 from actors.recording.format import BadRecording, Recording
-from daemon import backfill, demo, export, log, replay
+from daemon import backfill, demo, export, log, output, replay
 from daemon import main as daemon
 from daemon.config import Override, load
 from daemon.dump import dump
@@ -25,6 +25,7 @@ from daemon.settings import Config
 
 EX_CONFIG = 78  # sysexits.h
 EX_CRASH = 1
+HARMLESS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # what else may be sent to a daemon, and would end it
 
 Program = Callable[[trio.Event], Awaitable[None]]
 """What runs until the event is set."""
@@ -32,7 +33,16 @@ Program = Callable[[trio.Event], Awaitable[None]]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    try:
+        return _run(_parser().parse_args(arguments))
+    finally:
+        output.finish()
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command in (None, "demo", "replay"):
+        for number in HARMLESS:
+            signal.signal(number, signal.SIG_IGN)
     exchanges = load_exchanges()
     doubts: list[str] = []
     try:
@@ -46,10 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _fail(error, EX_CONFIG)
     if options.command in ("check", "export"):
-        sys.stderr.writelines(f"marketd: {doubt}\n" for doubt in doubts)
+        output.write(sys.stderr, "".join(f"marketd: {doubt}\n" for doubt in doubts))
     if options.command == "check":
-        sys.stdout.write(dump(config))
-        return 0
+        return output.result(dump(config))
     if options.command == "export":
         return export.run(config, options)
     log.configure(config.log.level, config.log.format)
@@ -98,13 +107,11 @@ def _replay(options: argparse.Namespace, config: Config, exchanges: Mapping[str,
 def _fail(error: BaseException, code: int) -> int:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    sys.stderr.write(f"marketd: {error}\n")
-    return code
+    return output.fail(error, code)
 
 
 def _announce(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    output.write(sys.stdout, text)
 
 
 def _parser() -> argparse.ArgumentParser:

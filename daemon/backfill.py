@@ -5,7 +5,6 @@ daemon gives its own background work is used: one may run at the same time, from
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,6 +25,7 @@ from actors.upstream.budget import Budget, Window
 from actors.upstream.rest import RestClient, open_http, tls_for
 from daemon.export import EX_FAILED, EX_USAGE, time_of
 from daemon.main import open_archive
+from daemon.output import fail
 from daemon.progress import Progress, duration
 from daemon.settings import Config
 from daemon.supervisor import Change, RestartPolicy, supervise
@@ -76,7 +76,7 @@ def problem_of(config: Config, exchanges: Mapping[str, Exchange], options: argpa
 async def run(config: Config, exchanges: Mapping[str, Exchange], options: argparse.Namespace, stop: trio.Event) -> int:
     """Returns the exit code: 0 when everything that the exchange has is in the archive."""
     if problem := problem_of(config, exchanges, options):
-        return _say(problem, EX_USAGE)
+        return fail(problem, EX_USAGE)
     archive = open_archive(config)
     assert archive is not None
     code = EX_FAILED
@@ -91,7 +91,7 @@ async def run(config: Config, exchanges: Mapping[str, Exchange], options: argpar
 
             nursery.start_soon(work)
             await stop.wait()
-            _say("stopped; the same command goes on from here", EX_FAILED)
+            fail("stopped; the same command goes on from here", EX_FAILED)
             nursery.cancel_scope.cancel()
         keeping.cancel_scope.cancel()
     return code
@@ -111,7 +111,7 @@ async def _backfill(config: Config, exchange: Exchange, options: argparse.Namesp
             problems.append(f"{change.reason}; the same command goes on from here")
 
     await supervise("backfill", attempt, POLICY, on_change=changed, context={"exchange": exchange.name})
-    return _say(problems[0], EX_FAILED) if problems else 0
+    return fail(problems[0], EX_FAILED) if problems else 0
 
 
 async def _fetch(config: Config, exchange: Exchange, options: argparse.Namespace, archive: Archive) -> None:
@@ -171,8 +171,3 @@ async def _written(archive: Archive) -> None:
     await archive.flush()
     if archive.is_failing:
         raise GaveUp(f"{archive.path}: {archive.report().reason}")
-
-
-def _say(what: str, code: int) -> int:
-    sys.stderr.write(f"marketd: {what}\n")
-    return code

@@ -1,7 +1,6 @@
 """`marketd export`: what the archive holds as a file. It only reads, so the daemon may run or not."""
 
 import argparse
-import os
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 from actors.archive.series import FAR, KINDS, WITH_INTERVAL, us
 from actors.archive.store import NotOurs
+from daemon.output import fail, write
 from daemon.progress import Progress
 from daemon.settings import Config
 from web.parameters import parse_time
@@ -54,7 +54,7 @@ def run(config: Config, options: argparse.Namespace) -> int:
     elif options.kind not in WITH_INTERVAL and options.interval is not None:
         wrong = f"{options.kind} has no --interval"
     if wrong:
-        return _say(wrong, EX_USAGE)
+        return fail(wrong, EX_USAGE)
     where = (options.exchange, options.symbol, options.interval)
     job = Job(
         **dict(zip(("exchange", "symbol", "interval"), where, strict=True)),
@@ -70,11 +70,10 @@ def run(config: Config, options: argparse.Namespace) -> int:
                 return 0
             rows = _write(job, Path(output), progress)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: not even the last flush
         return EX_FAILED
     except (sqlite3.Error, NotOurs, OSError) as error:
-        return _say(f"{config.archive.path}: {error}", EX_FAILED)
-    sys.stdout.write(f"{rows} rows in {output}\n")
+        return fail(f"{config.archive.path}: {error}", EX_FAILED)
+    write(sys.stdout, f"{rows} rows in {output}\n")
     return 0
 
 
@@ -90,8 +89,3 @@ def _write(job: Job, output: Path, progress: Progress) -> int:
             part.unlink()
         raise
     return rows
-
-
-def _say(what: str, code: int) -> int:
-    sys.stderr.write(f"marketd: {what}\n")
-    return code

@@ -68,16 +68,29 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 class _Lines:
-    """The last step of a log call. A line that cannot be written is lost: where could it be told?"""
+    """The last step of a log call. A line that cannot be written is lost: where could it be told?
+
+    It goes past Python's buffers: what a full disk refused would wait in them, and make the end of the program fail.
+    """
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream  # None: the process was started without a stderr
+        self._descriptor: int | None = None  # None: a stream that has none, as in tests
+        if stream is not None:
+            with suppress(OSError, ValueError):
+                self._descriptor = stream.fileno()
 
     def msg(self, line: str) -> None:
-        if self._stream is not None:
-            with suppress(OSError, ValueError):
+        if self._stream is None:
+            return
+        with suppress(OSError, ValueError):
+            if self._descriptor is None:
                 self._stream.write(line + "\n")
                 self._stream.flush()
+                return
+            rest = memoryview((line + "\n").encode(self._stream.encoding, "backslashreplace"))
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
 
     debug = info = warning = error = critical = msg
 

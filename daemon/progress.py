@@ -14,7 +14,7 @@ class Progress:
         self._what = what
         self._began = time.monotonic()
         self._shown_at = float("-inf")
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = sys.stderr is not None and sys.stderr.isatty()
 
     def __enter__(self) -> "Progress":
         return self

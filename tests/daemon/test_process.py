@@ -320,3 +320,43 @@ async def test_the_demo_runs_without_a_network_or_a_config(tmp_path: Path) -> No
         assert client.closed[0] == 1001
         assert daemon.stdout.decode() == welcome
         assert [entry for entry in daemon.log if entry["level"] == "error"] == []
+
+
+BARE = {"PATH": os.environ["PATH"]}
+ODD = {"HOME": "/nonexistent", "LC_ALL": "xx_YY", "TZ": "Nowhere/Else", "TERM": "odd", "PYTHONIOENCODING": "ascii"}
+
+
+@pytest.mark.parametrize(
+    "environment", [BARE, BARE | ODD, BARE | {"PYTHONUNBUFFERED": "1"}], ids=["bare", "odd", "raw"]
+)
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("check 2>/dev/full", 0),
+        ("check | head -c 1 >/dev/null", 0),
+        ("check >&-", 0),
+        ("check >/dev/full", 1),
+        ("check --config nowhere.toml 2>/dev/full", 78),
+        ("check --config nowhere.toml 2>&-", 78),
+        ("--nonsense 2>/dev/full", 2),
+        ("export ohlc --interval 1m --output - 2>&-", 1),
+    ],
+)
+def test_an_exit_code_does_not_depend_on_where_the_words_go(
+    arguments: str, code: int, environment: dict[str, str], tmp_path: Path
+) -> None:
+    command = ["bash", "-o", "pipefail", "-c", f'"$0" -m daemon {arguments}', sys.executable]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False, env=environment, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+async def test_signals_that_mean_nothing_do_not_end_it(tmp_path: Path) -> None:
+    async with simulated(tmp_path), listening(cwd=tmp_path) as daemon:
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            for _ in range(3):
+                daemon.process.send_signal(number)
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"{daemon.url}/health/live")).status_code == 200
+        daemon.process.terminate()
+        assert await daemon.ends(within=20) == 0
