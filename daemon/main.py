@@ -25,14 +25,16 @@ from actors.recording.recorder import Recorded, Recorder
 from actors.spikes import Spikes
 from actors.upstream.seam import LIVE, Upstream
 from daemon.kinds import ConfigError
-from daemon.settings import Config, ExchangeSettings, Server, Supervision
+from daemon.settings import Config, ExchangeSettings, Server, Supervision, is_loopback
 from daemon.supervisor import RestartPolicy, supervise
-from web.app import create_app
+from web.app import create_app, too_many_connections
 from web.auth import Auth
-from web.clients import Clients
-from web.limits import Limits
+from web.clients import Clients, Seat
+from web.keys import KeysError
 from web.rest.early import Early
 from web.server.connections import serve
+from web.server.forwarded import Proxies
+from web.server.quiet import Quiet
 from web.streams.fanouts import Fanouts
 from web.streams.memory import Memory
 from web.streams.multiplex import ClientLimits
@@ -70,6 +72,8 @@ async def run(
     `upstream`: how exchanges are reached. `rng`: the chance in the waits before a restart; None: the system's.
     Raises CannotListen. Ends within GRACE of the stop, whatever clients or exchanges do.
     """
+    quiet, proxies = Quiet(), Proxies(config.server.trusted_proxies)
+    auth = open_auth(config, may_log=quiet.allows)
     listeners, url = await _listen(config.server)
     supervised = with_policy(config.supervision, rng)
     archive, recorder = open_archive(config), _recorder(config)
@@ -90,18 +94,41 @@ async def run(
             memory = Memory(streams.resume_frames, streams.resume_seconds)
             limits = ClientLimits(streams.topics_per_client, streams.commands_per_second)
             fanouts = Fanouts(nursery, supervised, sources, memory)
-            auth = Auth(Clients(Limits()))
             app = create_app(fanouts, auth, cors_origins=origins, client_limits=limits)
             early = Early(app, sources.connectors, auth, cors_origins=origins)
             nursery.start_soon(auth.watch)
             nursery.start_soon(_stop_streams, stop, fanouts)
             async with trio.open_nursery() as web:
-                await web.start(partial(serve, app, listeners, stop=stop, early=early.answer, admit=auth.clients.seat))
+                admit = partial(_admit, auth.clients, proxies)
+                server = partial(serve, stop=stop, early=early.answer, admit=admit, too_many=too_many_connections())
+                await web.start(partial(server, app, listeners, proxies=proxies, quiet=quiet))
                 log.info("web.listening", url=url)
                 task_status.started(url)
             nursery.cancel_scope.cancel()
         keeping.cancel_scope.cancel()
     log.info("daemon.stopped")
+
+
+def open_auth(config: Config, *, may_log: Callable[[str], bool]) -> Auth:
+    """Who may do what. Raises ConfigError where the file of keys cannot be used."""
+    server, settings, is_local = config.server, config.auth, is_loopback(config.server)
+    if not is_local and "read" in settings.anonymous:
+        log.info("web.open_to_all", detail="whoever reaches this address may read; see auth.anonymous")
+    try:
+        return Auth(
+            Clients(config.limits),
+            anonymous=settings.anonymous,
+            keys_file=Path(settings.keys_file),
+            token_in_query=settings.token_in_query,
+            in_clear=not (is_local or server.certfile or server.trusted_proxies),
+            may_log=may_log,
+        )
+    except KeysError as error:
+        raise ConfigError("auth.keys_file", str(error)) from None
+
+
+def _admit(clients: Clients, proxies: Proxies, address: str) -> Seat | None:
+    return clients.seat(address, is_proxy=proxies.trusts(address))
 
 
 async def _stop_streams(stop: trio.Event, fanouts: Fanouts) -> None:

@@ -14,7 +14,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
-from actors.errors import MarketError
+from actors.errors import MarketError, RateLimited
 from web.auth import Auth
 from web.clients import Clients
 from web.limits import Limits
@@ -26,6 +26,7 @@ from web.rest.gate import Gate
 from web.rest.handlers import Answer, Connectors, Route
 from web.rest.headers import choose_encoding, compress, is_compressible, variant_headers
 from web.rest.routes import ROUTES
+from web.server.accepting import refusal
 from web.streams.fanouts import Fanouts
 from web.streams.multiplex import ClientLimits
 from web.streams.paths import catalog, serve_stream
@@ -144,6 +145,14 @@ def _view(route: Route, connectors: Connectors) -> Any:
         return as_json(answer)
 
     return view
+
+
+def too_many_connections() -> bytes:
+    """The whole answer to a connection whose client has as many as it may: nothing is read before."""
+    detail = "this client has as many connections open as it may"
+    told = problem_of(RateLimited(detail, limit="connections", retry_after=1.0))
+    body = _encode(told)
+    return refusal(f"{told.status} {told.title}", 1, "application/problem+json", body)
 
 
 def as_json(body: object, status: int = 200) -> Response:

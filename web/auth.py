@@ -79,12 +79,14 @@ class Auth:
         anonymous: Collection[str] = (READ, "export", "metrics"),
         keys_file: Path | None = None,
         token_in_query: bool = True,
+        in_clear: bool = False,
         may_log: Callable[[str], bool] = lambda event: True,
     ) -> None:
         """`anonymous`: scopes without a key. `keys_file` may be absent. `may_log` bounds the lines that clients cause.
 
-        Raises KeysError where the file cannot be used.
+        `in_clear`: keys come over the network as they are. Raises KeysError where the file cannot be used.
         """
+        self._in_clear = in_clear
         self._may_log = may_log
         self.clients = clients
         self.failures: Counter[str] = Counter()  # by reason
@@ -104,6 +106,10 @@ class Auth:
 
     def adopt(self, keys: Keys) -> None:
         """These are the keys, from now on. What others kept open ends."""
+        if keys and self._in_clear:
+            self._in_clear = False  # once is enough
+            detail = "keys come over the network unencrypted: give the server a certificate, or a proxy that has one"
+            log.warning("auth.in_clear", detail=detail)
         self.keys = keys
         self._limits = {id: key.limits_over(self.clients.limits) for id, key in keys.items()}
         self._used = {id: at for id, at in self._used.items() if id in keys}
