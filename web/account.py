@@ -53,18 +53,21 @@ class Account:
 
     def __init__(self, id: str, limits: Limits, *, is_exempt: bool) -> None:
         self.id = id
+        self._spent = 0.0  # GCRA: when all requests until now will have been earned anew
+        self._sent = 0.0  # the same of bytes
         self.adopt(limits, is_exempt=is_exempt)
         self.connections = self.topics = self.filtered = self.exports = 0
         self.symbols: dict[Symbol, Held] | None = None  # made when first needed
-        self._spent = 0.0  # GCRA: when all requests until now will have been earned anew
-        self._sent = 0.0  # the same of bytes
 
     def adopt(self, limits: Limits, *, is_exempt: bool) -> None:
         """Hold the client to these limits from now on."""
         self.limits = NONE if is_exempt else limits
         self.is_exempt = is_exempt
         self.is_stale = False
-        self._policy = _policy(self.limits.request_burst, self.limits.requests_per_second)
+        burst, per_second = self.limits.request_burst, self.limits.requests_per_second
+        self._policy = _policy(burst, per_second)
+        if self._policy and self._spent:  # in the old limits' seconds: nobody waits longer than for a whole burst
+            self._spent = min(self._spent, trio.current_time() + burst / per_second)
 
     @property
     def caller(self) -> caller.Client:

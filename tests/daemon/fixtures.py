@@ -6,7 +6,7 @@ does not change under it. Everything that a test waits for is polled by `eventua
 
 import math
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
@@ -82,6 +82,7 @@ class Stream:
         self.frames: list[Json] = []
         self.closed: tuple[int, str | None] | None = None  # code and reason
         self._leaving, self._left = trio.Event(), trio.Event()
+        self.subprotocol: str | None = None  # that the server selected
         self._socket: trio_websocket.WebSocketConnection | None = None
 
     async def say(self, command: Json) -> None:
@@ -109,9 +110,18 @@ class Stream:
         with trio.move_on_after(5):
             await self._left.wait()
 
-    async def run(self, url: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        async with trio_websocket.open_websocket_url(url) as socket, trio.open_nursery() as nursery:
-            self._socket = socket
+    async def run(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        subprotocols: Sequence[str],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        extra = [(name.encode(), value.encode()) for name, value in headers.items()]
+        opening = trio_websocket.open_websocket_url(url, extra_headers=extra, subprotocols=subprotocols)
+        async with opening as socket, trio.open_nursery() as nursery:
+            self._socket, self.subprotocol = socket, socket.subprotocol
             nursery.start_soon(self._read, socket)
             task_status.started()
             await self._leaving.wait()
@@ -192,10 +202,12 @@ class Served:
     # --- streams ---
 
     @asynccontextmanager
-    async def stream(self, path: str) -> AsyncIterator[Stream]:
+    async def stream(
+        self, path: str, headers: Mapping[str, str] | None = None, subprotocols: Sequence[str] = ()
+    ) -> AsyncIterator[Stream]:
         stream = Stream()
         url = self.url.replace("http", "ws", 1) + path
-        await self.nursery.start(stream.run, url)
+        await self.nursery.start(stream.run, url, headers or {}, subprotocols)
         # The handshake is answered a moment before the stream is joined; a request made now is answered after it.
         await self.client.get("/health/live")
         try:
@@ -203,9 +215,11 @@ class Served:
         finally:
             await stream.leave()
 
-    async def refused(self, path: str) -> tuple[Json, int, str | None]:
+    async def refused(
+        self, path: str, headers: Mapping[str, str] | None = None, subprotocols: Sequence[str] = ()
+    ) -> tuple[Json, int, str | None]:
         """The only frame of a stream that may not be had, and how it was closed."""
-        async with self.stream(path) as stream:
+        async with self.stream(path, headers, subprotocols) as stream:
             code, reason = await stream.end()
             assert len(stream.frames) == 1, (path, stream.frames)
             return stream.frames[0], code, reason
