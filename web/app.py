@@ -17,6 +17,8 @@ from werkzeug.exceptions import NotFound as WerkzeugNotFound
 from actors.errors import MarketError, RateLimited
 from web.auth import Auth
 from web.clients import Clients
+from web.front import Front
+from web.hosts import Hosts
 from web.limits import Limits
 from web.parameters import NoQuery, parse
 from web.problems import InvalidParameters, NotFound, Problem, problem, problem_of
@@ -25,7 +27,7 @@ from web.reference.openapi import add_pages
 from web.rest.gate import Gate
 from web.rest.handlers import Answer, Connectors, Route
 from web.rest.headers import choose_encoding, compress, is_compressible, variant_headers
-from web.rest.routes import ROUTES
+from web.rest.routes import routes_below
 from web.server.accepting import refusal
 from web.streams.fanouts import Fanouts
 from web.streams.multiplex import ClientLimits
@@ -45,10 +47,13 @@ def create_app(
     *,
     cors_origins: list[str] | str,
     client_limits: ClientLimits | None = None,
+    hosts: Hosts | None = None,
+    root_path: str = "",
 ) -> QuartTrio:
     """The HTTP face of the feeds. `auth`: who may do what; None: everybody all but `admin`, within the ordinary limits.
 
-    `cors_origins` is "*" or a list of exact origins.
+    `cors_origins` is "*" or a list of exact origins. `hosts`: the names it is asked by; None: any. `root_path`: below
+    which path a proxy serves it.
     """
     auth = auth or Auth(Clients(Limits()))
     sources = fanouts.sources
@@ -59,11 +64,11 @@ def create_app(
     app.url_map.redirect_defaults = False
     app.url_map.merge_slashes = False
 
-    for route in ROUTES:
+    for route in routes_below(root_path):
         rule = route.path.replace("{", "<").replace("}", ">")
         app.add_url_rule(rule, route.path, _view(route, connectors), methods=["GET"])
-    add_pages(app, sources)
-    add_asyncapi(app, sources, limits, fanouts.memory)
+    add_pages(app, sources, root_path=root_path)
+    add_asyncapi(app, sources, limits, fanouts.memory, root_path=root_path)
 
     @app.get("/ws-catalog")
     async def ws_catalog() -> Response:
@@ -98,7 +103,7 @@ def create_app(
         with serving(WebSocket(scope, receive, send)):
             await serve_stream(scope["path"], fanouts, limits, auth, cors_origins)
 
-    app.asgi_app = asgi  # type: ignore[method-assign]  # Quart's way of putting something in front
+    app.asgi_app = Front(asgi, hosts or Hosts(), root_path=root_path)  # type: ignore[method-assign]  # Quart's way of putting something in front
 
     @app.errorhandler(MarketError)
     async def market_error(error: MarketError) -> Response:

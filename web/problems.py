@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from actors.errors import MarketError, RateLimited
 
 STATUS_OF = {
+    "bad_request": 400,
     "unknown_exchange": 404,
     "unknown_symbol": 404,
     "unknown_interval": 404,

@@ -40,13 +40,17 @@ OF_HTTP_ALONE = {"method_not_allowed", "upgrade_required", "forbidden_origin", "
 STREAM_OF = {stream.event.type: stream for stream in (*STREAMS.values(), SPIKES)}
 
 
-def add_asyncapi(app: QuartTrio, sources: Sources, limits: ClientLimits, memory: Memory) -> None:
+def add_asyncapi(
+    app: QuartTrio, sources: Sources, limits: ClientLimits, memory: Memory, *, root_path: str = ""
+) -> None:
     """Serve the document at /asyncapi.json; the server that it names is the one that was asked for it."""
     document = build_document(sources, limits, memory)
 
     @app.get("/asyncapi.json")
     async def asyncapi() -> Response:
         server = {"host": request.host or "localhost", "protocol": "wss" if request.scheme == "https" else "ws"}
+        if root_path:
+            server["pathname"] = root_path
         body = msgspec.json.encode(document | {"servers": {"marketd": server}})
         return Response(body, content_type="application/json", headers={"Cache-Control": "no-cache"})
 

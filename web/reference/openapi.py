@@ -41,9 +41,9 @@ SSE_CODES = (
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}}
 
 
-def add_pages(app: QuartTrio, sources: Sources) -> None:
+def add_pages(app: QuartTrio, sources: Sources, *, root_path: str = "") -> None:
     """Serve the document at /openapi.json, Swagger UI over it at /docs, and a reference page of it at /redoc."""
-    document = build_document(sources)
+    document = build_document(sources) | {"servers": [{"url": root_path or "/"}]}
     body = msgspec.json.encode(document)
 
     @app.get("/openapi.json")

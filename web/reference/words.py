@@ -54,6 +54,7 @@ CODES = {
     "too_many_topics": "The connection follows as many topics as one may; unsubscribe from some, or open another.",
     "too_many_commands": "The connection sends more commands a second than one may; this one was ignored.",
     "upgrade_required": "This is a WebSocket path; connect to it with a WebSocket client.",
+    "bad_request": "The request has no `Host` header.",
     "forbidden_origin": "The configuration does not allow pages of this origin to open streams.",
     "overloaded": "The daemon has no room for more at the moment; the detail says of what.",
     "upstream_error": "The exchange refused the request or broke.",

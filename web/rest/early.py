@@ -25,12 +25,13 @@ from web.account import Account
 from web.auth import ADMIN, READ, Auth, scope_of
 from web.clients import Seat
 from web.credentials import take_from_head
+from web.hosts import Hosts
 from web.parameters import parse
 from web.problems import InvalidParameters
 from web.rest.gate import PROBES, refusal
 from web.rest.handlers import Answer, Connectors
 from web.rest.headers import Encoding, choose_encoding, compress, is_compressible, variant_headers
-from web.rest.routes import ROUTES
+from web.rest.routes import routes_below
 
 HEAD_MAX = 4096  # bytes of a request's head
 HEADS_MAX, BODIES_MAX = 1024, 32 << 20  # heads, and bytes of bodies; past either, all is forgotten
@@ -83,14 +84,24 @@ class Asked(NamedTuple):
 
 
 class Early:
-    def __init__(self, app: QuartTrio, connectors: Connectors, auth: Auth, *, cors_origins: list[str] | str) -> None:
+    def __init__(
+        self,
+        app: QuartTrio,
+        connectors: Connectors,
+        auth: Auth,
+        *,
+        cors_origins: list[str] | str,
+        hosts: Hosts | None = None,
+        root_path: str = "",
+    ) -> None:
         self._auth = auth
+        self._hosts = hosts or Hosts()
         self._urls = app.url_map.bind("")
         self._connectors = connectors
         self._origins = cors_origins
         self._routes = {
             route.path: (held, route.query)
-            for route in ROUTES
+            for route in routes_below(root_path)
             if (held := route.held or (None if iscoroutinefunction(route.handler) else route.handler))
         }
         self._asked: dict[bytes, Asked] = {}
@@ -133,7 +144,7 @@ class Early:
                 return _head(status, refused), told
         self._size += len(body.data) - before
         if self._size > BODIES_MAX or len(self._asked) >= HEADS_MAX:
-            self._asked, self._bodies, self._size = {}, {}, 0
+            self.forget()
         else:  # only what can be answered is remembered: anybody can ask for what cannot
             self._asked[data] = asked
             self._bodies[asked.target, asked.encoding] = body
@@ -144,6 +155,10 @@ class Early:
             account.sent(len(body.data))
             headers |= account.headers()
         return _head(200, headers), body.data
+
+    def forget(self) -> None:
+        """Remember nothing: what may be answered is not what it was, such as which hosts are allowed."""
+        self._asked, self._bodies, self._size = {}, {}, 0
 
     def _account(self, asked: Asked, keys: Sequence[str], seat: Seat | None, address: str) -> Account | None:
         """Whose a request is that may be made; None: let the gate look at it, which says why it may not."""
@@ -163,6 +178,8 @@ class Early:
             return None
         target = request.target.decode("ascii")
         headers = {name: value.decode("latin1") for name, value in request.headers}
+        if self._hosts.refusal(headers.get(b"host")) is not None:
+            return None
         encoding = choose_encoding(headers.get(b"accept-encoding", ""))
         body = self._bodies.get((target, encoding))
         if body is None:

@@ -111,8 +111,8 @@ class Route(NamedTuple):
     held: Held | None = None  # of a handler that may wait
 
 
-def root(connectors: Connectors, query: p.NoQuery) -> Root:
-    return Root("marketd", VERSION, health_state(connectors), "/docs", list(connectors))
+def root(connectors: Connectors, query: p.NoQuery, *, root_path: str = "") -> Root:
+    return Root("marketd", VERSION, health_state(connectors), f"{root_path}/docs", list(connectors))
 
 
 def health(connectors: Connectors, query: p.NoQuery) -> Health:

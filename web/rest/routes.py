@@ -1,6 +1,19 @@
 """Every REST route, in one list for the app and for the document."""
 
+from functools import partial
+
 from web.rest import export, multi
 from web.rest import handlers as rest
+from web.rest.handlers import Route
 
 ROUTES = [*rest.ROUTES, *multi.ROUTES, *export.ROUTES]
+
+
+def routes_below(root_path: str) -> list[Route]:
+    """The same, with links as they are for clients of a proxy that serves us below a path."""
+    if not root_path:
+        return ROUTES
+    return [
+        route._replace(handler=partial(rest.root, root_path=root_path)) if route.path == "/" else route
+        for route in ROUTES
+    ]
