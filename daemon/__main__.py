@@ -21,6 +21,7 @@ from daemon import main as daemon
 from daemon.config import Override, load
 from daemon.dump import dump
 from daemon.kinds import ConfigError
+from daemon.listening import CannotListen
 from daemon.settings import Config
 
 EX_CONFIG = 78  # sysexits.h
@@ -81,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
         trio.run(_until_signalled, program)
     except* ConfigError as group:
         code = _fail(group, EX_CONFIG)
-    except* daemon.CannotListen as group:
+    except* CannotListen as group:
         code = _fail(group, EX_CRASH)
     return code
 
@@ -99,7 +100,7 @@ def _replay(options: argparse.Namespace, config: Config, exchanges: Mapping[str,
 
         with fixed_order():
             trio.run(_until_signalled, program, clock=clock, instruments=[clock])
-    except* (BadRecording, ConfigError, daemon.CannotListen) as group:
+    except* (BadRecording, ConfigError, CannotListen) as group:
         code = _fail(group, EX_CRASH)
     return code
 

@@ -4,9 +4,7 @@ Nothing else starts actors. `run` is startable and reports the address once clie
 real program on port 0.
 """
 
-import errno
 import random
-import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +14,7 @@ import msgspec
 import structlog
 import trio
 
-from actors.archive.archive import Archive
+from actors.archive.archive import EXPORTS, Archive
 from actors.archive.series import KINDS
 from actors.connector import Connector
 from actors.exchanges.exchange import Exchange, Supervise
@@ -24,14 +22,18 @@ from actors.feeds.everything import Everything
 from actors.recording.recorder import Recorded, Recorder
 from actors.spikes import Spikes
 from actors.upstream.seam import LIVE, Upstream
+from daemon import descriptors
 from daemon.kinds import ConfigError
+from daemon.listening import certificates_of, listen, remove_at_end
 from daemon.settings import Config, ExchangeSettings, Server, Supervision, is_loopback
 from daemon.supervisor import RestartPolicy, supervise
 from web.app import create_app, too_many_connections
 from web.auth import Auth
 from web.clients import Clients, Seat
+from web.hosts import Hosts
 from web.keys import KeysError
 from web.rest.early import Early
+from web.server.connections import Limits as ServerLimits
 from web.server.connections import serve
 from web.server.forwarded import Proxies
 from web.server.quiet import Quiet
@@ -40,14 +42,9 @@ from web.streams.memory import Memory
 from web.streams.multiplex import ClientLimits
 from web.streams.topics import Sources
 
-BACKLOG = 1024  # connections that the kernel holds while we are busy
 GRACE = 8.0  # seconds from the wish to stop until whatever is left is cut off
 
 log = structlog.get_logger()
-
-
-class CannotListen(Exception):
-    """The configured address cannot be bound; the text says why."""
 
 
 def exchange_defaults(exchanges: Mapping[str, Exchange]) -> dict[str, ExchangeSettings]:
@@ -73,14 +70,20 @@ async def run(
     Raises CannotListen. Ends within GRACE of the stop, whatever clients or exchanges do.
     """
     quiet, proxies = Quiet(), Proxies(config.server.trusted_proxies)
-    auth = open_auth(config, may_log=quiet.allows)
-    listeners, url = await _listen(config.server)
+    slots = _slots(config, exchanges)
+    auth = open_auth(config, slots=slots, may_log=quiet.allows)
+    certificates = certificates_of(config.server)
+    listeners, url = await listen(config.server, certificates)
     supervised = with_policy(config.supervision, rng)
     archive, recorder = open_archive(config), _recorder(config)
     if recorder is not None:
         upstream = Recorded(upstream, recorder)
     sources = _sources(config, exchanges, supervised, upstream, archive)
     async with trio.open_nursery() as keeping:
+        if config.server.unix_socket:
+            keeping.start_soon(remove_at_end, config.server.unix_socket)
+        if certificates is not None:
+            keeping.start_soon(certificates.watch)
         if archive is not None:  # it ends after those whose last words it keeps
             keeping.start_soon(supervised, "archive", archive.run)
         async with trio.open_nursery() as nursery:
@@ -94,14 +97,16 @@ async def run(
             memory = Memory(streams.resume_frames, streams.resume_seconds)
             limits = ClientLimits(streams.topics_per_client, streams.commands_per_second)
             fanouts = Fanouts(nursery, supervised, sources, memory)
-            app = create_app(fanouts, auth, cors_origins=origins, client_limits=limits)
-            early = Early(app, sources.connectors, auth, cors_origins=origins)
+            front: Any = {"cors_origins": origins, "hosts": _hosts(config.server), "root_path": config.server.root_path}
+            app = create_app(fanouts, auth, client_limits=limits, **front)
+            early = Early(app, sources.connectors, auth, **front)
             nursery.start_soon(auth.watch)
             nursery.start_soon(_stop_streams, stop, fanouts)
             async with trio.open_nursery() as web:
                 admit = partial(_admit, auth.clients, proxies)
                 server = partial(serve, stop=stop, early=early.answer, admit=admit, too_many=too_many_connections())
-                await web.start(partial(server, app, listeners, proxies=proxies, quiet=quiet))
+                bounds = ServerLimits(connections=slots)
+                await web.start(partial(server, app, listeners, proxies=proxies, quiet=quiet, limits=bounds))
                 log.info("web.listening", url=url)
                 task_status.started(url)
             nursery.cancel_scope.cancel()
@@ -109,14 +114,26 @@ async def run(
     log.info("daemon.stopped")
 
 
-def open_auth(config: Config, *, may_log: Callable[[str], bool]) -> Auth:
+def _slots(config: Config, exchanges: Mapping[str, Exchange]) -> int:
+    """How many connections of clients there may be. Raises CannotListen."""
+    descriptors.raise_limit()
+    running = {name: settings for name, settings in config.exchanges.items() if settings.enabled}
+    upstream = [(len(settings.symbols), exchanges[name].limits.topics) for name, settings in running.items()]
+    return descriptors.clients_left(upstream, exports=EXPORTS)
+
+
+def _hosts(server: Server) -> Hosts:
+    return Hosts(server.allowed_hosts, bind=server.host if server.port >= 0 else None)
+
+
+def open_auth(config: Config, *, slots: int, may_log: Callable[[str], bool]) -> Auth:
     """Who may do what. Raises ConfigError where the file of keys cannot be used."""
     server, settings, is_local = config.server, config.auth, is_loopback(config.server)
     if not is_local and "read" in settings.anonymous:
         log.info("web.open_to_all", detail="whoever reaches this address may read; see auth.anonymous")
     try:
         return Auth(
-            Clients(config.limits),
+            Clients(config.limits, slots=slots),
             anonymous=settings.anonymous,
             keys_file=Path(settings.keys_file),
             token_in_query=settings.token_in_query,
@@ -226,31 +243,3 @@ def _sources(
         supervise=supervised,
     )
     return Sources(connectors, everything, spikes)
-
-
-async def _listen(server: Server) -> tuple[list[trio.SocketListener | trio.SSLListener[trio.SocketStream]], str]:
-    context = _tls(server)
-    try:
-        plain = await trio.open_tcp_listeners(server.port, host=server.host, backlog=BACKLOG)
-    except OSError as error:
-        hint = "; another program uses it, choose another by --port" if error.errno == errno.EADDRINUSE else ""
-        why = f"{error.strerror or error}{hint}"
-        raise CannotListen(f"cannot listen on {server.host} port {server.port}: {why}") from None
-    port = plain[0].socket.getsockname()[1]
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    if context is None:
-        return list(plain), f"http://{host}:{port}"
-    return [trio.SSLListener(listener, context) for listener in plain], f"https://{host}:{port}"
-
-
-def _tls(server: Server) -> ssl.SSLContext | None:
-    if server.certfile is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        # An encrypted key would ask the terminal for its password: nobody may be there.
-        context.load_cert_chain(server.certfile, server.keyfile, password="")
-    except OSError as error:
-        raise ConfigError("server.certfile", f"cannot be used with server.keyfile: {error}") from None
-    return context

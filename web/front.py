@@ -31,7 +31,7 @@ class Front:
             scope["raw_path"] = raw.removeprefix(root_path.encode()) or b"/"
         if path != ALWAYS:
             host = next((value.decode("latin1") for name, value in scope["headers"] if name == b"host"), None)
-            told = self._hosts.refusal(host, is_local_socket=scope["server"] is None)
+            told = self._hosts.refusal(host, is_local_socket=scope.get("server", ()) is None)
             if told is not None:
                 kind = "websocket.http" if scope["type"] == "websocket" else "http"
                 await _answer(send, kind, told.status, _encode(told))

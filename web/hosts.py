@@ -26,21 +26,22 @@ class Hosts:
 
     def change(self, allowed: Sequence[str]) -> None:
         """Allow these from now on, without ports and in any case; an IPv6 address in brackets."""
-        self._is_set = bool(allowed)
-        self._allowed: frozenset[str] | None = None  # None: every one
-        if allowed:
-            self._allowed = frozenset(name.lower() for name in allowed)
-        elif self._bind is not None and is_loopback(self._bind):
-            self._allowed = LOCAL | {f"[{self._bind}]" if ":" in self._bind else self._bind.lower()}
+        bind, names = self._bind, frozenset(name.lower() for name in allowed)
+        of_this_machine = LOCAL if bind is None else LOCAL | {f"[{bind}]" if ":" in bind else bind.lower()}
+        if not names and bind is not None and is_loopback(bind):
+            names = of_this_machine
+        self._allowed = names or None  # None: every one
+        self._are_local = names <= of_this_machine
 
     def refusal(self, host: str | None, *, is_local_socket: bool = False) -> Problem | None:
         """Why a request with this Host header is not answered; None: it is.
 
-        `is_local_socket`: it came over a Unix socket, which no browser reaches.
+        `is_local_socket`: it came over a Unix socket, which no browser reaches: a proxy's names are as good there as
+        those of this machine.
         """
         if not host:
             return problem("bad_request", "the request has no Host header: it must name this server")
-        if self._allowed is None or (is_local_socket and not self._is_set):
+        if self._allowed is None or (is_local_socket and self._are_local):
             return None
         found = _HOST.fullmatch(host.lower())
         if found and found[1] in self._allowed:

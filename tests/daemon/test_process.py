@@ -31,7 +31,7 @@ from actors.simulation.server import Faults, RestFault, Simulator
 from tests.daemon.fixtures import TWO, eventually
 
 HANDSHAKE = (
-    b"GET %b HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"GET %b HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 DAEMON = (sys.executable, "-m", "daemon")

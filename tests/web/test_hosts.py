@@ -91,8 +91,10 @@ async def test_other_names_are_misdirected_on_every_way_in() -> None:
                 request = REQUEST.replace(b"connection: close\r\n", keep) % (path, EVIL.encode())
                 async with await trio.open_tcp_stream("127.0.0.1", port_of(w)) as stream:
                     await stream.send_all(request)
+                    answer = b""
                     with trio.fail_after(10):
-                        answer = bytes(await stream.receive_some())
+                        while b"unknown_host" not in answer:
+                            answer += await stream.receive_some()
                 assert answer.startswith(b"HTTP/1.1 421 "), path
                 assert b"\r\ncontent-type: application/problem+json\r\n" in answer
                 assert b'"code":"unknown_host"' in answer
@@ -127,8 +129,11 @@ async def test_what_was_remembered_under_a_good_name_is_not_told_under_a_bad_one
         async with await trio.open_tcp_stream("127.0.0.1", port_of(w)) as stream:
             for _ in range(3):
                 await stream.send_all(good)
+                answer = b""
                 with trio.fail_after(10):
-                    assert bytes(await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+                    while not answer.endswith(b"]"):
+                        answer += await stream.receive_some()
+                assert answer.startswith(b"HTTP/1.1 200 ")
             await stream.send_all(good.replace(b"localhost", b"evil.test"))
             with trio.fail_after(10):
                 assert bytes(await stream.receive_some()).startswith(b"HTTP/1.1 421 ")

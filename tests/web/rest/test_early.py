@@ -85,7 +85,7 @@ async def connect(w: World) -> Wire:
 
 
 def head(target: str, *headers: str) -> bytes:
-    return "\r\n".join([f"GET {target} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+    return "\r\n".join([f"GET {target} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
 
 
 TARGETS = [
@@ -154,7 +154,7 @@ async def test_all_else_is_left_to_quart(w: World, answers: Answers, target: str
 
 
 UNUSUAL = {
-    "1.0": b"GET / HTTP/1.0\r\nHost: x\r\n\r\n",
+    "1.0": b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n",
     "close": head("/", "Connection: close"),
     "body": head("/", "Content-Length: 2") + b"{}",
     "empty body": head("/", "Content-Length: 0"),
