@@ -81,10 +81,11 @@ class Clients:
     def seat(self, address: str, *, is_proxy: bool = False) -> Seat | None:
         """Count a connection that was accepted just now; None: close it, its address has as many as it may.
 
-        One address has at most half of all slots, also where there is no limit. `is_proxy`: it brings others' requests.
+        One address has at most half of all slots, also where there is no limit or it is exempt: somebody else must be
+        able to look. `is_proxy`: it brings others' requests.
         """
         account = self.of_address(address)
-        if not account.is_exempt and not is_proxy:
+        if not is_proxy:
             limits = [most for most in (account.limits.connections, self.slots // 2) if most]
             if limits and account.connections >= min(limits):
                 return None

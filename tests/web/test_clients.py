@@ -133,11 +133,13 @@ def test_connections_are_counted_and_no_more_are_had() -> None:
     assert table.seat(ALICE) is None
 
 
+@pytest.mark.parametrize("address", [ALICE, "127.0.0.1"])
 @pytest.mark.parametrize("connections", [0, 50])
-def test_one_address_never_has_more_than_half_of_all_slots(connections: int) -> None:
+def test_one_address_never_has_more_than_half_of_all_slots(connections: int, address: str) -> None:
     table = clients(slots=10, connections=connections)
-    assert sum(table.seat(ALICE) is not None for _ in range(20)) == 5
+    assert sum(table.seat(address) is not None for _ in range(20)) == 5
     assert table.seat(BOB) is not None
+    assert table.seat(address, is_proxy=True) is not None, "it brings others' requests"
 
 
 def test_a_key_takes_a_connection_over_and_gives_the_address_its_place_back() -> None:

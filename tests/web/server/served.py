@@ -26,6 +26,7 @@ from wsproto.connection import Connection, ConnectionType
 
 from web.server.connections import OUTBOX, Limits, ServerStatistics, serve
 from web.server.outbox import Outbox, text_frame
+from web.server.tls import Certificates
 
 Contexts = tuple[ssl.SSLContext, ssl.SSLContext]  # the server's and the client's
 TICK = 0.01  # seconds between two looks at something that has no event to wait for
@@ -141,12 +142,15 @@ async def guarded(
     *,
     limits: Limits | None = None,
     tls: ssl.SSLContext | None = None,
+    certificates: Certificates | None = None,
     **more: Any,
 ) -> AsyncIterator[Served]:
     listeners: Any = await trio.open_tcp_listeners(0, host="127.0.0.1")
     served = Served(listeners[0].socket.getsockname()[1], trio.Event())
     if tls is not None:
         listeners = [trio.SSLListener(listeners[0], tls, https_compatible=True)]
+    if certificates is not None:
+        listeners = [certificates.over(listeners[0])]
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         await serve(
