@@ -12,6 +12,7 @@ from typing import NamedTuple
 import trio
 
 from actors.archive.archive import Archive
+from actors.counts import Counts
 from actors.errors import UnknownInterval, UnknownSymbol, UpstreamLimited
 from actors.events import Instrument, Topic
 from actors.exchanges.catalogue import Catalogue
@@ -52,6 +53,7 @@ class Collection:
         archive: Archive | None,
         linger: float,
         now: Callable[[], datetime],
+        counts: Counts,
     ) -> None:
         self.exchange = exchange
         self._catalogue = catalogue
@@ -64,6 +66,7 @@ class Collection:
         self._archive = archive
         self._linger = linger
         self._now = now  # the exchange's clock
+        self._counts = counts
         self.feeds: dict[str, Feed] = {}
         self._reach: Reach
 
@@ -102,6 +105,7 @@ class Collection:
             everything=self._everything,
             derived=self._derived(),
             missed_trades=self._reach.missed_trades,
+            counts=self._counts,
         )
 
     def _derived(self) -> frozenset[str]:
@@ -171,6 +175,7 @@ class Collection:
         feed = self.feeds.get(symbol)
         if feed is not None and feed.holds == 0 and symbol not in self.symbols:
             self._stop(feed, "no reader")
+            self._counts.duplicates.update(feed.duplicates())
             del self.feeds[symbol]
 
     def check_interval(self, interval: str | None) -> None:

@@ -5,6 +5,7 @@ Clients' requests enter here: answered by a feed's memory where it is current, e
 identical requests in flight share.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
@@ -21,10 +22,12 @@ from actors.archive.refill import Refill
 from actors.archive.seen import Seen, sampled, with_sampled_interest
 from actors.archive.series import Series
 from actors.collection import LINGER, Collection, Reach
+from actors.counts import Counts
 from actors.errors import BadMessage, MarketError, Unsupported
 from actors.events import (
     FundingRate,
     Instrument,
+    Kind,
     LargeTrade,
     Liquidation,
     Ohlc,
@@ -39,6 +42,7 @@ from actors.feeds.feed import Feed
 from actors.lines.pool import Lines
 from actors.lines.probes import Probes
 from actors.upstream.budget import Budget
+from actors.upstream.counted import CountedHttp
 from actors.upstream.flights import Flights
 from actors.upstream.rest import Http, RestClient, tls_for
 from actors.upstream.seam import LIVE, Upstream
@@ -73,6 +77,7 @@ class Connector:
         self._rest_url, self._ws_url = rest_url.rstrip("/"), ws_url.rstrip("/")
         self._supervise = supervise
         self._upstream = upstream
+        self.counts = Counts()
         self._skew = Skew(exchange.name)
         self.now = self._skew.now
         self._recall = Recall(archive, exchange, self.now) if archive else None
@@ -91,19 +96,22 @@ class Connector:
             archive=archive,
             linger=linger,
             now=self.now,
+            counts=self.counts,
         )
         self.feeds = self._collection.feeds
         self.check_interval = self._collection.check_interval
+        self._lines: Lines | None = None  # while it runs
 
     async def run(self) -> None:
         """Run the exchange until cancelled."""
         self._tls = tls_for(self._rest_url, self._ws_url)
         async with (
-            self._upstream.open_http(self.name, self._rest_url, self._tls) as http,
+            self._upstream.open_http(self.name, self._rest_url, self._tls) as host,
             trio.open_nursery() as nursery,
         ):
+            http = CountedHttp(host, self.counts)
             self._flights = Flights(nursery)
-            lines = Lines(
+            lines = self._lines = Lines(
                 self.exchange,
                 self._ws_url,
                 self._tls,
@@ -112,6 +120,7 @@ class Connector:
                 self._supervise,
                 self._skew.at,
                 self._upstream,
+                self.counts,
             )
             self._client = self._rest_client(http, background=False)
             self._rest = self._open_rest(self._client)
@@ -169,6 +178,7 @@ class Connector:
         else:
             after = clock.now()
         self._skew.learn(server_time, before, after)
+        self.counts.skew = self._skew.offset.total_seconds()
 
     def _no_catalogue(self, change: Change) -> None:
         if not self.catalogue.instruments:
@@ -213,6 +223,14 @@ class Connector:
         if self.is_live or not self.feeds:
             return None
         return next((reason for feed in self.feeds.values() if (reason := feed.health.reason)), "no feed is live yet")
+
+    @property
+    def lines_connected(self) -> int:
+        return self._lines.connected if self._lines else 0
+
+    def duplicates(self) -> Counter[Kind]:
+        """Deliveries that were dropped since the start, as told already or too late."""
+        return sum((feed.duplicates() for feed in self.feeds.values()), self.counts.duplicates.copy())
 
     # --- requests ---
 

@@ -4,7 +4,7 @@ Each class is one case of the public contract and carries its `code`; the web la
 `expected` tells the supervisor that a fault outside the program needs no traceback.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class MarketError(Exception):
@@ -87,4 +87,10 @@ class Overloaded(MarketError):
 
 
 class LineLost(MarketError):
-    """A line's connection ended or stopped delivering; the text says how it was noticed."""
+    """A line's connection ended or stopped delivering; the text says how it was noticed, `how` in one word."""
+
+    def __init__(
+        self, detail: str, *, how: Literal["silence", "closed", "refused", "timeout", "error"] = "error"
+    ) -> None:
+        super().__init__(detail)
+        self.how = how

@@ -4,7 +4,7 @@ State changes happen in plain functions; what needs I/O (history, repairs, polli
 are answered from memory or not at all (None): asking the exchange instead is the connector's business.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -14,6 +14,7 @@ import trio
 
 from actors import clock
 from actors.broadcast import Reader
+from actors.counts import Counts
 from actors.errors import LineLost
 from actors.events import Event, FundingRate, Kind, LargeTrade, Liquidation, Ohlc, OpenInterest, Said, Status, Topic
 from actors.exchanges.exchange import Backlog, Change, Exchange, Rest, Supervise, Update
@@ -52,6 +53,7 @@ class Feed:
         everything: Everything,
         derived: frozenset[str] = frozenset(),
         missed_trades: AskMissed | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self.exchange, self.symbol = exchange, symbol
         self.derived = derived  # intervals that are made of minutes instead of being subscribed to
@@ -64,7 +66,7 @@ class Feed:
         self.left_at = float("-inf")  # when the last of them left
         self.health = Health(self._on_health)
         self._silence = Silence()
-        self.readers = Readers(exchange.name, symbol, everything)
+        self.readers = Readers(exchange.name, symbol, everything, counts)
         self._history = History(
             exchange, symbol, rest=rest, background=background, publish=self.readers.publish_bar, derived=derived
         )
@@ -296,6 +298,10 @@ class Feed:
     def closed_bars(self, interval: str, count: int) -> tuple[datetime, list[Ohlc], bool] | None:
         """History up to where live updates go on: see `Bars.history_before_live`. None before the first bar."""
         return self._history.closed_bars(interval, count)
+
+    def duplicates(self) -> Counter[Kind]:
+        """Deliveries that were dropped since the feed began, as told already or too late."""
+        return self._known.duplicates()
 
     @property
     def trades(self) -> Trades:

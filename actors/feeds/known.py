@@ -3,7 +3,7 @@
 What has to be asked for (history, missed trades, polled values) comes from the feed's tasks.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -13,6 +13,7 @@ from actors.events import (
     Event,
     FundingRate,
     Gap,
+    Kind,
     LargeTrade,
     Liquidation,
     Ohlc,
@@ -105,7 +106,7 @@ class Known:
             case OpenInterest():
                 self.on_open_interest(event)
         if event.kind not in self._exchange.unstamped:
-            self._readers.lags[event.kind].add(self._readers.received_at - pushed_at)
+            self._readers.lagged(event.kind, pushed_at)
         self._history.notice(pushed_at)
 
     def _announce_cut(self, start: datetime, end: datetime) -> None:
@@ -184,6 +185,11 @@ class Known:
         """One report per topic that said anything; `skew` is the exchange's clock minus ours, `now` is by ours."""
         down_since = None if is_connected else self.heard_until and self.heard_until - skew
         return self._readers.report(now, skew, down_since, self._duplicates)
+
+    def duplicates(self) -> Counter[Kind]:
+        """Deliveries that were dropped since the feed began, as told already or too late."""
+        bars = sum(self._history.late(interval) for interval in self._history.intervals)
+        return Counter({"trades": self.trades.duplicates, "liquidations": self.repeated_liquidations, "ohlc": bars})
 
     def _duplicates(self, topic: Topic) -> int:
         match topic.kind:

@@ -98,21 +98,18 @@ class Lags:
     __slots__ = ("_recent",)
 
     def __init__(self) -> None:
-        self._recent: deque[timedelta] = deque(maxlen=LAGS_KEPT)
+        self._recent: deque[float] = deque(maxlen=LAGS_KEPT)
 
-    def add(self, lag: timedelta) -> None:
-        self._recent.append(lag)
+    def add(self, seconds: float) -> None:
+        self._recent.append(seconds)
 
     def report(self, skew: timedelta) -> Lag | None:
         """`skew`: the exchange's clock minus ours."""
         if not self._recent:
             return None
         ordered = sorted(self._recent)
+        skewed = skew.total_seconds()
         return Lag(
-            median_ms=_milliseconds(ordered[len(ordered) // 2] + skew),
-            p99_ms=_milliseconds(ordered[len(ordered) * 99 // 100] + skew),
+            median_ms=round((ordered[len(ordered) // 2] + skewed) * 1000, 3),
+            p99_ms=round((ordered[len(ordered) * 99 // 100] + skewed) * 1000, 3),
         )
-
-
-def _milliseconds(lag: timedelta) -> float:
-    return round(lag / timedelta(milliseconds=1), 3)

@@ -6,15 +6,17 @@ from datetime import datetime, timedelta
 
 from actors import clock
 from actors.broadcast import Broadcast, Reader
+from actors.counts import Counts
 from actors.events import Gap, Kind, Ohlc, Said, Status, Topic
 from actors.feeds.everything import KINDS, Everything
 from actors.feeds.quality import Lags, Quality, TopicReport
 
 
 class Readers:
-    def __init__(self, exchange: str, symbol: str, everything: Everything) -> None:
+    def __init__(self, exchange: str, symbol: str, everything: Everything, counts: Counts | None = None) -> None:
         self._exchange, self._symbol = exchange, symbol
         self._everything = everything
+        self._counts = counts or Counts()
         self._broadcasts: dict[Topic, Broadcast[Said]] = {}
         self._quality: defaultdict[Topic, Quality] = defaultdict(Quality)
         self.lags: defaultdict[Kind, Lags] = defaultdict(Lags)
@@ -30,11 +32,27 @@ class Readers:
     def publish(self, topic: Topic, said: Said) -> None:
         if isinstance(said, Gap):
             self._quality[topic].noticed(said)
+            self._counts.lost(topic.kind, said)
         elif not isinstance(said, Status):
             self._quality[topic].heard(self.received_at)
+            self._counts.events[topic.kind] += 1
         if broadcast := self._broadcasts.get(topic):
             broadcast.publish(said)
         self._everything.publish(topic.kind, said)
+
+    def lagged(self, kind: Kind, pushed_at: datetime) -> None:
+        """What the exchange pushed at this time, by its clock, was received just now."""
+        seconds = (self.received_at - pushed_at).total_seconds()
+        self.lags[kind].add(seconds)
+        self._counts.lag[kind].observe(seconds + self._counts.skew)
+
+    def last_heard(self) -> dict[Kind, datetime]:
+        """When the youngest event of each kind was received."""
+        found: dict[Kind, datetime] = {}
+        for topic, quality in self._quality.items():
+            if quality.last_event is not None:
+                found[topic.kind] = max(quality.last_event, found.get(topic.kind, quality.last_event))
+        return found
 
     def publish_bar(self, interval: str, said: Ohlc | Gap) -> None:
         self.publish(self.topic("ohlc", interval), said)

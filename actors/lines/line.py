@@ -13,6 +13,7 @@ from typing import Protocol
 import structlog
 import trio
 
+from actors.counts import Counts, Lost
 from actors.errors import BadMessage, LineLost, UnknownMessage
 from actors.events import Event, Instrument, Topic
 from actors.exchanges.exchange import Backlog, Change, Exchange, Rejected, Session, Update
@@ -54,6 +55,7 @@ class Line:
         exchange_time: Callable[[datetime], datetime] = lambda at: at,
         upstream: Upstream = LIVE,
         *,
+        counts: Counts | None = None,
         stands_in: bool = False,
     ) -> None:
         self._exchange = exchange
@@ -75,6 +77,7 @@ class Line:
         self._silence = Silence(self._limits.silence)
         self._suspects = Suspects()
         self.counts: Counter[str] = Counter()  # frames, garbage, unknown, unlisted
+        self._totals = counts or Counts()  # of all lines
         self._reported: set[str] = set()
 
     @property
@@ -101,6 +104,11 @@ class Line:
                 self._asking.ask(topic, subscribe=False)
         carried = {topic.symbol for topic in self._topics}
         self._feeds = {symbol: feed for symbol, feed in self._feeds.items() if symbol in carried}
+
+    @property
+    def is_up(self) -> bool:
+        """Connected."""
+        return self._is_up
 
     @property
     def age(self) -> float:
@@ -149,6 +157,13 @@ class Line:
 
     async def run(self) -> None:
         """Connect, subscribe, deliver until the connection fails or falls silent. Raises LineLost."""
+        try:
+            await self._connected_life()
+        except (LineLost, ExceptionGroup) as error:
+            self._totals.disconnects[_how(error)] += 1
+            raise
+
+    async def _connected_life(self) -> None:
         await self._ready_to_connect()
         url, carried = self._url + self._exchange.ws_path, [*map(str, self._topics)]
         async with self._upstream.open_socket(self._exchange.name, self.number, carried, url, self._tls) as socket:
@@ -157,6 +172,7 @@ class Line:
             self._silence.restart()
             self._suspects.restart()
             self._is_up = True
+            self._totals.connects += 1
             self._up_at = trio.current_time()
             try:
                 log.info("line.up", exchange=self._exchange.name, line=self.number, topics=len(self._topics))
@@ -187,8 +203,10 @@ class Line:
             except ConnectionClosed as error:
                 if error.reason is None or error.reason.code == CUT:
                     self._blame(session.unacknowledged())
-                raise LineLost(f"closed by the exchange, {closing(error)}") from None
+                raise LineLost(f"closed by the exchange, {closing(error)}", how="closed") from None
             self.counts["frames"] += len(frames)
+            self._totals.frames += len(frames)
+            self._totals.bytes += sum(map(len, frames))
             exchange_time = self._exchange_time(received_at)
             for frame in frames:
                 try:
@@ -220,6 +238,7 @@ class Line:
     def _complain(self, kind: str, error: BadMessage, frame: str | bytes) -> None:
         """Count every bad frame, log each kind of complaint once: a flood of them must not flood the log."""
         self.counts[kind] += 1
+        self._totals.bad_frames += 1
         text = str(error)
         if text not in self._reported and len(self._reported) < REPORTED_MAX:
             self._reported.add(text)
@@ -289,7 +308,7 @@ class Line:
             await trio.sleep(WATCH_EVERY)
             now = trio.current_time()
             if self._topics and now - self._last_heard > limit:
-                raise LineLost(f"silence: no market data for {limit:g} s")
+                raise LineLost(f"silence: no market data for {limit:g} s", how="silence")
             silent = self._silence.look(now)
             for topic in silent:
                 self._topics[topic].topic_silent(topic, f"no {topic.kind} data for {limit:g} s")
@@ -312,6 +331,13 @@ class Line:
             except trio.TooSlowError:
                 # Whoever still sends data is alive: its pong waits behind them, or is withheld.
                 if trio.current_time() - self._last_heard > self._limits.pong_within:
-                    raise LineLost(f"no pong within {self._limits.pong_within:g} s") from None
+                    raise LineLost(f"no pong within {self._limits.pong_within:g} s", how="timeout") from None
             except ConnectionClosed:
                 return  # the receiving task says why
+
+
+def _how(error: BaseException) -> Lost:
+    """Why a connection was lost: what the first of its tasks to end found."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error.how if isinstance(error, LineLost) else "error"

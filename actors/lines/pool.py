@@ -11,6 +11,7 @@ from datetime import datetime
 import structlog
 import trio
 
+from actors.counts import Counts
 from actors.events import Instrument, Topic
 from actors.exchanges.exchange import Exchange, Supervise
 from actors.feeds.feed import Feed
@@ -37,6 +38,7 @@ class Lines:
         supervise: Supervise,
         exchange_time: Callable[[datetime], datetime],
         upstream: Upstream,
+        counts: Counts | None = None,
     ) -> None:
         self._exchange = exchange
         self._url, self._tls = url, tls
@@ -45,6 +47,7 @@ class Lines:
         self._supervise = supervise
         self._exchange_time = exchange_time  # what the exchange's clock shows at a moment of ours
         self._upstream = upstream
+        self._counts = counts or Counts()
         self._all: list[Line] = []
         self._of: dict[str, Line] = {}  # by symbol
         self._made = 0
@@ -52,6 +55,11 @@ class Lines:
 
     def __contains__(self, symbol: str) -> bool:
         return symbol in self._of
+
+    @property
+    def connected(self) -> int:
+        """Lines that have a connection."""
+        return sum(line.is_up for line in self._all)
 
     def no_room_for(self, topics: Iterable[Topic], carried: Iterable[Topic]) -> str | None:
         """Why topics cannot be subscribed to beside those carried; None where the exchange does not limit their number.
@@ -99,6 +107,7 @@ class Lines:
             self._made,
             self._exchange_time,
             self._upstream,
+            counts=self._counts,
             stands_in=stands_in,
         )
         self._all.append(line)
@@ -158,6 +167,7 @@ class Lines:
                 self._of[symbol] = new
         new.takes_over()
         self._end(old)
+        self._counts.disconnects["rotation"] += 1
         log.info("line.replaced", exchange=self._exchange.name, line=old.number, by=new.number)
         return True
 

@@ -71,7 +71,9 @@ class Silence:
             if now - max(asked_at, self._heard_at.get(topic, NEVER)) > self._limit:
                 if topic in self._doubted and now - self._replaced_at.get(topic, NEVER) > REPLACE_EVERY:
                     self._replaced_at[topic] = now
-                    raise LineLost(f"silence: no {topic.kind} data of {topic.symbol}, though asked for again")
+                    raise LineLost(
+                        f"silence: no {topic.kind} data of {topic.symbol}, though asked for again", how="silence"
+                    )
                 silent.append(topic)
         self._doubted.update(silent)
         self._asked_at.update(dict.fromkeys(silent, now))

@@ -87,7 +87,7 @@ async def open_socket(url: str, tls: ssl.SSLContext | None) -> AsyncIterator[Soc
                 nursery.cancel_scope.cancel()
     except* trio_websocket.ConnectionRejected as group:  # raised by trio-websocket's own task in the nursery
         status = getattr(group.exceptions[0], "status_code", "?")
-        raise LineLost(f"the exchange refused the WebSocket: HTTP {status}") from None
+        raise LineLost(f"the exchange refused the WebSocket: HTTP {status}", how="refused") from None
     except* trio_websocket.HandshakeError as group:
         raise LineLost(f"the WebSocket handshake failed: {group.exceptions[0]!r}") from group
 
@@ -109,7 +109,7 @@ async def _connect(url: str, tls: ssl.SSLContext | None) -> trio.abc.Stream:
                 raise
             return stream
     except trio.TooSlowError:
-        raise LineLost(f"no connection within {CONNECT_WITHIN:g} s") from None
+        raise LineLost(f"no connection within {CONNECT_WITHIN:g} s", how="timeout") from None
     except (OSError, trio.BrokenResourceError) as error:  # ssl.SSLError is an OSError
         cause = error.__cause__ or error
         raise LineLost(f"cannot connect: {type(cause).__name__}: {cause}") from error
@@ -144,8 +144,8 @@ async def _shake_hands(nursery: trio.Nursery, stream: trio.abc.Stream, url: str)
         nursery.start_soon(socket.collect, messages_in)
         return socket
     if patience.cancelled_caught:
-        raise LineLost(f"no connection within {CONNECT_WITHIN:g} s")
-    raise LineLost("the exchange hung up during the handshake")
+        raise LineLost(f"no connection within {CONNECT_WITHIN:g} s", how="timeout")
+    raise LineLost("the exchange hung up during the handshake", how="closed")
 
 
 def closed(code: int | None, reason: str) -> ConnectionClosed:
