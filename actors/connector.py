@@ -6,8 +6,8 @@ identical requests in flight share.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -140,6 +140,13 @@ class Connector:
             for feed in self.feeds.values():  # only reached where the supervisor gives up
                 feed.health.fail(self.catalogue.problem or "the catalogue is no longer read")
             await trio.sleep_forever()
+
+    @asynccontextmanager
+    async def open_client(self) -> AsyncIterator[RestClient]:
+        """One more client of the exchange's REST host, within the same budget, with connections of its own."""
+        tls = tls_for(self._rest_url)
+        async with self._upstream.open_http(self.name, self._rest_url, tls) as http:
+            yield self._rest_client(http, background=False)
 
     def _rest_client(self, http: Http, *, background: bool) -> RestClient:
         exchange = self.exchange

@@ -18,6 +18,7 @@ from actors.archive.archive import EXPORTS, Archive
 from actors.archive.series import KINDS
 from actors.connector import Connector
 from actors.exchanges.exchange import Exchange, Supervise
+from actors.facade.desk import Desk, Settings
 from actors.feeds.everything import Everything
 from actors.recording.recorder import Recorded, Recorder
 from actors.spikes import Spikes
@@ -97,8 +98,11 @@ async def run(
             memory = Memory(streams.resume_frames, streams.resume_seconds)
             limits = ClientLimits(streams.topics_per_client, streams.commands_per_second)
             fanouts = Fanouts(nursery, supervised, sources, memory)
+            desks = open_desks(config, sources.connectors)
+            for name, desk in desks.items():
+                nursery.start_soon(partial(supervised, "facade", desk.run, exchange=name))
             front: Any = {"cors_origins": origins, "hosts": _hosts(config.server), "root_path": config.server.root_path}
-            app = create_app(fanouts, auth, client_limits=limits, **front)
+            app = create_app(fanouts, auth, client_limits=limits, desks=desks, **front)
             early = Early(app, sources.connectors, auth, **front)
             nursery.start_soon(auth.watch)
             nursery.start_soon(_stop_streams, stop, fanouts)
@@ -160,6 +164,17 @@ def open_archive(config: Config) -> Archive | None:
         return None
     days = {kind: getattr(settings, f"{kind}_days") for kind in KINDS}
     return Archive(Path(settings.path), keep=[kind for kind in KINDS if kind in settings.keep], days=days)
+
+
+def open_desks(config: Config, connectors: Mapping[str, Connector]) -> dict[str, Desk]:
+    """What answers in the dialects of the exchanges that run, where it is not switched off."""
+    told = config.facade
+    settings = Settings(told.passthrough, told.rows_mb, told.share)
+    return {
+        name: Desk(connector.exchange.facade, connector, settings)
+        for name, connector in connectors.items()
+        if told.enabled and connector.exchange.facade is not None
+    }
 
 
 async def _limit_stop(stop: trio.Event, scope: trio.CancelScope) -> None:

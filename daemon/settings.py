@@ -112,6 +112,18 @@ class OiVol(Struct, frozen=True, forbid_unknown_fields=True):
     symbols: SymbolList = ()
 
 
+class Facade(Struct, frozen=True, forbid_unknown_fields=True):
+    """Of /as/{exchange}. `passthrough`: ask the exchange for what is not held here.
+
+    `rows_mb`: megabytes of closed rows. `share`: of each of the exchange's allowances, for all clients of it together.
+    """
+
+    enabled: bool = True
+    passthrough: bool = True
+    rows_mb: Annotated[int, integer(1, 100_000)] = 64
+    share: Annotated[float, Meta(gt=0, le=0.95, description="a number above 0, at most 0.95")] = 0.5
+
+
 class Archive(Struct, frozen=True, forbid_unknown_fields=True):
     """`path`: of the file, which its folder must be there for. `*_days`: how long a kind is kept, 0 = for ever."""
 
@@ -181,6 +193,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metrics: Metrics = Metrics()
     streams: Streams = Streams()
     oi_vol: OiVol = OiVol()
+    facade: Facade = Facade()
     archive: Archive = Archive()
     supervision: Supervision = Supervision()
     record: Record = Record()

@@ -3,7 +3,7 @@
 `create_app` wires; `web.rest.handlers` and `web.streams.paths` say what is answered.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from inspect import isawaitable
 from typing import Any
 
@@ -17,6 +17,7 @@ from werkzeug.exceptions import NotFound as WerkzeugNotFound
 from actors.errors import MarketError, RateLimited
 from web.auth import Auth
 from web.clients import Clients
+from web.facade.http import Desks, FacadeHttp, refusal_below
 from web.front import Front
 from web.hosts import Hosts
 from web.limits import Limits
@@ -49,6 +50,7 @@ def create_app(
     client_limits: ClientLimits | None = None,
     hosts: Hosts | None = None,
     root_path: str = "",
+    desks: Desks | None = None,
 ) -> QuartTrio:
     """The HTTP face of the feeds. `auth`: who may do what; None: everybody all but `admin`, within the ordinary limits.
 
@@ -93,7 +95,9 @@ def create_app(
         response.headers["Upgrade"] = "websocket"
         return response
 
-    over_http = Gate(app.asgi_app, auth, cors_origins=cors_origins)
+    desks = desks or {}
+    below = FacadeHttp(app.asgi_app, desks, cors_origins=cors_origins)
+    over_http = Gate(below, auth, cors_origins=cors_origins, dialect=partial(refusal_below, desks))
 
     async def asgi(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "websocket":

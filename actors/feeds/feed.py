@@ -121,6 +121,10 @@ class Feed:
 
     # --- silence ---
 
+    def quiet_since(self) -> float | None:
+        """When the last trade was heard, by a clock that nobody sets; None where trades are not followed just now."""
+        return self._silence.last("trades") if self.health.is_current else None
+
     def _expect_data(self) -> None:
         """Silence counts from now on, where a connection is there."""
         judged = [

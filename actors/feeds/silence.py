@@ -34,6 +34,11 @@ class Silence:
         if pulse := self._pulses.get(_name(topic)):
             pulse.excuse(now)
 
+    def last(self, name: str) -> float | None:
+        """When a topic spoke last, or was asked to; None where nothing is to be expected of it."""
+        pulse = self._pulses.get(name)
+        return pulse.last if pulse else None
+
     def is_unusual(self, topic: Topic, now: float) -> bool:
         pulse = self._pulses.get(_name(topic))
         return pulse is not None and pulse.is_overdue(now)

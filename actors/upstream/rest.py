@@ -102,6 +102,29 @@ class RestClient:
         """The same for an exchange that takes its questions as POSTed JSON; it must be safe to ask twice."""
         return await self._ask(Question("POST", path, {}, body), bucket, weight)
 
+    async def forward(
+        self, question: Question, *, bucket: str, weight: int, leaves: Callable[[], None] = lambda: None
+    ) -> Answer:
+        """Whatever the exchange answers, as it came; a refusal of the whole address is heeded all the same.
+
+        `leaves` is called when nothing is waited for any more. Raises MarketError where there is no answer.
+        """
+        for is_last in (False, True):
+            try:
+                async with self._limit:
+                    await self._budget.spend(bucket, weight, background=self._background)
+                    leaves()
+                    answer = await self._http.ask(question)
+            except Unreachable:
+                if is_last:
+                    raise
+                continue
+            self._observe(answer)
+            if answer.status >= 300:
+                self.heed(self._error(answer, question.path))
+            return answer
+        raise AssertionError("unreachable")
+
     def heed(self, error: MarketError) -> None:
         """Ask nothing more until the time that an error names. For exchanges, too, that refuse within a 200."""
         if error.retry_after is not None:

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import trio
 
-from actors.errors import RateLimited
+from actors.errors import MarketError, RateLimited
+from actors.exchanges.facade import Reply
 from web.account import Account
 from web.auth import Auth, scope_of, visiting
 from web.clients import Seat
@@ -27,13 +28,16 @@ Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 Headers = dict[str, str]
+Dialect = Callable[[str, MarketError], Reply | None]
+"""(path, error) -> the answer in the dialect that is spoken below the path; None where it is the ordinary one."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Gate:
-    def __init__(self, app: App, auth: Auth, *, cors_origins: list[str] | str) -> None:
+    def __init__(self, app: App, auth: Auth, *, cors_origins: list[str] | str, dialect: Dialect) -> None:
         self._app = app
+        self._dialect = dialect
         self._auth = auth
         self._origins = cors_origins
 
@@ -56,7 +60,11 @@ class Gate:
             auth.check(visit, needed)
         except (Denied, RateLimited) as error:
             origin = next((value.decode("latin1") for name, value in scope["headers"] if name == b"origin"), None)
-            await _tell(send, *refusal(error, account, origin, self._origins))
+            told = refusal(error, account, origin, self._origins)
+            if isinstance(error, RateLimited) and (reply := self._dialect(path, error)) is not None:
+                kept = {"Content-Type": reply.content_type, "Content-Length": str(len(reply.body))}
+                told = reply.status, told[1] | kept | dict(reply.headers), reply.body
+            await _tell(send, *told)
         else:
             with visiting(visit):
                 await self._app(scope, receive, send if account.is_exempt else _counted(send, account))

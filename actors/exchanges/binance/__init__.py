@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from actors.exchanges.binance.facade import FACADE
 from actors.exchanges.binance.rest import BinanceRest, explain, missed_trades
 from actors.exchanges.binance.session import NAME, BinanceSession
 from actors.exchanges.exchange import Exchange, LineLimits
@@ -54,4 +55,5 @@ EXCHANGE = Exchange(
     new_session=BinanceSession,
     open_rest=BinanceRest,
     missed_trades=missed_trades,
+    facade=FACADE,
 )

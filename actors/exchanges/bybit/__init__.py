@@ -1,5 +1,6 @@
 """Bybit v5, linear: USDT and USDC perpetuals and dated futures."""
 
+from actors.exchanges.bybit.facade import FACADE
 from actors.exchanges.bybit.normalise import NAME, THEIR_INTERVALS
 from actors.exchanges.bybit.rest import PERIODS, BybitRest, explain, missed_trades
 from actors.exchanges.bybit.session import BybitSession
@@ -47,4 +48,5 @@ EXCHANGE = Exchange(
     open_rest=BybitRest,
     missed_trades=missed_trades,
     heartbeat='{"op":"ping"}',  # every 20 s, as documented
+    facade=FACADE,
 )

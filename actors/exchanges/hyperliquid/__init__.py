@@ -3,6 +3,7 @@
 from math import inf
 
 from actors.exchanges.exchange import Exchange, LineLimits
+from actors.exchanges.hyperliquid.facade import FACADE
 from actors.exchanges.hyperliquid.rest import HyperliquidRest, aliases, explain, predicted_funding
 from actors.exchanges.hyperliquid.session import NAME, HyperliquidSession, subscription_of
 from actors.upstream.budget import Window
@@ -51,4 +52,5 @@ EXCHANGE = Exchange(
     subscription_of=subscription_of,
     heartbeat='{"method":"ping"}',
     aliases=aliases,
+    facade=FACADE,
 )
