@@ -51,6 +51,7 @@ __all__ = ["OUTBOX", "SEAT", "Limits", "ServerStatistics", "serve"]
 
 TLS_HANDSHAKE_DEADLINE = 5.0
 _RECEIVE_BYTES = 64 << 10
+_UNANSWERED_BYTES = 1 << 20  # read in search of the answer to a close frame; who sends more is not listened to
 _FULL = refusal("503 Service Unavailable", 5)
 _TOO_MANY = refusal("429 Too Many Requests", 1)
 
@@ -261,7 +262,7 @@ class _Connection:
         await self._protocol.handle(Closed())  # tells the app
 
     async def _read(self) -> None:
-        end = b""
+        end, unanswered = b"", 0
         while True:
             with trio.CancelScope(deadline=self._idle_until) as self._reading:
                 try:
@@ -273,6 +274,9 @@ class _Connection:
             if not self._outbox.finished:  # else it is read only to be discarded
                 await self._protocol.handle(RawData(bytes(data)))
             if self._outbox.unanswered:
+                unanswered += len(data)
+                if unanswered > _UNANSWERED_BYTES:
+                    await trio.sleep_forever()  # until the wait is over
                 end = (end + data)[-CLOSE_MAX:]
                 if ends_with_close(end):
                     self._outbox.answered()

@@ -118,6 +118,18 @@ async def test_who_goes_on_sending_instead_is_not_waited_for(monkeypatch: pytest
         await until(lambda: served.statistics.open == 0, 10)
 
 
+async def test_who_floods_instead_is_not_read_for_a_second() -> None:
+    """Only what the sockets between us hold leaves the client, and then nothing until the connection ends."""
+    async with closed_by(*WAYS["bad utf-8"]) as (served, peer):
+        sent = 0
+        with trio.fail_after(20), suppress(trio.BrokenResourceError):
+            while sent < 1 << 28:
+                await peer.send(bytes(1 << 16))
+                sent += 1 << 16
+        assert sent < 1 << 26
+        await until(lambda: served.statistics.open == 0, 10)
+
+
 @pytest.mark.parametrize(
     "pieces",
     [
