@@ -94,15 +94,18 @@ class Auth:
         self._limits: dict[str, Limits] = {}
         self._used: dict[str, float] = {}  # when a key's use was last told
         self._open: dict[str, dict[object, tuple[str, Callable[[Denied], None]]]] = {}  # by key: what it keeps open
-        self.change(anonymous=anonymous, token_in_query=token_in_query)
+        self.anonymous = frozenset(anonymous)
+        self.token_in_query = token_in_query
         self.keys_file = keys_file
         self._seen = _mark(keys_file)
         self.adopt({} if keys_file is None else read_keys(keys_file))
 
-    def change(self, *, anonymous: Collection[str], token_in_query: bool) -> None:
-        """Other settings from now on."""
+    def change(self, limits: Limits, *, anonymous: Collection[str], token_in_query: bool) -> None:
+        """Other settings from now on; what is open stays."""
         self.anonymous = frozenset(anonymous)
         self.token_in_query = token_in_query
+        self.clients.change(limits)
+        self.adopt(self.keys)
 
     def adopt(self, keys: Keys) -> None:
         """These are the keys, from now on. What others kept open ends."""
