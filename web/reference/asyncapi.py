@@ -37,6 +37,13 @@ COMMANDS: dict[type[Struct], list[str]] = {
 PAST = "past_ohlc"
 OF_HTTP_ALONE = {"method_not_allowed", "upgrade_required", "forbidden_origin", "internal_error"}
 """Codes that no frame has."""
+SECURITY: list[Json] = [
+    {"type": "http", "scheme": "bearer"},
+    {"type": "httpApiKey", "in": "header", "name": "X-API-Key"},
+    {"type": "httpApiKey", "in": "header", "name": "Sec-WebSocket-Protocol"},
+    {"type": "httpApiKey", "in": "query", "name": "token"},
+]
+"""Each is a place for a key; `words.KEYS` says how."""
 STREAM_OF = {stream.event.type: stream for stream in (*STREAMS.values(), SPIKES)}
 
 
@@ -48,7 +55,9 @@ def add_asyncapi(
 
     @app.get("/asyncapi.json")
     async def asyncapi() -> Response:
-        server = {"host": request.host or "localhost", "protocol": "wss" if request.scheme == "https" else "ws"}
+        server: Json = {"host": request.host or "localhost", "protocol": "wss" if request.scheme == "https" else "ws"}
+        server["description"] = words.KEYS
+        server["security"] = SECURITY
         if root_path:
             server["pathname"] = root_path
         body = msgspec.json.encode(document | {"servers": {"marketd": server}})

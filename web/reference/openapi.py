@@ -17,12 +17,14 @@ from quart_trio import QuartTrio
 
 from actors.archive.series import KINDS
 from web import parameters as p
+from web.auth import scope_of
 from web.problems import RETRY_DEFAULT, STATUS_OF, BadParameter, InvalidParameters, Problem, problem, problem_of
 from web.reference import stream_words
 from web.reference.examples import EXAMPLES, EXPORTS
 from web.reference.pages import add_docs, add_reference
-from web.reference.words import ABOUT, CODES, FIELDS, PARAMETERS, TAGS
+from web.reference.words import ABOUT, CHALLENGE, CODES, FIELDS, KEYS, PARAMETERS, RATE_LIMIT, TAGS
 from web.rest.formats import FORMATS
+from web.rest.gate import PROBES
 from web.rest.handlers import VERSION, Route
 from web.rest.routes import ROUTES
 from web.streams.paths import StreamCatalog, catalog
@@ -38,7 +40,22 @@ SSE_CODES = (
     *("not_found", "unknown_exchange", "unknown_symbol", "unknown_interval", "unsupported"),
     *("invalid_parameter", "upstream_limited", "not_ready"),
 )
+SECURITY: list[Json] = [{}, {"bearer": []}, {"header": []}]
+"""No key, where the configuration lets everybody in, or one in either place."""
+SECURITY_SCHEMES: Json = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": KEYS},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": KEYS},
+}
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}}
+_TEXT = {"schema": {"type": "string"}}
+HEADERS_OF: dict[int, Json] = {
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": {"description": CHALLENGE} | _TEXT},
+    HTTPStatus.FORBIDDEN: {"WWW-Authenticate": {"description": CHALLENGE} | _TEXT},
+    HTTPStatus.TOO_MANY_REQUESTS: RETRY_AFTER
+    | {name: {"description": said} | _TEXT for name, said in RATE_LIMIT.items()},
+    HTTPStatus.SERVICE_UNAVAILABLE: RETRY_AFTER,
+}
+OF_NO_FEED = {"invalid_parameter", "unknown_exchange", "not_found", "unauthorized", "forbidden", "rate_limited"}
 
 
 def add_pages(app: QuartTrio, sources: Sources, *, root_path: str = "") -> None:
@@ -70,7 +87,8 @@ def build_document(sources: Sources) -> Json:
             "tags": ["streams"],
             "operationId": "ws_catalog",
             "summary": "Every WebSocket path and topic",
-            "responses": {"200": json_answer("OK", schema_of[StreamCatalog], StreamCatalog(streams[:1]))},
+            "responses": {"200": json_answer("OK", schema_of[StreamCatalog], StreamCatalog(streams[:1]))}
+            | problem_answers(access_codes("/ws-catalog")),
         }
     }
     paths[SSE] = {
@@ -89,7 +107,12 @@ def build_document(sources: Sources) -> Json:
         "servers": [{"url": "/"}],
         "tags": [{"name": tag, "description": TAGS.get(tag, "")} for tag in tags],
         "paths": paths,
-        "components": {"schemas": components, "examples": problem_examples(samples)},
+        "security": SECURITY,
+        "components": {
+            "schemas": components,
+            "examples": problem_examples(samples),
+            "securitySchemes": SECURITY_SCHEMES,
+        },
     }
 
 
@@ -125,6 +148,7 @@ def operation(route: Route, answer: Json, choices: Mapping[str, list[str]], samp
         **({"description": told} if (told := inspect.getdoc(route.handler)) else {}),
         "parameters": [*path_parameters(route.path, choices, samples), *query_parameters(route.query, choices)],
         "responses": responses,
+        **({} if scope_of(route.path) else {"security": []}),
     }
 
 
@@ -154,7 +178,7 @@ def sse_operation(sample: str) -> Json:
                 "content": {CONTENT_TYPE: {"schema": text, "example": stream_words.SSE_EXAMPLE}},
             }
         }
-        | problem_answers(SSE_CODES),
+        | problem_answers([*SSE_CODES, *access_codes(SSE)]),
     }
 
 
@@ -191,8 +215,8 @@ def query_parameters(query: type[msgspec.Struct], choices: Mapping[str, list[str
 
 
 def codes_of(route: Route) -> list[str]:
-    """The problems that a route may answer, by what it takes and where its answer comes from."""
-    codes = ["invalid_parameter"]
+    """The problems that a route may answer, by what it takes, whom it is open to and where its answer comes from."""
+    codes = ["invalid_parameter", *access_codes(route.path)]
     fields = route.query.__struct_fields__
     codes += [f"unknown_{name}" for name in ("exchange", "symbol", "interval") if f"{{{name}}}" in route.path]
     if "exchange" in fields:
@@ -206,6 +230,12 @@ def codes_of(route: Route) -> list[str]:
         if route.query not in (p.SeenQuery, p.BarsQuery):  # what was seen is asked of nobody
             codes += ["upstream_limited", "upstream_error", "upstream_geo_blocked", "upstream_timeout"]
     return codes
+
+
+def access_codes(path: str) -> list[str]:
+    """The problems of a client that may not, or not so often."""
+    codes = ["unauthorized", "forbidden"] if scope_of(path) else []
+    return codes if path in PROBES else [*codes, "rate_limited"]
 
 
 def json_answer(description: str, schema: Json, example: object) -> Json:
@@ -235,7 +265,7 @@ def file_answer() -> Json:
 def problem_answer(status: int, codes: list[str]) -> Json:
     return {
         "description": f"{HTTPStatus(status).phrase}: " + ", ".join(f"`{code}`" for code in codes),
-        **({"headers": RETRY_AFTER} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}),
+        **({"headers": HEADERS_OF[status]} if status in HEADERS_OF else {}),
         "content": {
             "application/problem+json": {
                 "schema": {"$ref": "#/components/schemas/Problem"},
@@ -249,13 +279,14 @@ def problem_examples(samples: Mapping[str, str]) -> Json:
     """One problem per code that a route may answer, as a client may meet it."""
     found: Json = {}
     for code in dict.fromkeys([*(code for route in ROUTES for code in codes_of(route)), *SSE_CODES]):
-        where = {} if code in ("invalid_parameter", "unknown_exchange", "not_found") else samples
+        where = {} if code in OF_NO_FEED else samples
         told = problem(
             code,
             CODES[code],
             exchange=where.get("exchange"),
             symbol=None if code == "not_ready" else where.get("symbol"),
             retry_after=RETRY_DEFAULT.get(code),
+            limit="requests_per_second" if code == "rate_limited" else None,
         )
         if code == "invalid_parameter":
             told = problem_of(InvalidParameters([BadParameter("limit", "Expected int <= 1500, got '5000'")]))

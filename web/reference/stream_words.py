@@ -16,6 +16,7 @@ from web.reference.examples import EXAMPLES as ANSWERS
 from web.server.connections import Limits
 from web.streams.commands import Ack, Live, Ping, Pong, Subscribe, Unsubscribe
 from web.streams.memory import Position
+from web.streams.multiplex import TOPIC_WITHIN
 from web.streams.sse import RETRY_MS
 
 ABOUT = """\
@@ -43,6 +44,10 @@ CLOSES = {
     1008: "There is no such stream, as an `error` frame has said; or the client sent too much.",
     1009: f"A message of the client was longer than {_LIMITS.message_bytes} bytes.",
     1011: "A fault of the daemon; its log says why.",
+    4401: "A key is needed, or the one given is not valid, or not any more. Coming back without another is no use.",
+    4403: "The key does not allow this.",
+    4408: f"A connection to `/ws` had no topic for {TOPIC_WITHIN:g} s.",
+    4429: "The client is over one of its limits, which an `error` frame has named: come back after its `retry_after`.",
     1013: f"The client fell too far behind: {_LIMITS.outbox_bytes} bytes waited for it. Or the daemon is overloaded.",
 }
 """What each close code means."""
@@ -212,3 +217,7 @@ SAID: tuple[Subscribe | Unsubscribe | Ping | Ack | Pong | Live, ...] = (
     Live(topic=BAR_TOPIC),
 )
 """Commands and their answers."""
+
+KEYS = """\
+A key is needed where the configuration does not let everybody in: in `Authorization: Bearer`, in `X-API-Key`, as a \
+subprotocol beside the one that is selected (`marketd, marketd.key.KEY`), or as `?token=KEY`, which proxies may log."""

@@ -190,3 +190,15 @@ FIELDS = {
     **{name: f"The answer of {name}" for name in load_exchanges()},
 }
 """What a field means: by `Struct.field`, else by the field's name alone."""
+
+KEYS = """\
+A key of this daemon, which its operator makes by `marketd key new`; needed where the configuration does not let \
+everybody in. A key that is unknown, has expired or was revoked is refused everywhere. What it may do is its scopes: \
+`read`, `export`, `metrics`, `admin` (all of them)."""
+CHALLENGE = 'What is needed: `Bearer realm="marketd"`, and what is wrong with the key that was given'
+RATE_LIMIT = {
+    "RateLimit-Policy": "Requests at once (`q`), and the seconds in which they are earned anew (`w`); on every answer "
+    "to a client that has a limit",
+    "RateLimit": "What is left of them (`r`), and the seconds until all are there again (`t`); on the same answers",
+}
+"""Headers of draft-ietf-httpapi-ratelimit-headers-10."""

@@ -125,7 +125,12 @@ async def test_it_is_served_and_names_the_server_that_was_asked(app: QuartTrio, 
     assert response.status_code == 200
     assert response.headers["Content-Type"] == "application/json"
     told = msgspec.json.decode(await response.get_data(as_text=False), type=Json)
-    assert told.pop("servers") == {"marketd": {"host": host, "protocol": "ws"}}
+    AsyncAPI3.model_validate(told)
+    (server,) = told.pop("servers").values()
+    assert (server["host"], server["protocol"]) == (host, "ws")
+    assert [place.get("name", "Authorization") for place in server["security"]] == [
+        *("Authorization", "X-API-Key", "Sec-WebSocket-Protocol", "token"),
+    ]
     assert told == document
     assert told["asyncapi"] == "3.0.0"
 

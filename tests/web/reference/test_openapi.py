@@ -117,6 +117,7 @@ def test_every_reference_resolves(document: Json) -> None:
 
 def test_every_component_is_used(document: Json) -> None:
     refs = {found["$ref"] for found in within(document) if "$ref" in found}
+    refs |= {f"#/components/securitySchemes/{name}" for way in document["security"] for name in way}
     for section, components in document["components"].items():
         assert {f"#/components/{section}/{name}" for name in components} <= refs
 
@@ -201,7 +202,7 @@ def test_server_sent_events_are_described(document: Json) -> None:
         ("Last-Event-ID", "header", False),
     ]
     assert operation["parameters"][0]["example"] == "binance:BTCUSDT:ohlc:1m"
-    assert list(operation["responses"]) == ["200", "404", "422", "503"]
+    assert list(operation["responses"]) == ["200", "401", "403", "404", "422", "429", "503"]
     text = operation["responses"]["200"]["content"]["text/event-stream"]["example"]
     first, position, event, end = text.split("\n\n")
     assert first == f"retry: {RETRY_MS}"
@@ -220,15 +221,33 @@ def test_problems_of_a_route(document: Json, route: Route) -> None:
         assert code in media["examples"]
     for status, response in responses.items():
         if "application/problem+json" in response["content"]:
-            assert ("Retry-After" in response.get("headers", {})) == (status == "503")
+            assert ("Retry-After" in response.get("headers", {})) == (status in ("429", "503"))
 
 
 def test_what_may_go_wrong_with_bars(document: Json) -> None:
     responses = document["paths"]["/{exchange}/ohlc/{symbol}/{interval}"]["get"]["responses"]
-    assert list(responses) == ["200", "404", "422", "502", "503", "504"]
+    assert list(responses) == ["200", "401", "403", "404", "422", "429", "502", "503", "504"]
     assert list(document["paths"]["/{exchange}/liquidations/{symbol}"]["get"]["responses"]) == [
-        *("200", "404", "422", "503"),  # from memory: no exchange is asked
+        *("200", "401", "403", "404", "422", "429", "503"),  # from memory: no exchange is asked
     ]
+
+
+def test_keys_are_described_and_where_none_is_needed(document: Json) -> None:
+    schemes = document["components"]["securitySchemes"]
+    assert {(scheme["type"], scheme.get("scheme") or scheme["name"]) for scheme in schemes.values()} == {
+        *(("http", "bearer"), ("apiKey", "X-API-Key")),
+    }
+    assert document["security"][0] == {}, "an operator may let everybody in"
+    operations = {path: item["get"] for path, item in document["paths"].items()}
+    assert {path for path, operation in operations.items() if operation.get("security") == []} == {
+        *("/health/live", "/health/ready"),
+    }
+    for path, operation in operations.items():
+        told = operation["responses"]
+        is_open = "security" in operation
+        assert ("401" in told, "403" in told, "429" in told) == (not is_open,) * 3, path
+    assert {"RateLimit", "RateLimit-Policy", "Retry-After"} == operations["/"]["responses"]["429"]["headers"].keys()
+    assert "WWW-Authenticate" in operations["/"]["responses"]["401"]["headers"]
 
 
 def test_not_ready_is_an_answer_of_its_own(document: Json) -> None:
