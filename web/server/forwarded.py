@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import structlog
 
-PEERS_KNOWN = 4096  # addresses of which it is remembered whether they are trusted
+KNOWN = 4096  # addresses of which it is remembered whether they are trusted, and what proxies said whose client it is
 
 _FORWARDED_FOR = re.compile(rb"\r\nx-forwarded-for:[ \t]*([^\r\n]*)", re.IGNORECASE)
 
@@ -30,7 +30,8 @@ class Proxies:
     def change(self, networks: Sequence[str]) -> None:
         """Trust these from now on. Raises ValueError."""
         self._networks = [ipaddress.ip_network(network) for network in networks]
-        self.trusts = lru_cache(PEERS_KNOWN)(self._trusts)
+        self.trusts = lru_cache(KNOWN)(self._trusts)
+        self._client_of = lru_cache(KNOWN)(self.client_of)
         self._warned = False
 
     def _trusts(self, address: str) -> bool:
@@ -57,10 +58,10 @@ class Proxies:
 
     def client_of_head(self, peer: str, head: bytes) -> str:
         """The same for a request's head as it came, of which a header's name is not repeated."""
-        if not self.trusts(peer):
+        if (peer and not self._networks) or not self.trusts(peer):
             return peer
         found = _FORWARDED_FOR.search(head)
-        return self.client_of(peer, found[1].decode("latin1")) if found else peer
+        return self._client_of(peer, found[1].decode("latin1")) if found else peer
 
     def notice(self, peer: str, head: bytes) -> None:
         """Warn, once, where a peer that is not trusted speaks for others."""
