@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import trio
 
+from daemon.settings import Server
 from tests.daemon.fixtures import World, world
 from tests.web.server.served import HANDSHAKE, exchange, guarded
 from web.front import Front
@@ -170,3 +171,14 @@ async def test_the_path_below_which_a_proxy_serves_us_may_be_there_or_not(asked:
         with trio.fail_after(10):
             answer = await exchange(port, REQUEST % (asked, b"x"))
     assert msgspec.json.encode([path, path]) in answer
+
+
+async def test_links_and_documents_name_the_path_that_clients_see() -> None:
+    async with world(live=False, server=Server(port=0, root_path="/market")) as w:
+        for root in ("/", "/market/"):
+            assert (await w.get(root))["docs"] == "/market/docs"
+        assert (await w.get("/openapi.json"))["servers"] == [{"url": "/market"}]
+        assert (await w.get("/market/asyncapi.json"))["servers"]["marketd"]["pathname"] == "/market"
+        async with w.stream("/market/ws") as stream:
+            await stream.say({"op": "ping", "id": 1})
+            assert await stream.at_least(1) == [{"type": "pong", "id": 1}]
