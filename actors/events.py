@@ -189,7 +189,7 @@ class VenuePrediction(Struct, frozen=True, kw_only=True):
 
     venue: str
     funding_rate: float
-    next_funding_time: datetime
+    next_funding_time: datetime | None
     funding_interval_hours: float | None
 
 

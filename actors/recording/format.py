@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from actors.decoding import UNREADABLE
+
 VERSION = 1
 GZIP = 31  # zlib's number for its largest window and gzip's envelope
 CHUNK = 64 << 10  # bytes read at once
@@ -148,7 +150,7 @@ def read(path: Path) -> Iterator[AnyRecord]:
                 break
             try:
                 record = _decode(memoryview(buffer)[at + 4 : end])
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:  # the latter two come out too
+            except UNREADABLE as error:
                 raise BadRecording(f"{path}: no record at byte {offset + at} of what it holds: {error}") from None
             at = end
             yield record

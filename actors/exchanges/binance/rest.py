@@ -4,16 +4,16 @@ Source: https://developers.binance.com/docs/derivatives/usds-margined-futures/ma
 """
 
 import re
+import sys
 from collections.abc import Callable
-from datetime import datetime
-from typing import TypeVar
+from datetime import datetime, timedelta
+from functools import partial
 
-import msgspec
 import structlog
 
 from actors import clock
+from actors.decoding import UNREADABLE, counted, decode, moment, optional_amount, optional_moment, priced, worth
 from actors.errors import (
-    BadMessage,
     MarketError,
     UnknownInterval,
     UnknownSymbol,
@@ -23,6 +23,7 @@ from actors.errors import (
     UpstreamTimeout,
 )
 from actors.events import (
+    EPOCH,
     INTERVALS,
     FundingRate,
     Instrument,
@@ -38,16 +39,18 @@ from actors.events import (
 )
 from actors.exchanges.binance import wire
 from actors.exchanges.binance.session import DEFAULT_FUNDING_HOURS, NAME, trade
+from actors.exchanges.settled import BEFORE, LONGEST, last_rates, of_range
 from actors.upstream.rest import Params, RestClient
 
 KLINES_PAGE = 1500
 AGG_TRADES_PAGE = 1000
+FUNDING_PAGE = 1000
+SOON = timedelta(minutes=1)  # our idea of the exchange's clock may be off: what is settled now is asked for, too
 AGG_TRADES_WEIGHT = 20
 OPEN_INTEREST_PAGE = 500
 OPEN_INTEREST_WINDOWS = 20  # pages looked through for one answer: 30 days of 5m rows are 18
 BANNED_UNTIL = re.compile(r"banned until (\d{10,16})")
 
-T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -58,16 +61,17 @@ class BinanceRest:
 
     async def server_time(self) -> datetime:
         body = await self._client.get("/fapi/v1/time", bucket="weight", weight=1)
-        return from_ms(decode(wire.decode_server_time, body, "time").server_time)
+        return moment(decode(wire.decode_server_time, body, "Binance's time").server_time)
 
     async def instruments(self) -> list[Instrument]:
         """Every contract of the catalogue, trading or not."""
         body = await self._client.get("/fapi/v1/exchangeInfo", bucket="weight", weight=1)
-        info = decode(wire.decode_exchange_info, body, "exchangeInfo")
+        info = decode(wire.decode_exchange_info, body, "Binance's exchangeInfo")
         try:
             body = await self._client.get("/fapi/v1/fundingInfo", bucket="funding", weight=1)
             adjusted = {
-                row.symbol: float(row.interval_hours) for row in decode(wire.decode_funding_info, body, "fundingInfo")
+                row.symbol: float(row.interval_hours) or None
+                for row in decode(wire.decode_funding_info, body, "Binance's fundingInfo")
             }
             default: float | None = DEFAULT_FUNDING_HOURS
         except MarketError as error:  # streams do not need it; the next refresh of the catalogue asks again
@@ -101,7 +105,7 @@ class BinanceRest:
                 bucket="weight",
                 weight=klines_weight(size),
             )
-            page = decode(wire.decode_klines, body, "klines")
+            page = decode(wire.decode_klines, body, "Binance's klines")
             if start is None:
                 rows = page + rows
             else:
@@ -114,17 +118,17 @@ class BinanceRest:
                 start = from_ms(page[-1][0] + 1)
         # A bar that ends while the answer travels is not whole in it; one that another follows is.
         last = len(rows) - 1
-        return [
+        return priced(
             bar(row, symbol, interval, is_closed=index < last or row[6] < asked_at) for index, row in enumerate(rows)
-        ]
+        )
 
     async def open_interest(self, symbol: str) -> OpenInterest:
         body = await self._client.get("/fapi/v1/openInterest", {"symbol": symbol}, bucket="weight", weight=1)
-        row = decode(wire.decode_open_interest, body, "openInterest")
+        row = decode(wire.decode_open_interest, body, "Binance's openInterest")
         return OpenInterest(
             exchange=NAME,
             symbol=symbol,
-            timestamp=from_ms(row.time),
+            timestamp=moment(row.time),
             open_interest=amount(row.open_interest),
             open_interest_value=None,
         )
@@ -157,7 +161,7 @@ class BinanceRest:
                 bucket="futures_data",
                 weight=1,
             )
-            rows += decode(wire.decode_open_interest_rows, body, "openInterestHist")
+            rows += decode(wire.decode_open_interest_rows, body, "Binance's openInterestHist")
             if start is None or until is None or until >= final or len(rows) >= limit:
                 break
             start = until
@@ -165,56 +169,65 @@ class BinanceRest:
             OpenInterest(
                 exchange=NAME,
                 symbol=symbol,
-                timestamp=from_ms(integer(row.timestamp)),
+                timestamp=at,
                 open_interest=amount(row.open_interest),
-                open_interest_value=amount(row.open_interest_value),
+                open_interest_value=worth(amount(row.open_interest), amount(row.open_interest_value)),
             )
             for row in rows[:limit]
+            if (at := optional_moment(row.timestamp)) is not None
         ]
 
     async def funding(self, instrument: Instrument) -> FundingRate:
         """The rate of the running period. Unsupported for a dated contract."""
         body = await self._client.get("/fapi/v1/premiumIndex", {"symbol": instrument.symbol}, bucket="weight", weight=1)
-        row = decode(wire.decode_premium_index, body, "premiumIndex")
-        if row.funding_rate == "" or row.next_funding_time == 0:
-            raise Unsupported(f"{instrument.symbol} is a dated contract and has no funding")
+        row = decode(wire.decode_premium_index, body, "Binance's premiumIndex")
+        at = optional_moment(row.next_funding_time)
+        if row.funding_rate == "" or at is None:
+            raise Unsupported(f"{instrument.symbol} has no funding: it is a dated contract, or does not trade yet")
         return FundingRate(
             exchange=NAME,
             symbol=instrument.symbol,
-            timestamp=from_ms(row.time),
+            timestamp=moment(row.time),
             funding_rate=number(row.funding_rate),
-            funding_time=from_ms(row.next_funding_time),
+            funding_time=at,
             funding_interval_hours=instrument.funding_interval_hours,
-            mark_price=amount(row.mark_price),
+            mark_price=optional_amount(row.mark_price),
         )
 
     async def funding_history(
         self, instrument: Instrument, *, limit: int, start: datetime | None, end: datetime | None
     ) -> list[FundingRate]:
-        """Up to `limit` settled rates of `[start, end)`; the interval is the contract's present one."""
-        body = await self._client.get(
-            "/fapi/v1/fundingRate",
-            {
-                "symbol": instrument.symbol,
-                "limit": limit,
-                "startTime": optional_ms(start),
-                "endTime": last_ms(end),
-            },
-            bucket="funding",
-            weight=1,
-        )
-        return [
-            FundingRate(
-                exchange=NAME,
-                symbol=instrument.symbol,
-                timestamp=from_ms(row.funding_time),
-                funding_rate=number(row.funding_rate),
-                funding_time=from_ms(row.funding_time),
-                funding_interval_hours=instrument.funding_interval_hours,
-                mark_price=amount(row.mark_price) if row.mark_price else None,
+        """Up to `limit` settled rates of `[start, end)`, each with the interval that it was settled at."""
+        symbol, soon = instrument.symbol, self._now() + SOON
+        end = min(end, soon) if end else soon
+        if start is None:
+            read = partial(self._settled, symbol)
+            hours = instrument.funding_interval_hours or DEFAULT_FUNDING_HOURS
+            return of_range(await last_rates(read, limit + 1, end, hours), None, limit)
+        return of_range(await self._settled(symbol, max(EPOCH, start - LONGEST), end, limit + BEFORE), start, limit)
+
+    async def _settled(
+        self, symbol: str, start: datetime, end: datetime, limit: int = sys.maxsize
+    ) -> list[FundingRate]:
+        """The first `limit` rates of `[start, end)`, page by page.
+
+        Both times are given: a question without them is answered with the 200 newest, one with them with the first.
+        """
+        rates: list[FundingRate] = []
+        while start < end and len(rates) < limit:
+            size = min(limit - len(rates), FUNDING_PAGE)
+            body = await self._client.get(
+                "/fapi/v1/fundingRate",
+                {"symbol": symbol, "limit": size, "startTime": optional_ms(start), "endTime": last_ms(end)},
+                bucket="funding",
+                weight=1,
             )
-            for row in decode(wire.decode_funding_rows, body, "fundingRate")
-        ]
+            page = decode(wire.decode_funding_rows, body, "Binance's fundingRate")
+            rates += [settled(row, symbol, at) for row in page if (at := optional_moment(row.funding_time)) is not None]
+            if len(page) < size or page[-1].funding_time < ms(start):  # the end, or not what was asked for
+                break
+            start = from_ms(page[-1].funding_time + 1)
+        return rates
 
 
 async def missed_trades(client: RestClient, symbol: str, last: Trade, first: Trade) -> list[Trade]:
@@ -222,22 +235,14 @@ async def missed_trades(client: RestClient, symbol: str, last: Trade, first: Tra
     start = int(last.trade_id) + 1
     params: Params = {"symbol": symbol, "fromId": start, "limit": min(int(first.trade_id) - start, AGG_TRADES_PAGE)}
     body = await client.get("/fapi/v1/aggTrades", params, bucket="weight", weight=AGG_TRADES_WEIGHT)
-    return [trade(row, symbol) for row in decode(wire.decode_agg_trades, body, "aggTrades")]
-
-
-def decode(decoder: Callable[[bytes], T], body: bytes, what: str) -> T:
-    """A decoded body, or BadMessage that says what was being read."""
-    try:
-        return decoder(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadMessage(f"Binance's {what} is not what it documents: {error}") from None
+    return [trade(row, symbol) for row in decode(wire.decode_agg_trades, body, "Binance's aggTrades")]
 
 
 def explain(status: int, body: bytes) -> MarketError | None:
     """Binance's error body as an error of ours; None where it carries no code."""
     try:
         error = wire.decode_error(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     text = f"Binance: {error.msg} ({error.code})"
     match error.code:
@@ -272,11 +277,17 @@ def klines_weight(limit: int) -> int:
     return 5 if limit <= 1000 else 10
 
 
-def integer(value: int | str) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise BadMessage(f"not a time: {str(value)[:40]!r}") from None
+def settled(row: wire.FundingRow, symbol: str, at: datetime) -> FundingRate:
+    """The row does not say the interval: see actors.exchanges.settled."""
+    return FundingRate(
+        exchange=NAME,
+        symbol=symbol,
+        timestamp=at,
+        funding_rate=number(row.funding_rate),
+        funding_time=at,
+        funding_interval_hours=None,
+        mark_price=optional_amount(row.mark_price),
+    )
 
 
 def bar(row: wire.KlineRow, symbol: str, interval: str, *, is_closed: bool) -> Ohlc:
@@ -284,7 +295,7 @@ def bar(row: wire.KlineRow, symbol: str, interval: str, *, is_closed: bool) -> O
     return Ohlc(
         exchange=NAME,
         symbol=symbol,
-        timestamp=from_ms(open_time),
+        timestamp=moment(open_time),
         interval=interval,
         open=amount(open_),
         high=amount(high),
@@ -292,7 +303,7 @@ def bar(row: wire.KlineRow, symbol: str, interval: str, *, is_closed: bool) -> O
         close=amount(close),
         volume=amount(volume),
         quote_volume=amount(quote_volume),
-        trades_count=trades_count,
+        trades_count=counted(trades_count, amount(volume)),
         is_closed=is_closed,
     )
 
@@ -307,7 +318,7 @@ def instrument(contract: wire.Contract, hours: float | None) -> Instrument:
         quote=contract.quote,
         settle=contract.settle,
         status=contract.status,
-        tick_size=number(price.tick_size) if price and price.tick_size else None,
-        step_size=number(lot.step_size) if lot and lot.step_size else None,
+        tick_size=optional_amount(price.tick_size) if price else None,
+        step_size=optional_amount(lot.step_size) if lot else None,
         funding_interval_hours=hours if "PERPETUAL" in contract.contract_type else None,
     )

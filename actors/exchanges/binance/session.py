@@ -10,6 +10,7 @@ from sys import intern
 
 import msgspec
 
+from actors.decoding import UNREADABLE, counted, moment, optional_amount, optional_moment
 from actors.errors import BadMessage, UnknownMessage
 from actors.events import (
     Event,
@@ -20,7 +21,6 @@ from actors.events import (
     Topic,
     Trade,
     amount,
-    from_ms,
     number,
     product,
 )
@@ -31,7 +31,6 @@ NAME = "binance"
 USD_MARGINED = 1  # `st`; all-market arrays also carry COIN-M (2) since 2026-06-30
 DEFAULT_FUNDING_HOURS = 8.0
 KNOWN_EVENTS = {"aggTrade", "kline", "forceOrder", "markPriceUpdate"}
-UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # the latter two come out of msgspec too
 
 
 def stream_name(topic: Topic) -> str:
@@ -91,7 +90,7 @@ class BinanceSession:
                 event = self._funding(push)
             case wire.ForceOrder():
                 event = liquidation(push)
-        return [] if event is None else [Update(event, from_ms(push.pushed))]
+        return [] if event is None else [Update(event, moment(push.pushed))]
 
     def _receive_other(self, frame: str | bytes) -> Sequence[Update | Rejected]:
         """Whatever is not a known push in the combined envelope: replies, bare pushes, arrays, surprises."""
@@ -134,17 +133,18 @@ class BinanceSession:
         return [update for push in pushes for update in self._updates(push)]
 
     def _funding(self, push: wire.MarkPrice) -> FundingRate | None:
-        if push.funding_rate == "":  # a dated contract
+        at = optional_moment(push.next_funding_time)
+        if push.funding_rate == "" or at is None:  # a dated contract, or one whose funding has not begun
             return None
         instrument = self._instruments.get(push.symbol)
         return FundingRate(
             exchange=NAME,
             symbol=push.symbol,
-            timestamp=from_ms(push.pushed),
+            timestamp=moment(push.pushed),
             funding_rate=number(push.funding_rate),
-            funding_time=from_ms(push.next_funding_time),
+            funding_time=at,
             funding_interval_hours=instrument.funding_interval_hours if instrument else None,
-            mark_price=amount(push.mark_price),
+            mark_price=optional_amount(push.mark_price),
         )
 
 
@@ -158,7 +158,7 @@ def trade(row: wire.AggTrade | wire.AggTradeRow, symbol: str) -> Trade:
     return Trade(
         exchange=NAME,
         symbol=intern(symbol),  # kept for long, and the same few each time
-        timestamp=from_ms(row.time),
+        timestamp=moment(row.time),
         side="sell" if row.is_buyer_maker else "buy",
         price=amount(row.price),
         quantity=amount(row.quantity),
@@ -168,35 +168,43 @@ def trade(row: wire.AggTrade | wire.AggTradeRow, symbol: str) -> Trade:
     )
 
 
-def ohlc(push: wire.Kline) -> Ohlc:
+def ohlc(push: wire.Kline) -> Ohlc | None:
+    """None before there is a price."""
     bar = push.bar
+    volume = amount(bar.volume)
+    if not amount(bar.low):
+        return None
     return Ohlc(
         exchange=NAME,
         symbol=intern(push.symbol),
-        timestamp=from_ms(bar.open_time),
+        timestamp=moment(bar.open_time),
         interval=intern(bar.interval),
         open=amount(bar.open),
         high=amount(bar.high),
         low=amount(bar.low),
         close=amount(bar.close),
-        volume=amount(bar.volume),
+        volume=volume,
         quote_volume=amount(bar.quote_volume),
-        trades_count=bar.trades_count,
+        trades_count=counted(bar.trades_count, volume),
         is_closed=bar.is_closed,
     )
 
 
 def liquidation(push: wire.ForceOrder) -> Liquidation | None:
-    """Average price and cumulative filled quantity: `l` alone undercounts an order that filled in several parts."""
+    """Average price and cumulative filled quantity: `l` alone undercounts an order that filled in several parts.
+
+    None where nothing was filled: the order of a liquidation that did not come about.
+    """
     order = push.order
-    if order.market != USD_MARGINED:
+    value = product(order.average_price, order.filled)
+    if order.market != USD_MARGINED or not value:
         return None
     return Liquidation(
         exchange=NAME,
         symbol=intern(order.symbol),
-        timestamp=from_ms(order.time),
+        timestamp=moment(order.time),
         side="sell" if order.side == "SELL" else "buy",  # SELL closes a long
         price=amount(order.average_price),
         quantity=amount(order.filled),
-        value=product(order.average_price, order.filled),
+        value=value,
     )

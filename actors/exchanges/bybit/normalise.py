@@ -1,11 +1,10 @@
 """What Bybit's rows mean, as events: the functions that the session and the REST calls share. No I/O, no state."""
 
-from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar
 
 import msgspec
 
+from actors.decoding import integer, moment, optional_amount, optional_moment, worth
 from actors.errors import BadMessage
 from actors.events import (
     FundingRate,
@@ -16,7 +15,6 @@ from actors.events import (
     Trade,
     amount,
     bar_end,
-    from_ms,
     number,
     product,
 )
@@ -29,22 +27,12 @@ OUR_INTERVALS = {
 }
 THEIR_INTERVALS = {ours: theirs for theirs, ours in OUR_INTERVALS.items()}
 
-T = TypeVar("T")
-
-
-def decode(decoder: Callable[[Any], T], body: bytes | str | msgspec.Raw, what: str) -> T:
-    """A decoded body, or BadMessage that says what was being read."""
-    try:
-        return decoder(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadMessage(f"Bybit's {what} is not what it documents: {error}") from None
-
 
 def ohlc(bar: wire.Bar, symbol: str, interval: str) -> Ohlc:
     return Ohlc(
         exchange=NAME,
         symbol=symbol,
-        timestamp=from_ms(bar.start),
+        timestamp=moment(bar.start),
         interval=interval,
         open=amount(bar.open),
         high=amount(bar.high),
@@ -61,7 +49,7 @@ def trade(row: wire.Trade | wire.RecentTrade, symbol: str) -> Trade:
     return Trade(
         exchange=NAME,
         symbol=symbol,
-        timestamp=from_ms(row.time if isinstance(row.time, int) else integer(row.time)),
+        timestamp=moment(row.time if isinstance(row.time, int) else integer(row.time)),
         side="buy" if row.side == "Buy" else "sell",
         price=amount(row.price),
         quantity=amount(row.quantity),
@@ -71,15 +59,19 @@ def trade(row: wire.Trade | wire.RecentTrade, symbol: str) -> Trade:
     )
 
 
-def liquidation(row: wire.Liquidation, symbol: str) -> Liquidation:
+def liquidation(row: wire.Liquidation, symbol: str) -> Liquidation | None:
+    """None where nothing was liquidated."""
+    value = product(row.price, row.quantity)
+    if not value:
+        return None
     return Liquidation(
         exchange=NAME,
         symbol=symbol,
-        timestamp=from_ms(row.time),
+        timestamp=moment(row.time),
         side="sell" if row.position == "Buy" else "buy",  # a long position is sold off
         price=amount(row.price),
         quantity=amount(row.quantity),
-        value=product(row.price, row.quantity),
+        value=value,
     )
 
 
@@ -89,8 +81,9 @@ def merged(known: wire.Ticker, delta: wire.Ticker) -> wire.Ticker:
 
 
 def funding(ticker: wire.Ticker, symbol: str, timestamp: datetime, instrument: Instrument | None) -> FundingRate | None:
-    """The rate of the running period; None for a dated contract."""
-    if not ticker.funding_rate or not ticker.next_funding_time:
+    """The rate of the running period; None for a dated contract, and before a contract's funding has begun."""
+    at = optional_moment(ticker.next_funding_time)
+    if not ticker.funding_rate or at is None:
         return None
     hours = instrument.funding_interval_hours if instrument else None
     return FundingRate(
@@ -98,10 +91,10 @@ def funding(ticker: wire.Ticker, symbol: str, timestamp: datetime, instrument: I
         symbol=symbol,
         timestamp=timestamp,
         funding_rate=number(ticker.funding_rate),
-        funding_time=from_ms(integer(ticker.next_funding_time)),
+        funding_time=at,
         # The ticker is newer than the catalogue: Bybit shortens a period while the market is in stress.
-        funding_interval_hours=amount(ticker.funding_hours) if ticker.funding_hours else hours,
-        mark_price=amount(ticker.mark_price) if ticker.mark_price else None,
+        funding_interval_hours=optional_amount(ticker.funding_hours) or hours,
+        mark_price=optional_amount(ticker.mark_price),
     )
 
 
@@ -115,25 +108,18 @@ def open_interest(ticker: wire.Ticker, symbol: str, timestamp: datetime) -> Open
         symbol=symbol,
         timestamp=timestamp,
         open_interest=interest,
-        open_interest_value=one_side(ticker.single_open_interest_value, ticker.open_interest_value),
+        open_interest_value=worth(interest, one_side(ticker.single_open_interest_value, ticker.open_interest_value)),
     )
 
 
 def one_side(single: str | None, both: str | None) -> float | None:
-    """Bybit's own word for one side is younger than its sum of both."""
-    if single:
-        return amount(single)
-    if not both:
-        return None
-    amount(both)
-    return product(both, "0.5")
-
-
-def integer(text: str) -> int:
-    """A time that Bybit spells as a string."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 16):
-        raise BadMessage(f"not a time: {text[:40]!r}")
-    return int(text)
+    """Bybit's own word for one side is younger than its sum of both, and no word of its own where it is 0."""
+    if found := optional_amount(single):
+        return found
+    if both:
+        amount(both)
+        return product(both, "0.5")
+    return 0.0 if single else None
 
 
 def instrument(row: wire.Contract) -> Instrument:
@@ -145,15 +131,15 @@ def instrument(row: wire.Contract) -> Instrument:
         quote=row.quote,
         settle=row.settle,
         status="TRADING" if row.status == "Trading" else row.status,
-        tick_size=amount(row.price.tick_size) if row.price.tick_size else None,
-        step_size=amount(row.lot.step_size) if row.lot.step_size else None,
+        tick_size=optional_amount(row.price.tick_size),
+        step_size=optional_amount(row.lot.step_size),
         funding_interval_hours=row.funding_minutes / 60 if is_perpetual and row.funding_minutes > 0 else None,
     )
 
 
 def bar(row: wire.KlineRow, symbol: str, interval: str, given_at: datetime) -> Ohlc:
     open_time, open_, high, low, close, volume, turnover = row
-    timestamp = from_ms(integer(open_time))
+    timestamp = moment(integer(open_time))
     return Ohlc(
         exchange=NAME,
         symbol=symbol,
@@ -178,20 +164,21 @@ def interest_of(row: wire.OpenInterestRow, symbol: str) -> OpenInterest:
     return OpenInterest(
         exchange=NAME,
         symbol=symbol,
-        timestamp=from_ms(time if time >= 10**12 else time * 1000),  # a page's oldest row was seen in seconds
+        timestamp=moment(time if time >= 10**12 else time * 1000),  # a page's oldest row was seen in seconds
         open_interest=interest,
         open_interest_value=None,
     )
 
 
-def settled(row: wire.FundingRow, instrument: Instrument) -> FundingRate:
-    time = from_ms(integer(row.time))
+def settled(row: wire.FundingRow, symbol: str) -> FundingRate:
+    """The row does not say the interval: see actors.exchanges.settled."""
+    time = moment(integer(row.time))
     return FundingRate(
         exchange=NAME,
-        symbol=instrument.symbol,
+        symbol=symbol,
         timestamp=time,
         funding_rate=number(row.funding_rate),
         funding_time=time,
-        funding_interval_hours=instrument.funding_interval_hours,
+        funding_interval_hours=None,
         mark_price=None,
     )

@@ -13,8 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-import msgspec
-
+from actors.decoding import UNREADABLE, decode, moment, optional_moment, priced
 from actors.errors import (
     BadMessage,
     MarketError,
@@ -27,6 +26,7 @@ from actors.errors import (
     UpstreamTimeout,
 )
 from actors.events import (
+    EPOCH,
     INTERVALS,
     Event,
     FundingRate,
@@ -35,7 +35,6 @@ from actors.events import (
     OpenInterest,
     Trade,
     ceil_ms,
-    from_ms,
     last_ms,
     optional_ms,
 )
@@ -43,7 +42,6 @@ from actors.exchanges.bybit import wire
 from actors.exchanges.bybit.normalise import (
     THEIR_INTERVALS,
     bar,
-    decode,
     funding,
     instrument,
     interest_of,
@@ -51,6 +49,7 @@ from actors.exchanges.bybit.normalise import (
     settled,
     trade,
 )
+from actors.exchanges.settled import BEFORE, LONGEST, of_range
 from actors.upstream.rest import FORBIDDEN_PAUSE, Params, RestClient, excerpt
 
 CATALOGUE_PAGES = 50  # of 1000 rows; more would be a cursor that leads in circles
@@ -78,7 +77,7 @@ class BybitRest:
         self._now = now
 
     async def server_time(self) -> datetime:
-        return from_ms((await self._ask("/v5/market/time", {})).time)
+        return moment((await self._ask("/v5/market/time", {})).time)
 
     async def instruments(self) -> list[Instrument]:
         """Every perpetual and dated contract that trades; Bybit lists no others unless asked for them by status."""
@@ -122,7 +121,7 @@ class BybitRest:
             "limit": size,
         }
         page, given_at = await self._get("/v5/market/kline", params, wire.decode_klines)
-        return ascending([bar(row, symbol, interval, given_at) for row in page.rows], start, end)
+        return ascending(priced(bar(row, symbol, interval, given_at) for row in page.rows), start, end)
 
     async def open_interest(self, symbol: str) -> OpenInterest:
         ticker, given_at = await self._ticker(symbol)
@@ -160,20 +159,21 @@ class BybitRest:
         ticker, given_at = await self._ticker(instrument.symbol)
         rate = funding(ticker, instrument.symbol, given_at, instrument)
         if rate is None:
-            raise Unsupported(f"{instrument.symbol} is a dated contract and has no funding")
+            raise Unsupported(f"{instrument.symbol} has no funding: it is a dated contract, or does not trade yet")
         return rate
 
     async def funding_history(
         self, instrument: Instrument, *, limit: int, start: datetime | None, end: datetime | None
     ) -> list[FundingRate]:
-        """Up to `limit` settled rates of `[start, end)`; the interval is the contract's present one."""
-        read = partial(self._rates, instrument)
+        """Up to `limit` settled rates of `[start, end)`, each with the interval that it was settled at."""
         if start is None:
-            return await self._newest(read, FUNDING_PAGE, limit, end)
+            read = partial(self._rates, instrument)
+            return of_range(await self._newest(read, FUNDING_PAGE, limit + 1, end), None, limit)
         step = timedelta(hours=instrument.funding_interval_hours or FUNDING_HOURS)
-        return await self._first(
-            instrument.symbol, partial(self._all_rates, instrument), FUNDING_PAGE, step, limit, start, end
-        )
+        read_all = partial(self._all_rates, instrument)
+        early = max(EPOCH, start - LONGEST)
+        rates = await self._first(instrument.symbol, read_all, FUNDING_PAGE, step, limit + BEFORE, early, end)
+        return of_range(rates, start, limit)
 
     async def _all_rates(self, instrument: Instrument, start: datetime, end: datetime, size: int) -> list[FundingRate]:
         """Every settled rate of `[start, end)`, however many pages: the interval may have been shorter than it is."""
@@ -197,7 +197,9 @@ class BybitRest:
             "limit": size,
         }
         page, _ = await self._get("/v5/market/funding/history", params, wire.decode_funding_rows)
-        return ascending([settled(row, instrument) for row in page.rows], start, end)
+        return ascending(
+            [settled(row, instrument.symbol) for row in page.rows if optional_moment(row.time)], start, end
+        )
 
     async def recent_trades(self, symbol: str) -> list[Trade]:
         """The last thousand, ascending; they have no range. That is half a minute to a minute of a busy symbol."""
@@ -287,13 +289,13 @@ class BybitRest:
     async def _get(self, path: str, params: Params, decoder: Callable[[Any], T]) -> tuple[T, datetime]:
         """A result, and when Bybit gave it."""
         answer = await self._ask(path, params)
-        return decode(decoder, answer.result, path), from_ms(answer.time)
+        return decode(decoder, answer.result, f"Bybit's {path}"), moment(answer.time)
 
     async def _ask(self, path: str, params: Params) -> wire.Answer:
         """A 200 may be a refusal: only the body's code says."""
         for is_last in (False, True):
             body = await self._client.get(path, params, bucket="weight", weight=1)
-            answer = decode(wire.decode_answer, body, path)
+            answer = decode(wire.decode_answer, body, f"Bybit's {path}")
             if answer.code not in RETRIED or is_last:
                 break
         if answer.code != 0:
@@ -321,7 +323,7 @@ def explain(status: int, body: bytes) -> MarketError | None:
             return UpstreamGeoBlocked(f"Bybit does not serve this location: {text}", retry_after=FORBIDDEN_PAUSE)
     try:
         error = wire.decode_refusal(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     return refusal(error.code, error.message) if error.code else None
 

@@ -12,13 +12,13 @@ from sys import intern
 
 import msgspec
 
+from actors.decoding import decode, moment, priced
 from actors.errors import BadMessage, UnknownMessage
-from actors.events import Event, Instrument, Topic, from_ms
+from actors.events import Event, Instrument, Topic
 from actors.exchanges.bybit import wire
 from actors.exchanges.bybit.normalise import (
     OUR_INTERVALS,
     THEIR_INTERVALS,
-    decode,
     funding,
     liquidation,
     merged,
@@ -103,12 +103,12 @@ class BybitSession:
         return ()  # Bybit says what it refuses: a connection that ends between request and ack accuses no topic
 
     def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Rejected]:
-        outer = decode(wire.decode_frame, frame, "frame")
+        outer = decode(wire.decode_frame, frame, "Bybit's frame")
         if outer.topic is None:
             return self._replied(outer)
         if outer.pushed is None:
             raise BadMessage("a push without `ts`")
-        pushed_at = from_ms(outer.pushed)
+        pushed_at = moment(outer.pushed)
         return [Update(event, pushed_at) for event in self._events(outer, outer.topic, pushed_at)]
 
     def _events(self, push: wire.Frame, topic: str, pushed_at: datetime) -> list[Event]:
@@ -121,11 +121,13 @@ class BybitSession:
                 if interval is None:
                     raise BadMessage(f"unknown kline interval {theirs[:10]!r}")
                 symbol = intern(symbol)
-                return [ohlc(bar, symbol, interval) for bar in decode(wire.decode_bars, push.data, kind)]
+                bars = decode(wire.decode_bars, push.data, "Bybit's kline")
+                return list[Event](priced(ohlc(bar, symbol, interval) for bar in bars))
             case "publicTrade":
-                return [trade(row, symbol) for row in decode(wire.decode_trades, push.data, kind)]
+                return [trade(row, symbol) for row in decode(wire.decode_trades, push.data, "Bybit's publicTrade")]
             case "allLiquidation":
-                return [liquidation(row, symbol) for row in decode(wire.decode_liquidations, push.data, kind)]
+                rows = decode(wire.decode_liquidations, push.data, "Bybit's allLiquidation")
+                return [found for row in rows if (found := liquidation(row, symbol)) is not None]
             case "tickers":
                 return self._ticker(push, symbol, pushed_at)
             case _:
@@ -133,7 +135,7 @@ class BybitSession:
 
     def _ticker(self, push: wire.Frame, symbol: str, pushed_at: datetime) -> list[Event]:
         """A snapshot begins a symbol's state; a delta says only what has changed. Bad frames change nothing."""
-        ticker = decode(wire.decode_ticker, push.data, "tickers")
+        ticker = decode(wire.decode_ticker, push.data, "Bybit's tickers")
         if push.type == "delta":
             known = self._tickers.get(symbol)
             if known is None:

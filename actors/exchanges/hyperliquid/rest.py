@@ -4,13 +4,16 @@ Every question is a POST to /info. Weights are charged by the size of the answer
 Source: https://hyperliquid.gitbook.io/hyperliquid-docs/for-developers/api/info-endpoint
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 import structlog
 
+from actors.decoding import decode, moment, optional_moment, priced
 from actors.errors import BadMessage, MarketError, UnknownSymbol, Unsupported, UpstreamError
 from actors.events import (
     EPOCH,
@@ -22,7 +25,6 @@ from actors.events import (
     PredictedFunding,
     VenuePrediction,
     ceil_ms,
-    from_ms,
     ms,
     number,
 )
@@ -31,12 +33,12 @@ from actors.exchanges.hyperliquid.session import (
     FUNDING_HOURS,
     HOUR,
     NAME,
-    UNDECODABLE,
     funding,
     next_hour,
     ohlc,
     open_interest,
 )
+from actors.exchanges.settled import last_rates
 from actors.upstream.rest import RestClient, excerpt
 
 WEIGHT = 20  # of every documented question but the few that weigh 2
@@ -114,7 +116,7 @@ class HyperliquidRest:
             rows = rows[:limit]
         # A bar that ends while the answer travels is not whole in it; one that another follows is.
         last = len(rows) - 1
-        return [ohlc(row, is_closed=index < last or row.close_time < asked_at) for index, row in enumerate(rows)]
+        return priced(ohlc(row, is_closed=index < last or row.close_time < asked_at) for index, row in enumerate(rows))
 
     async def _candles(self, symbol: str, interval: str, start: datetime, end: datetime) -> list[wire.Candle]:
         """The bars that opened within `[start, end)`; the exchange also gives the one that was open at `start`."""
@@ -175,19 +177,12 @@ class HyperliquidRest:
         if start is not None:
             start = max(ceil_hour(start), EPOCH)
             return (await self._settled(instrument.symbol, start, final, limit))[:limit]
-        rates: list[FundingRate] = []
-        while len(rates) < limit and final > EPOCH:
-            # More than is missing only where hours are: those before the first answer are few or 8-hourly.
-            hours = limit if not rates else 8 * (limit - len(rates))
-            first = max(EPOCH, final - hours * HOUR)
-            found = await self._settled(instrument.symbol, first, final, hours)
-            rates = found + rates
-            if not found:
-                break
-            final = first
+        rates = await last_rates(partial(self._settled, instrument.symbol), limit, final, FUNDING_HOURS)
         return rates[-limit:]
 
-    async def _settled(self, symbol: str, start: datetime, end: datetime, limit: int) -> list[FundingRate]:
+    async def _settled(
+        self, symbol: str, start: datetime, end: datetime, limit: int = sys.maxsize
+    ) -> list[FundingRate]:
         """At least the first `limit` of the full hours `[start, end)`, in as many pages as it takes.
 
         A rate is booked up to 0.2 s after its hour and belongs to it. The exchange answers with the first rows of a
@@ -201,7 +196,7 @@ class HyperliquidRest:
             rows = await ask(self._client, wire.decode_funding_rows, question, weight)
             if rows is None:
                 raise UnknownSymbol(f"Hyperliquid knows no {symbol}")
-            page = [settled(symbol, row) for row in rows]
+            page = [settled(symbol, row) for row in rows if row.time]
             page = [rate for rate in page if start <= rate.timestamp < end]
             if not page:
                 break
@@ -232,9 +227,9 @@ async def predicted_funding(client: RestClient) -> list[PredictedFunding]:
 
 
 def prediction(venue: str, said: wire.Prediction, now: datetime) -> VenuePrediction:
-    at, hours = from_ms(said.next_funding_time), said.interval_hours
+    at, hours = optional_moment(said.next_funding_time), said.interval_hours or None
     if venue == "HlPerp":
-        at, hours = at if at > now else next_hour(now), hours or FUNDING_HOURS
+        at, hours = at if at and at > now else next_hour(now), hours or FUNDING_HOURS
     return VenuePrediction(
         venue=venue,
         funding_rate=number(said.funding_rate),
@@ -245,16 +240,13 @@ def prediction(venue: str, said: wire.Prediction, now: datetime) -> VenuePredict
 
 async def exchange_time(client: RestClient) -> datetime:
     """The time of the exchange's latest state, 0.1 to 0.3 s ago."""
-    return from_ms((await ask(client, wire.decode_exchange_status, {"type": "exchangeStatus"}, 2)).time)
+    return moment((await ask(client, wire.decode_exchange_status, {"type": "exchangeStatus"}, 2)).time)
 
 
 async def ask(client: RestClient, decoder: Callable[[bytes], T], question: Mapping[str, object], weight: int) -> T:
     """A question's decoded answer, or BadMessage that says what was being read."""
     body = await client.query("/info", msgspec.json.encode(question), bucket="weight", weight=weight)
-    try:
-        return decoder(body)
-    except UNDECODABLE as error:
-        raise BadMessage(f"Hyperliquid's {question['type']} is not what it documents: {error}") from None
+    return decode(decoder, body, f"Hyperliquid's {question['type']}")
 
 
 def explain(status: int, body: bytes) -> MarketError | None:
@@ -272,7 +264,7 @@ def ceil_hour(time: datetime) -> datetime:
 
 
 def settled(symbol: str, row: wire.FundingRow) -> FundingRate:
-    time = from_ms(row.time).replace(minute=0, second=0, microsecond=0)
+    time = moment(row.time).replace(minute=0, second=0, microsecond=0)
     return FundingRate(
         exchange=NAME,
         symbol=symbol,

@@ -10,6 +10,7 @@ from sys import intern
 
 import msgspec
 
+from actors.decoding import UNREADABLE, counted, moment, optional_amount, priced
 from actors.errors import BadMessage, UnknownMessage
 from actors.events import (
     FundingRate,
@@ -19,7 +20,6 @@ from actors.events import (
     Topic,
     Trade,
     amount,
-    from_ms,
     number,
     product,
 )
@@ -31,8 +31,6 @@ NAME = "hyperliquid"
 FUNDING_HOURS = 1.0  # an eighth of the 8-hour formula is paid every hour, on every dex
 GREETING = "Websocket connection established."  # plain text, sent by older servers
 HOUR = timedelta(hours=1)
-
-UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def subscription_of(topic: Topic) -> Subscription:
@@ -90,14 +88,14 @@ class HyperliquidSession:
     def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Backlog | Rejected]:
         try:
             push = wire.decode_frame(frame)
-        except UNDECODABLE as error:
+        except UNREADABLE as error:
             return _other(frame, error)
         match push:
             case wire.Trades(data=rows):
                 return self._trades(rows)
             case wire.Candles(data=candles):
                 bars = candles if isinstance(candles, list) else [candles]
-                return [Update(ohlc(bar), received_at) for bar in bars]
+                return [Update(bar, received_at) for bar in priced(map(ohlc, bars))]
             case wire.ActiveAssetContext(data=data):
                 return context_updates(data, received_at)
             case wire.Failure(data=text):
@@ -116,7 +114,7 @@ class HyperliquidSession:
         said: list[Update | Backlog] = [
             Backlog(coin, tuple(trade(row) for row in rows if row.coin == coin)) for coin in sorted(past)
         ]
-        return said + [Update(trade(row), from_ms(row.time)) for row in rows if row.coin not in past]
+        return said + [Update(trade(row), moment(row.time)) for row in rows if row.coin not in past]
 
     def _acknowledge(self, order: wire.Order) -> None:
         subscription = order.subscription
@@ -148,11 +146,11 @@ def _quoted(text: str) -> wire.Order | None:
     _, brace, rest = text.partition("{")
     try:
         return wire.decode_order(brace + rest)
-    except UNDECODABLE:
+    except UNREADABLE:
         pass
     try:
         return wire.Order("subscribe", wire.decode_subscription(brace + rest))
-    except UNDECODABLE:
+    except UNREADABLE:
         return None
 
 
@@ -162,7 +160,7 @@ def _other(frame: str | bytes, error: Exception) -> list[Update | Rejected]:
         return []
     try:
         channel = wire.decode_any_frame(frame).channel
-    except UNDECODABLE:
+    except UNREADABLE:
         raise BadMessage(f"undecodable frame: {error}") from None
     if channel not in KNOWN_CHANNELS:
         raise UnknownMessage(f"unknown channel {channel[:40]!r}")
@@ -176,7 +174,7 @@ def trade(row: wire.TradeRow) -> Trade:
     return Trade(
         exchange=NAME,
         symbol=intern(row.coin),  # kept for long, and the same few each time
-        timestamp=from_ms(row.time),
+        timestamp=moment(row.time),
         side="buy" if row.side == "B" else "sell",
         price=amount(row.price),
         quantity=amount(row.size),
@@ -188,18 +186,19 @@ def trade(row: wire.TradeRow) -> Trade:
 
 def ohlc(candle: wire.Candle, *, is_closed: bool = False) -> Ohlc:
     """A bar as pushed is never said to be final."""
+    volume = amount(candle.volume)
     return Ohlc(
         exchange=NAME,
         symbol=intern(candle.coin),
-        timestamp=from_ms(candle.open_time),
+        timestamp=moment(candle.open_time),
         interval=intern(candle.interval),
         open=amount(candle.open),
         high=amount(candle.high),
         low=amount(candle.low),
         close=amount(candle.close),
-        volume=amount(candle.volume),
+        volume=volume,
         quote_volume=None,
-        trades_count=candle.trades_count,
+        trades_count=counted(candle.trades_count, volume),
         is_closed=is_closed,
     )
 
@@ -221,7 +220,7 @@ def funding(coin: str, context: wire.Context, now: datetime) -> FundingRate | No
         funding_rate=number(context.funding),
         funding_time=next_hour(now),
         funding_interval_hours=FUNDING_HOURS,
-        mark_price=None if context.mark_price is None else amount(context.mark_price),
+        mark_price=optional_amount(context.mark_price),
     )
 
 

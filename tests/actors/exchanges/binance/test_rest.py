@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
+import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,7 @@ from actors.upstream.rest import Params, RestClient
 from tests.recordings import RECORDINGS
 
 MINUTE = timedelta(minutes=1)
+HOUR = 3_600_000  # ms
 NOW = datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC)
 FIRST = NOW.replace(second=0) - 4000 * MINUTE  # the open of the first bar there is
 
@@ -58,7 +60,7 @@ class FakeClient(RestClient):
 
 
 def answering(path: str, answer: object) -> tuple[BinanceRest, FakeClient]:
-    client = FakeClient({path: lambda _: answer})
+    client = FakeClient({path: answer if callable(answer) else lambda _: answer})
     return BinanceRest(client, lambda: NOW), client
 
 
@@ -393,11 +395,18 @@ async def test_an_open_interest_row(timestamp: int | str) -> None:
     assert client.asked == [Asked(HISTORY, params, "futures_data", 1)]
 
 
-@pytest.mark.parametrize("timestamp", ["", "soon", -1, 10**30, "9" * 5000, None])
+@pytest.mark.parametrize("timestamp", ["soon", -1, 10**30, "9" * 5000, None])
 async def test_a_row_without_a_time(timestamp: Any) -> None:
     rest, _ = answering(HISTORY, [interest_row(timestamp)])
     with pytest.raises(BadMessage):
         await rest.open_interest_history("BTCUSDT", "5m", limit=30, start=None, end=None)
+
+
+@pytest.mark.parametrize("nothing", [0, "0", ""])
+async def test_a_row_whose_time_is_none_is_no_row(nothing: int | str) -> None:
+    rest, _ = answering(HISTORY, [interest_row(nothing), interest_row(1591261042378)])
+    [row] = await rest.open_interest_history("BTCUSDT", "5m", limit=30, start=None, end=None)
+    assert row.timestamp == from_ms(1591261042378)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 30, 499, 500])
@@ -488,8 +497,75 @@ async def test_settled_rates() -> None:
         (1570636800000, 0.0001, 34287.54619963),
         (1570665600000, 0.0002, None),
     ]
-    params: dict[str, str | int] = {"symbol": "BTCUSDT", "limit": 100, "startTime": ms(start), "endTime": ms(end) - 1}
-    assert client.asked == [Asked("/fapi/v1/fundingRate", params, "funding", 1)]
+    assert [rate.funding_interval_hours for rate in rates] == [None, 8, 8], "of the first nobody knows"
+    [(path, params, bucket, weight)] = client.asked
+    assert (path, bucket, weight) == ("/fapi/v1/fundingRate", "funding", 1)
+    assert (params["startTime"], params["endTime"]) == (ms(start) - 8 * HOUR, ms(end) - 1), (
+        "the one before is asked for"
+    )
+
+
+class Settlements:
+    """The exchange's funding history: without a start the newest, 200 at most; else the first from there on."""
+
+    def __init__(self, times: list[int]) -> None:
+        self.times = times
+        self.calls = 0
+
+    def __call__(self, params: dict[str, str | int]) -> object:
+        self.calls += 1
+        start, end, limit = params.get("startTime"), int(params.get("endTime", 1 << 60)), int(params["limit"])
+        found = [at for at in self.times if int(start or 0) <= at <= end]
+        found = found[-min(limit, 200) :] if start is None else found[:limit]
+        return [{"symbol": "BTCUSDT", "fundingRate": "0.0001", "fundingTime": at + 3} for at in found]
+
+
+PRESENT = ms(NOW)
+CHANGED = PRESENT - PRESENT % (8 * HOUR) - 20 * 24 * HOUR  # from eight hours to four
+SHORTENED = [*range(CHANGED - 1500 * 8 * HOUR, CHANGED, 8 * HOUR), *range(CHANGED, PRESENT, 4 * HOUR)]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 30, 200, 999, 1000])
+@pytest.mark.parametrize("believed", [None, 1.0, 4.0, 8.0])
+async def test_rates_have_the_interval_they_were_settled_at(limit: int, believed: float | None) -> None:
+    history = Settlements(SHORTENED)
+    rest, _ = answering("/fapi/v1/fundingRate", history)
+    contract = instrument("BTCUSDT", believed)
+    truth = {at + 3: 4 if at > CHANGED else 8 for at in SHORTENED}
+    for start, end in ((None, None), (PRESENT - 900 * 8 * HOUR, None), (CHANGED - 33 * HOUR, CHANGED + 50 * HOUR)):
+        since, until = start and from_ms(start), end and from_ms(end)
+        rates = await rest.funding_history(contract, limit=limit, start=since or None, end=until or None)
+        wanted = [at for at in truth if (start or 0) <= at < (end or PRESENT)]
+        wanted = wanted[-limit:] if start is None else wanted[:limit]
+        assert [ms(rate.timestamp) for rate in rates] == wanted
+        assert [rate.funding_interval_hours for rate in rates] == [truth[at] for at in wanted]
+
+
+async def test_without_times_more_than_the_200_newest_rates_are_told() -> None:
+    history = Settlements(SHORTENED)
+    rest, _ = answering("/fapi/v1/fundingRate", history)
+    assert len(await rest.funding_history(instrument(), limit=1000, start=None, end=None)) == 1000
+    assert history.calls <= 4
+    listed_lately = Settlements(SHORTENED[-7:])
+    rest, _ = answering("/fapi/v1/fundingRate", listed_lately)
+    rates = await rest.funding_history(instrument(), limit=1000, start=None, end=None)
+    assert [rate.funding_interval_hours for rate in rates] == [None, *[4.0] * 6]
+    assert listed_lately.calls <= 3, "the exchange said that there is nothing older"
+
+
+async def test_a_contract_that_was_listed_twice_has_the_rates_of_both_times() -> None:
+    long_ago = [at - 400 * 24 * HOUR for at in SHORTENED[-20:]]
+    rest, _ = answering("/fapi/v1/fundingRate", Settlements([*long_ago, *SHORTENED[-20:]]))
+    rates = await rest.funding_history(instrument(), limit=100, start=None, end=None)
+    assert len(rates) == 40
+    assert [rate.funding_interval_hours for rate in rates] == [None, *[4.0] * 19, None, *[4.0] * 19]
+
+
+async def test_an_exchange_that_ignores_the_range_is_not_asked_for_ever() -> None:
+    rows = [{"symbol": "BTCUSDT", "fundingRate": "0.0001", "fundingTime": at} for at in SHORTENED[:1000]]
+    rest, _ = answering("/fapi/v1/fundingRate", rows)
+    with trio.fail_after(5):
+        await rest.funding_history(instrument(), limit=5000, start=from_ms(PRESENT - 24 * HOUR), end=None)
 
 
 # --- errors ---

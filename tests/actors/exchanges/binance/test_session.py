@@ -439,8 +439,44 @@ NOT_TIMES: list[object] = [None, -1, 10**15, 10**30, "1786173360960", 1.5, True,
 @pytest.mark.parametrize("value", [*NOT_NUMBERS, *NOT_STRINGS], ids=lambda value: repr(value)[:20])
 @pytest.mark.parametrize(("event", "key"), [(event, key) for event, keys in NUMBERS.items() for key in keys])
 def test_numbers_that_are_none(event: str, key: str, value: object) -> None:
+    if (event, value) == ("markPriceUpdate", ""):
+        return  # an optional one: see below
     with pytest.raises(BadMessage):
         receive(changed(REAL[event], **{key: value}))
+
+
+@pytest.mark.parametrize("change", [{"ap": "0"}, {"z": "0"}, {"ap": "0.00000", "z": "0.000"}], ids=repr)
+def test_an_order_that_liquidated_nothing_is_no_liquidation(change: dict[str, object]) -> None:
+    assert receive(changed(REAL["forceOrder"], **change)) == []
+
+
+@pytest.mark.parametrize(
+    ("event", "change"),
+    [
+        ("markPriceUpdate", {"T": 0}),  # a contract whose funding has not begun
+        ("markPriceUpdate", {"r": "", "T": 0}),  # a dated one
+        ("kline", {"o": "0", "h": "0", "l": "0", "c": "0", "v": "0", "q": "0", "n": 0}),
+    ],
+    ids=repr,
+)
+def test_what_has_not_begun_says_nothing(event: str, change: dict[str, object]) -> None:
+    assert receive(changed(REAL[event], **change)) == []
+
+
+@pytest.mark.parametrize("nothing", ["0", "0.00000000", ""])
+def test_a_mark_price_of_nothing_is_null(nothing: str) -> None:
+    [update] = receive(changed(REAL["markPriceUpdate"], p=nothing))
+    assert isinstance(update, Update)
+    assert isinstance(update.event, FundingRate)
+    assert update.event.mark_price is None
+
+
+@pytest.mark.parametrize(
+    ("event", "key"), [(event, key) for event, keys in TIMES.items() for key in keys if event != "markPriceUpdate"]
+)
+def test_nothing_happened_in_1970(event: str, key: str) -> None:
+    with pytest.raises(BadMessage):
+        receive(changed(REAL[event], **{key: 0}))
 
 
 @pytest.mark.parametrize("value", NOT_TIMES, ids=lambda value: repr(value)[:20])

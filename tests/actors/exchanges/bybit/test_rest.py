@@ -376,6 +376,30 @@ async def test_funding_history_where_the_interval_was_another(world: World, beli
     assert await world.rest.funding_history(one, limit=3, start=start, end=None) == rows[:3]
 
 
+@pytest.mark.parametrize("limit", [1, 30, 199, 200, 500])
+@pytest.mark.parametrize("believed", [1.0, 4.0, 8.0])
+async def test_rates_have_the_interval_they_were_settled_at(world: World, limit: int, believed: float) -> None:
+    changed = START - START % (8 * HOUR) - 20 * DAY  # from eight hours to four
+    history = [*range(changed - 900 * 8 * HOUR, changed, 8 * HOUR), *range(changed, START, 4 * HOUR)]
+
+    def answer(request: Request) -> Reply:
+        if request.path != "/v5/market/funding/history":
+            return world.server.answer(request)
+        start, end = int(request.query.get("startTime", 0)), int(request.query.get("endTime", START))
+        found = [at for at in history if start <= at <= end][-int(request.query["limit"]) :]
+        rows = [{"symbol": "X", "fundingRate": "0.0001", "fundingRateTimestamp": str(at)} for at in reversed(found)]
+        return Reply(body=json.dumps({"retCode": 0, "time": START, "result": {"list": rows}}).encode())
+
+    rest = BybitRest(cast(RestClient, Client(answer)), lambda: from_ms(START))
+    for start, end in ((None, None), (changed - 33 * HOUR, changed + 50 * HOUR), (changed - 300 * 8 * HOUR, None)):
+        since, until = from_ms(start) if start else None, from_ms(end) if end else None
+        rates = await rest.funding_history(instrument("BTCUSDT", believed), limit=limit, start=since, end=until)
+        wanted = [at for at in history if (start or 0) <= at < (end or START)]
+        wanted = wanted[-limit:] if start is None else wanted[:limit]
+        assert times(rates) == wanted
+        assert [rate.funding_interval_hours for rate in rates] == [4 if at > changed else 8 for at in wanted]
+
+
 async def test_an_answer_that_ignores_the_range_is_not_paged_through_for_ever(world: World) -> None:
     """As open interest really does for a startTime without an endTime."""
 

@@ -448,3 +448,42 @@ def test_mutated_bytes(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
     survives(session(), bytes(frame))
+
+
+# -- zeros that are none ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"nextFundingTime": "0", "fundingRate": "0"},
+        {"nextFundingTime": "", "fundingRate": "0.0001"},
+        {"nextFundingTime": "0", "fundingRate": ""},
+    ],
+    ids=repr,
+)
+def test_before_a_listing_there_is_no_funding(said: dict[str, str]) -> None:
+    """Never funding in 1970."""
+    frame = {"topic": "tickers.BTCUSDT", "type": "snapshot", "ts": 1760325053000, "data": said}
+    assert events(json.dumps(frame), session()) == []
+
+
+@pytest.mark.parametrize("nothing", ["", "0"])
+def test_what_a_ticker_spells_as_nothing_is_null(nothing: str) -> None:
+    ticker = {
+        **{"fundingRate": "0.0001", "nextFundingTime": "1760342400000", "markPrice": nothing},
+        **{"openInterest": "8", "openInterestValue": nothing, "singleOpenInterest": nothing},
+        **{"fundingIntervalHour": nothing, "singleOpenInterestValue": nothing},
+    }
+    frame = {"topic": "tickers.BTCUSDT", "type": "snapshot", "ts": 1760325053000, "data": ticker}
+    rate, interest = events(json.dumps(frame), session())
+    assert (rate.mark_price, rate.funding_interval_hours) == (None, None)
+    assert (interest.open_interest, interest.open_interest_value) == (4.0, None)
+
+
+def test_a_liquidation_of_nothing_is_none_and_takes_no_other_with_it() -> None:
+    row = {"T": 1791565600992, "s": "BTCUSDT", "S": "Buy", "v": "0.006", "p": "82396.90"}
+    rows = [{**row, "v": "0"}, row, {**row, "p": "0.0"}]
+    frame = {"topic": "allLiquidation.BTCUSDT", "type": "snapshot", "ts": 1791565601482, "data": rows}
+    [found] = events(json.dumps(frame), session())
+    assert (found.price, found.quantity) == (82396.9, 0.006)

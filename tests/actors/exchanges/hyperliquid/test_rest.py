@@ -412,7 +412,9 @@ async def test_predicted_funding() -> None:
         ("HlPerp", 0.0000125, 1.0),
         ("BybitPerp", 0.0001, None),
     ]
-    assert [ms(venue.next_funding_time) for venue in avax.venues] == [1733961600000] * 3, "not the hour that is over"
+    assert [venue.next_funding_time for venue in avax.venues] == [from_ms(1733961600000)] * 3, (
+        "not the hour that is over"
+    )
     assert [venue.venue for venue in other.venues] == ["HlPerp"]
     assert other.venues[0].next_funding_time == at + timedelta(seconds=1), "right already"
     assert fake.weights == [20, 2]
@@ -422,7 +424,8 @@ async def test_predictions_of_the_simulator(market: Market) -> None:
     found = await predicted_funding(simulated(market).client)
     assert [row.coin for row in found] == ["BTC", "BLZ"]
     assert [venue.venue for venue in found[1].venues] == ["BinPerp", "HlPerp"]
-    assert all(venue.next_funding_time > from_ms(market.now) for row in found for venue in row.venues)
+    times = [venue.next_funding_time for row in found for venue in row.venues]
+    assert all(time is not None and time > from_ms(market.now) for time in times)
 
 
 # -- errors -----------------------------------------------------------------------------------
@@ -481,3 +484,12 @@ async def test_answers_that_nobody_documented(body: bytes) -> None:
 
 def test_intervals_are_known_everywhere() -> None:
     assert set(EXCHANGE.intervals) <= set(INTERVALS)
+
+
+async def test_a_venue_without_a_next_time_says_null() -> None:
+    """Never 1970."""
+    at = from_ms(START)
+    venues = [["BybitPerp", {"fundingRate": "0.0001", "nextFundingTime": 0, "fundingIntervalHours": 0}]]
+    fake = answering(predictedFundings=[["X", venues]], exchangeStatus={"specialStatuses": None, "time": ms(at)})
+    [coin] = await predicted_funding(fake.client)
+    assert (coin.venues[0].next_funding_time, coin.venues[0].funding_interval_hours) == (None, None)

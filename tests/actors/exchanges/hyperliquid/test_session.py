@@ -312,3 +312,29 @@ def test_the_exchange_says_what_the_session_can() -> None:
     assert EXCHANGE.limits.topics_per_frame == 1
     assert not EXCHANGE.closes_bars
     assert "6h" not in EXCHANGE.intervals
+
+
+# -- zeros that are none ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nothing", [None, "", "0.0"])
+def test_a_mark_price_of_nothing_is_null(nothing: str | None) -> None:
+    context = {"coin": "BTC", "ctx": {"funding": "0.0001", "openInterest": "0.0", "markPx": nothing}}
+    rate, interest = events(json.dumps({"channel": "activeAssetCtx", "data": context}))
+    assert rate.mark_price is None
+    assert interest.open_interest == 0, "a delisted coin really has none"
+
+
+def test_a_bar_without_a_price_is_none() -> None:
+    candle = {**json.loads(CANDLE)["data"], "o": "0.0", "h": "0.0", "l": "0.0", "c": "0.0", "v": "0.0", "n": 0}
+    assert events(json.dumps({"channel": "candle", "data": candle})) == []
+
+
+def test_trades_that_nobody_counted_are_not_none() -> None:
+    [bar] = events(json.dumps({"channel": "candle", "data": {**json.loads(CANDLE)["data"], "n": 0}}))
+    assert bar.trades_count is None
+
+
+def test_nothing_happened_in_1970() -> None:
+    with pytest.raises(BadMessage):
+        events(json.dumps({"channel": "trades", "data": [{**TRADE, "time": 0}]}))
