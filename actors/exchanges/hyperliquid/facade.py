@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from actors.decoding import UNREADABLE
 from actors.errors import BadMessage, MarketError, UpstreamError, UpstreamGeoBlocked, UpstreamLimited
 from actors.events import INTERVALS
 from actors.exchanges.facade import (
@@ -33,7 +34,6 @@ from actors.exchanges.hyperliquid.rest import (
     FUNDING_PER_WEIGHT,
     WEIGHT,
 )
-from actors.exchanges.hyperliquid.session import UNDECODABLE
 from actors.upstream.rest import Question
 
 TAIL = 60  # candles for a weight of 1
@@ -82,7 +82,7 @@ def route(asked: Asked, view: View) -> Way:
         return Reply(405, b"", TEXT)
     try:
         body = _decode(asked.body)
-    except UNDECODABLE:
+    except UNREADABLE:
         return Reply(400, b"Failed to parse the request body as JSON", TEXT)
     kind = body.get("type") if isinstance(body, dict) else None
     if not isinstance(kind, str):
@@ -183,7 +183,7 @@ def parse(series: Series, body: bytes) -> list[Row]:
             else:
                 rows.append(Row(time := _settled(raw).time, time + 1, bytes(raw)))
         return rows
-    except UNDECODABLE as error:
+    except UNREADABLE as error:
         raise BadMessage(f"Hyperliquid's rows are not what it documents: {error}") from None
 
 

@@ -477,7 +477,9 @@ def test_what_a_ticker_spells_as_nothing_is_null(nothing: str) -> None:
     }
     frame = {"topic": "tickers.BTCUSDT", "type": "snapshot", "ts": 1760325053000, "data": ticker}
     rate, interest = events(json.dumps(frame), session())
-    assert (rate.mark_price, rate.funding_interval_hours) == (None, None)
+    assert isinstance(rate, FundingRate)
+    assert isinstance(interest, OpenInterest)
+    assert (rate.mark_price, rate.funding_interval_hours) == (None, 8.0), "the catalogue's"
     assert (interest.open_interest, interest.open_interest_value) == (4.0, None)
 
 
@@ -486,4 +488,5 @@ def test_a_liquidation_of_nothing_is_none_and_takes_no_other_with_it() -> None:
     rows = [{**row, "v": "0"}, row, {**row, "p": "0.0"}]
     frame = {"topic": "allLiquidation.BTCUSDT", "type": "snapshot", "ts": 1791565601482, "data": rows}
     [found] = events(json.dumps(frame), session())
+    assert isinstance(found, Liquidation)
     assert (found.price, found.quantity) == (82396.9, 0.006)
