@@ -12,6 +12,8 @@ import msgspec
 from actors.errors import (
     BadMessage,
     MarketError,
+    UnknownInterval,
+    UnknownSymbol,
     UpstreamError,
     UpstreamGeoBlocked,
     UpstreamLimited,
@@ -217,7 +219,9 @@ def refuse(refusal: Refusal, now: int) -> Reply:
 def judge(status: int, body: bytes) -> MarketError | None:
     """Refusals within a 200 are for the client, but for those that mean this address, or that a second try may mend."""
     if status >= 300:
-        return explain(status, body) or UpstreamError(f"the exchange answered {status}")
+        said = explain(status, body)
+        is_for_client = status < 500 and type(said) in (UpstreamError, UnknownSymbol, UnknownInterval)
+        return None if is_for_client else said or UpstreamError(f"the exchange answered {status}")
     try:
         error = wire.decode_refusal(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -134,7 +134,8 @@ def _candles(request: Any, as_asked: Pass, view: View) -> Way:
     if last is not None and last < first:
         return as_asked
     series = Series(coin, interval)
-    return Rows(series, first, last, CANDLES_KEPT + 1, False, fetch(series, first, last, CANDLES_KEPT))
+    expected = (min(now, last or now) - first) // step + 1
+    return Rows(series, first, last, CANDLES_KEPT + 1, False, fetch(series, first, last, expected))
 
 
 def _funding(body: Mapping[str, Any], as_asked: Pass, view: View) -> Way:
@@ -162,13 +163,11 @@ def _opening(time: int, interval: str) -> int:
 
 
 def fetch(series: Series, start: int | None, end: int | None, limit: int) -> Pass:
-    """Rows from `start` to `end`; the exchange has no limit to send."""
+    """Rows from `start` to `end`, about `limit`, which only weighs: the exchange has no such parameter."""
     start = start or 0
     if series.interval:
         request = {"coin": series.symbol, "interval": series.interval, "startTime": start, "endTime": end or FAR}
-        span = (end - start) // _step(series.interval) + 1 if end is not None else limit
-        weight = WEIGHT + ceil(min(span, limit) / CANDLES_PER_WEIGHT)
-        return _pass({"type": "candleSnapshot", "req": request}, weight, 0)
+        return _pass({"type": "candleSnapshot", "req": request}, WEIGHT + ceil(limit / CANDLES_PER_WEIGHT), 0)
     question = {"type": "fundingHistory", "coin": series.symbol, "startTime": start}
     return _pass(question | ({} if end is None else {"endTime": end}), WEIGHT + limit // FUNDING_PER_WEIGHT, 0)
 

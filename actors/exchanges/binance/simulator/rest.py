@@ -11,6 +11,16 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from actors.exchanges.binance.simulator.books import (
+    DEPTHS,
+    best,
+    depth,
+    depth_weight,
+    last_price,
+    opens,
+    single_trades,
+    value_klines,
+)
 from actors.exchanges.binance.simulator.rows import (
     PERPETUAL,
     exchange_info,
@@ -143,6 +153,15 @@ class Rest:
             "/fapi/v1/fundingRate": (lambda _: 0, self._funding_rate),
             "/fapi/v1/fundingInfo": (lambda _: 0, self._funding_info),
             "/fapi/v1/aggTrades": (lambda _: 20, self._agg_trades),
+            "/fapi/v1/continuousKlines": (_klines_weight, self._continuous_klines),
+            "/fapi/v1/markPriceKlines": (_klines_weight, lambda q: self._value_klines(q, "mark")),
+            "/fapi/v1/indexPriceKlines": (_klines_weight, lambda q: self._value_klines(q, "index")),
+            "/fapi/v1/premiumIndexKlines": (_klines_weight, lambda q: self._value_klines(q, "premium")),
+            "/fapi/v1/trades": (lambda _: 5, self._trades),
+            "/fapi/v1/depth": (depth_weight, self._depth),
+            "/fapi/v1/ticker/bookTicker": (lambda q: 2 if "symbol" in q else 5, self._best),
+            "/fapi/v1/ticker/price": (lambda q: 1 if "symbol" in q else 2, self._price),
+            "/fapi/v2/ticker/price": (lambda q: 1 if "symbol" in q else 2, self._price),
             "/fapi/v1/ticker/24hr": (lambda q: 1 if "symbol" in q else 40, self._ticker),
         }
 
@@ -301,6 +320,40 @@ class Rest:
             }
             for trade in trades[first : min(last, first + limit)]
         ]
+
+    def _continuous_klines(self, query: dict[str, str]) -> object:
+        if query.get("contractType", "") != "PERPETUAL":
+            raise _missing("contractType")
+        if query.get("pair", "") not in self._symbols:
+            raise _Refused(-1121, "Invalid pair.")
+        return self._klines(query | {"symbol": query["pair"]})
+
+    def _value_klines(self, query: dict[str, str], kind: str) -> object:
+        _, tape = self._tape(query | {"symbol": query.get("pair" if kind == "index" else "symbol", "")})
+        interval = query.get("interval", "")
+        if interval not in INTERVALS:
+            raise _Refused(-1120, "Invalid interval.")
+        limit, (start, end), now = _limit(query, 500, 1500), _times(query), self._market.now
+        return value_klines(tape, interval, opens(interval, start, end, limit, now), now, kind)
+
+    def _trades(self, query: dict[str, str]) -> object:
+        _, tape = self._tape(query)
+        return single_trades(tape, tape.trades[-_limit(query, 500, 1000) :])
+
+    def _depth(self, query: dict[str, str]) -> object:
+        _, tape = self._tape(query)
+        limit = _limit(query, 500, 1000)
+        if limit not in DEPTHS:
+            raise _Refused(-4021, f"'{limit}' is not valid depth limit.")
+        return depth(tape, self._market.now, limit)
+
+    def _best(self, query: dict[str, str]) -> object:
+        rows = [best(symbol, tape, self._market.now) for symbol, tape in self._traded(query)]
+        return rows[0] if "symbol" in query else rows
+
+    def _price(self, query: dict[str, str]) -> object:
+        rows = [last_price(symbol, tape, self._market.now) for symbol, tape in self._traded(query)]
+        return rows[0] if "symbol" in query else rows
 
     def _ticker(self, query: dict[str, str]) -> object:
         now = self._market.now

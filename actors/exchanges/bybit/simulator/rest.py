@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from actors.exchanges.bybit.simulator.books import orderbook, risk_rows, value_row
 from actors.exchanges.bybit.simulator.rows import (
     contract_row,
     cursor_after,
@@ -22,6 +23,7 @@ from actors.exchanges.bybit.simulator.rows import (
     ticker_row,
 )
 from actors.exchanges.bybit.simulator.streams import INTERVAL_NAMES
+from actors.simulation.book import book_of
 from actors.simulation.history import HOUR, floor_open, shift_open
 from actors.simulation.market import Market, Tape
 from actors.simulation.server import Reply, Request
@@ -90,6 +92,10 @@ class Rest:
             "/v5/market/tickers": self._tickers,
             "/v5/market/funding/history": self._funding_history,
             "/v5/market/recent-trade": self._recent_trades,
+            "/v5/market/orderbook": self._orderbook,
+            "/v5/market/risk-limit": self._risk_limits,
+            "/v5/market/mark-price-kline": lambda query: self._value_klines(query, Tape.mark),
+            "/v5/market/index-price-kline": lambda query: self._value_klines(query, Tape.index),
         }
 
     def answer(self, request: Request) -> Reply:
@@ -208,6 +214,30 @@ class Rest:
         symbol, tape = self._tape(query)
         trades = tape.trades[-_limit(query, 500, 1000) :]
         return {"category": "linear", "list": [recent_trade_row(symbol, tape, trade) for trade in reversed(trades)]}
+
+    def _orderbook(self, query: dict[str, str]) -> object:
+        symbol, tape = self._tape(query)
+        now = self._market.now
+        return orderbook(symbol, tape, book_of(tape, now, _limit(query, 25, 500)), now)
+
+    def _risk_limits(self, query: dict[str, str]) -> object:
+        """Two tiers each."""
+        _check_category(query)
+        chosen = [self._tape(query)] if "symbol" in query else list(self._symbols.items())
+        rows = [row for symbol, tape in chosen if tape.ended is None for row in risk_rows(symbol)]
+        return {"category": "linear", "list": rows, "nextPageCursor": ""}
+
+    def _value_klines(self, query: dict[str, str], value: Callable[[Tape, int], int]) -> object:
+        """Bars of a price that is not traded: five columns."""
+        symbol, tape = self._tape(query, category="linear")
+        interval = INTERVAL_NAMES.get(query.get("interval", ""))
+        if interval is None:
+            raise _Refused(10001, "Invalid period!")
+        limit, start, end = _limit(query, 200, 1000), _integer(query, "start"), _integer(query, "end")
+        now = self._market.now
+        bars = tape.bars(interval, now, start=start, end=end, limit=limit, newest=end is not None)
+        rows = [value_row(tape, bar.open_time, shift_open(interval, bar.open_time, 1), now, value) for bar in bars]
+        return {"symbol": symbol, "category": "linear", "list": rows[::-1]}
 
 
 def _check_category(query: dict[str, str], default: str | None = None) -> None:

@@ -18,6 +18,7 @@ from actors.exchanges.hyperliquid.simulator.rows import (
     context,
     dex_row,
     funding_rows,
+    l2_book,
     last_day,
     listing,
     meta,
@@ -83,6 +84,10 @@ class Rest:
             "fundingHistory": self._funding_history,
             "predictedFundings": lambda _: (self._predictions(), 20),
             "recentTrades": self._recent_trades,
+            "spotMeta": lambda _: (SPOT, 20),
+            "spotMetaAndAssetCtxs": lambda _: ([SPOT, []], 20),
+            "allMids": lambda body: (self._mids(_dex(body)), 2),
+            "l2Book": lambda body: (self._book(body), 2),
         }
 
     def answer(self, request: Request) -> Reply:
@@ -154,6 +159,21 @@ class Rest:
     def _recent_trades(self, body: Body) -> tuple[object, int]:
         coin = self._coins[_text(body, "coin")]
         return [trade_row(coin, trade) for trade in reversed(coin.tape.trades[-10:])], 20
+
+    def _mids(self, dex: str) -> object:
+        now = self._market.now
+        return {coin.name: coin.mark(now) for coin in self._of(dex) if not coin.is_delisted}
+
+    def _book(self, body: Body) -> object:
+        """`null` for a name that does not exist; a delisted one has two empty sides."""
+        coin = self._coins.get(_text(body, "coin"))
+        return None if coin is None else l2_book(coin, self._market.now)
+
+
+SPOT = {
+    "universe": [],
+    "tokens": [{"name": "USDC", "szDecimals": 8, "weiDecimals": 8, "index": 0, "isCanonical": True}],
+}
 
 
 def _text(body: Body, name: str) -> str:

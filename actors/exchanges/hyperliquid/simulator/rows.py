@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cached_property
 
+from actors.simulation.book import book_of
 from actors.simulation.history import DAY, HOUR, MINUTE, Bar, floor_open, hashed, shift_open
 from actors.simulation.market import EIGHT, Market, Tape, Trade, spell
 
@@ -175,6 +176,19 @@ def trade_row(coin: Coin, trade: Trade) -> dict[str, object]:
         "tid": bits >> 14,
         "users": people,
     }
+
+
+def l2_book(coin: Coin, now: int) -> dict[str, object]:
+    """Up to 20 levels a side; prices that round to the same are one level."""
+    book = book_of(coin.tape, now, 0 if coin.is_delisted else 60)
+    sides = []
+    for rows in (book.bids, book.asks):
+        levels: dict[str, list[int]] = {}
+        for ticks, steps in rows:
+            levels.setdefault(coin.price(ticks), []).append(steps)
+        told = [{"px": px, "sz": coin.size(sum(sizes)), "n": len(sizes)} for px, sizes in levels.items()]
+        sides.append(told[:20])
+    return {"coin": coin.name, "time": now, "levels": sides}
 
 
 def funding_rows(coin: Coin, now: int, start: int, end: int, limit: int) -> list[dict[str, object]]:
