@@ -136,7 +136,7 @@ class Auth:
     def find(self, text: str, address: str) -> Visit | None:
         """Whose a key is; None where it is none that may be used."""
         id = find_id(text, self.keys)
-        if id is None or (key := self.keys[id]).is_over(clock.now()):
+        if id is None or ((key := self.keys[id]).expires is not None and key.is_over(clock.now())):
             return None
         account = self.clients.of_key(id, address, self._limits[id], is_exempt=ADMIN in key.scopes)
         now = trio.current_time()

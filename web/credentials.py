@@ -10,8 +10,7 @@ from urllib.parse import unquote_plus
 PROTOCOL, KEY_PROTOCOL = "marketd", "marketd.key."
 """Subprotocols of a WebSocket: what is selected, and what a key stands behind."""
 TOKEN = "token"
-_MARKS = b"\nauthorization:", b"\nx-api-key:"
-_LINES = b"authorization:", b"x-api-key:"
+_BEARER, _PLAIN = b"\nauthorization:", b"\nx-api-key:"
 
 Scope = MutableMapping[str, Any]
 
@@ -58,23 +57,25 @@ def is_stream(path: str) -> bool:
 
 
 def take_from_head(data: bytes) -> tuple[bytes, tuple[str, ...]] | None:
-    """A request's head without its keys, and these. None: it is spelled in a way that is not worth understanding."""
+    """A request's head, which ends with a line's end, without its keys; and these.
+
+    None: it is spelled in a way that is not worth understanding.
+    """
     small = data.lower()
-    if not any(mark in small for mark in _MARKS):
+    if _BEARER not in small and _PLAIN not in small:
         return data, ()
     if b"\n " in data or b"\n\t" in data:  # a header that goes on in the next line
         return None
-    keys: dict[str, None] = {}
-    lines = []
-    for line in data.split(b"\n"):
-        name, colon, value = line.partition(b":")
-        if colon and line.lower().startswith(_LINES):
-            key = _bearer(value) if len(name) == len(_LINES[0]) - 1 else value.strip().decode("latin1")
-            if key is not None:
-                keys[key] = None
-        else:
-            lines.append(line)
-    return b"\n".join(lines), tuple(keys)
+    keys: list[str] = []
+    for mark in (_BEARER, _PLAIN):
+        while (at := small.find(mark)) >= 0:
+            end = data.find(b"\n", at + 1)
+            value = data[at + len(mark) : end]
+            key = _bearer(value) if mark is _BEARER else value.strip().decode("latin1")
+            if key is not None and key not in keys:
+                keys.append(key)
+            data, small = data[:at] + data[end:], small[:at] + small[end:]
+    return data, tuple(keys)
 
 
 def _bearer(value: bytes) -> str | None:

@@ -99,6 +99,7 @@ class Early:
         self._urls = app.url_map.bind("")
         self._connectors = connectors
         self._origins = cors_origins
+        self._root_path = root_path
         self._routes = {
             route.path: (held, route.query)
             for route in routes_below(root_path)
@@ -117,7 +118,7 @@ class Early:
         keys: tuple[str, ...] = ()
         asked = self._asked.get(data)
         if asked is None:  # what is remembered has no key in it
-            taken = take_from_head(data)
+            taken = take_from_head(data) if data.endswith(b"\n") else None
             if taken is None:
                 return None
             data, keys = taken
@@ -187,7 +188,7 @@ class Early:
             if ask is None:
                 return None
             body = Body(ask, encoding)
-        path = target.partition("?")[0]
+        path = target.partition("?")[0].removeprefix(self._root_path)
         return Asked(target, body, encoding, headers.get(b"origin"), scope_of(path) is None, path in PROBES)
 
     def _find(self, target: str) -> Callable[[], Any] | None:
