@@ -33,7 +33,7 @@ class Reach(NamedTuple):
 
     nursery: trio.Nursery
     lines: Lines
-    rest: Rest
+    repair: Rest
     background: Rest
     missed_trades: AskMissed | None
 
@@ -99,7 +99,7 @@ class Collection:
             self._intervals,
             large_trade_threshold_usd=self._threshold,
             supervise=self._supervise,
-            rest=self._reach.rest,
+            repair=self._reach.repair,
             background=self._reach.background,
             poll_every=self._poll_every,
             everything=self._everything,

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
+from math import inf
 from typing import Any
 
 import structlog
@@ -41,7 +42,9 @@ from actors.feeds.everything import Everything
 from actors.feeds.feed import Feed
 from actors.lines.pool import Lines
 from actors.lines.probes import Probes
-from actors.upstream.budget import Budget
+from actors.upstream.bucket import Caller
+from actors.upstream.budget import UPSTREAM_SHARE, Budget
+from actors.upstream.caller import URGENCY
 from actors.upstream.counted import CountedHttp
 from actors.upstream.flights import Flights
 from actors.upstream.rest import Http, RestClient, tls_for
@@ -68,6 +71,7 @@ class Connector:
         everything: Everything | None = None,
         archive: Archive | None = None,
         linger: float = LINGER,
+        upstream_share: float = UPSTREAM_SHARE,
         upstream: Upstream = LIVE,
     ) -> None:
         self.exchange = with_sampled_interest(exchange, archive)
@@ -82,7 +86,7 @@ class Connector:
         self.now = self._skew.now
         self._recall = Recall(archive, exchange, self.now) if archive else None
         self.listed = trio.Event()  # the catalogue has arrived
-        self.budget = Budget(exchange.budget)
+        self.budget = Budget(exchange.budget, upstream_share=upstream_share)
         self.catalogue = Catalogue(exchange.name, exchange.aliases)
         self._collection = Collection(
             self.exchange,
@@ -122,16 +126,18 @@ class Connector:
                 self._upstream,
                 self.counts,
             )
-            self._client = self._rest_client(http, background=False)
+            self._client = self._rest_client(http, "client")
             self._rest = self._open_rest(self._client)
-            self._background = self._open_rest(self._rest_client(http, background=True))
+            self._background = self._open_rest(self._rest_client(http, "background"))
+            repairer = self._rest_client(http, "repair")
+            self._repair = self._open_rest(repairer)
             # Of its own, so that the last answer is the one that said the time.
-            self._clock_client = self._rest_client(http, background=True)
+            self._clock_client = self._rest_client(http, "repair")
             self._clock = self.exchange.open_rest(self._clock_client, self.now)
             missed = self.exchange.missed_trades
-            missed_trades = None if missed is None else partial(missed, self._client)
-            self._collection.open(Reach(nursery, lines, self._rest, self._background, missed_trades))
-            probes = Probes(self.feeds, lines, self._background)
+            missed_trades = None if missed is None else partial(missed, repairer)
+            self._collection.open(Reach(nursery, lines, self._repair, self._background, missed_trades))
+            probes = Probes(self.feeds, lines, self._repair)
             for name, task in (("watch", probes.run), ("rotation", lines.replace_the_old)):
                 nursery.start_soon(partial(self._supervise, name, task, exchange=self.name))
             if self._recall is not None:
@@ -146,11 +152,11 @@ class Connector:
         """One more client of the exchange's REST host, within the same budget, with connections of its own."""
         tls = tls_for(self._rest_url)
         async with self._upstream.open_http(self.name, self._rest_url, tls) as http:
-            yield self._rest_client(http, background=False)
+            yield self._rest_client(http, "client")
 
-    def _rest_client(self, http: Http, *, background: bool) -> RestClient:
+    def _rest_client(self, http: Http, caller: Caller) -> RestClient:
         exchange = self.exchange
-        return RestClient(http, self.budget, exchange.explain, background=background, used_header=exchange.used_header)
+        return RestClient(http, self.budget, exchange.explain, caller=caller, used_header=exchange.used_header)
 
     def _open_rest(self, client: RestClient) -> Rest:
         rest = self.exchange.open_rest(client, self.now)
@@ -164,9 +170,10 @@ class Connector:
     # --- catalogue ---
 
     async def _keep_catalogue(self) -> None:
+        URGENCY.set(inf)  # before all repairs: without it nothing is collected
         while True:
             await self._read_clock()
-            instruments = await self._background.instruments()
+            instruments = await self._repair.instruments()
             if not instruments:
                 raise BadMessage("the exchange's catalogue is empty")
             self._adopt(instruments)

@@ -125,7 +125,7 @@ async def _fetch(config: Config, exchange: Exchange, options: argparse.Namespace
     tls = tls_for(settings.rest_url)
     async with open_http(settings.rest_url, tls) as http:
         budget = Budget({name: Window(int(w.limit * SHARE), w.seconds) for name, w in exchange.budget.items()})
-        client = RestClient(http, budget, exchange.explain, background=True, used_header=exchange.used_header)
+        client = RestClient(http, budget, exchange.explain, caller="background", used_header=exchange.used_header)
         plain = exchange.open_rest(client, now)
         offset = await plain.server_time() - datetime.now(UTC)
         catalogue = Catalogue(exchange.name, exchange.aliases)

@@ -244,6 +244,7 @@ def _sources(
             everything=everything,
             upstream=upstream,
             archive=archive,
+            upstream_share=config.limits.upstream_share,
         )
         for name, settings in config.exchanges.items()
         if settings.enabled

@@ -12,7 +12,8 @@ import trio
 
 from actors.errors import MarketError, UpstreamLimited
 from actors.exchanges.facade import Facade, Pass
-from actors.upstream.budget import PATIENCE, Bucket, Window
+from actors.upstream.bucket import Bucket, Window
+from actors.upstream.budget import PATIENCE
 from actors.upstream.caller import CLIENT
 from actors.upstream.rest import Answer, RestClient
 
@@ -40,6 +41,7 @@ class Share:
     async def spend(self, bucket: str, weight: int) -> None:
         """Wait for room, in turn. Raises UpstreamLimited where it would take too long."""
         spent, turns = self._buckets[bucket], self._waiting[bucket]
+        most = self._share * spent.window.limit
         client = CLIENT.get().id
         deadline = trio.current_time() + PATIENCE
         turn = trio.Event()
@@ -50,14 +52,14 @@ class Share:
         try:
             with trio.move_on_at(deadline):
                 await turn.wait()
-                while wait := spent.wait_for(weight, self._share):
+                while wait := spent.wait_for_client(weight, "", most):
                     if trio.current_time() + wait > deadline:
                         break
                     await trio.sleep(wait)
                 else:
-                    spent.spend(weight)
+                    spent.spend(weight, "client")
                     return
-            wait = max(1.0, spent.wait_for(weight, self._share))
+            wait = max(1.0, spent.wait_for_client(weight, "", most))
             text = f"{self._share:.0%} of what this address may ask, the part of all clients here together, is used up"
             raise UpstreamLimited(text, retry_after=wait)
         finally:

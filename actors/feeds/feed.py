@@ -47,7 +47,7 @@ class Feed:
         *,
         large_trade_threshold_usd: float,
         supervise: Supervise,
-        rest: Rest,
+        repair: Rest,
         background: Rest,
         poll_every: Callable[[], float],
         everything: Everything,
@@ -66,9 +66,16 @@ class Feed:
         self.left_at = float("-inf")  # when the last of them left
         self.health = Health(self._on_health)
         self._silence = Silence()
+        self._trades_heard, self._made_at = 0, trio.current_time()
         self.readers = Readers(exchange.name, symbol, everything, counts)
         self._history = History(
-            exchange, symbol, rest=rest, background=background, publish=self.readers.publish_bar, derived=derived
+            exchange,
+            symbol,
+            repair=repair,
+            background=background,
+            publish=self.readers.publish_bar,
+            derived=derived,
+            urgency=self._urgency,
         )
         self._known = Known(
             exchange,
@@ -80,7 +87,9 @@ class Feed:
         )
         self._repair: TradeRepair | None = None
         if missed_trades is not None:
-            self._repair = TradeRepair(symbol, self.trades, missed_trades, self._known.tell_trades, self._log)
+            self._repair = TradeRepair(
+                symbol, self.trades, missed_trades, self._known.tell_trades, self._log, self._urgency
+            )
         self._refused: set[str] = set()  # topics that the next connection may have
         self._inbox_in, self._inbox = trio.open_memory_channel[Delivery](INBOX)
         self._overflowed = False
@@ -119,6 +128,10 @@ class Feed:
         """What a new reader of `topic` is told at once: the bar, rate or interest of this moment."""
         return self._known.current(topic)
 
+    def _urgency(self) -> float:
+        """Trades a second: of many symbols to be repaired the busiest go first."""
+        return self._trades_heard / max(1.0, trio.current_time() - self._made_at)
+
     # --- silence ---
 
     def quiet_since(self) -> float | None:
@@ -133,6 +146,8 @@ class Feed:
         self._silence.expect(judged, trio.current_time() if self.health.is_connected else None)
 
     def _hear(self, name: str) -> None:
+        if name == "trades":
+            self._trades_heard += 1
         self._silence.heard(name, trio.current_time())
 
     def overdue(self, now: float) -> Topic | None:

@@ -15,6 +15,7 @@ from actors.events import INTERVALS, Gap, Ohlc
 from actors.exchanges.exchange import Exchange, Rest
 from actors.feeds.bars import Bars
 from actors.feeds.derivation import BASE, Derivation
+from actors.upstream.caller import URGENCY
 
 REPAIR_WITHIN = 10.0  # seconds that newer bars wait for missed ones
 
@@ -27,13 +28,15 @@ class History:
         exchange: Exchange,
         symbol: str,
         *,
-        rest: Rest,
+        repair: Rest,
         background: Rest,
         publish: Callable[[str, Ohlc | Gap], None],
         derived: frozenset[str],
+        urgency: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._exchange, self._symbol = exchange, symbol
-        self._rest, self._background = rest, background
+        self._repairs, self._background = repair, background
+        self._urgency = urgency  # of a repair, among those of other symbols
         self._publish = publish  # (interval, what its readers are told)
         self._derived = derived  # intervals that are made of minutes instead of being subscribed to
         self._bars: dict[str, Bars] = {}
@@ -208,9 +211,10 @@ class History:
         count = min((now - start) // INTERVALS[interval] + 2, self._exchange.history)
         rows: list[Ohlc] | None = None
         problem = f"no answer within {REPAIR_WITHIN:g} s"
+        URGENCY.set(self._urgency())
         with trio.move_on_after(REPAIR_WITHIN):
             try:
-                rows = await self._rest.ohlc(self._symbol, interval, start=start, limit=count)
+                rows = await self._repairs.ohlc(self._symbol, interval, start=start, limit=count)
             except MarketError as error:
                 problem = str(error)
         if rows is None:

@@ -12,6 +12,7 @@ from actors.errors import MarketError
 from actors.events import Trade
 from actors.feeds.history import REPAIR_WITHIN
 from actors.feeds.trades import Missing, Told, Trades
+from actors.upstream.caller import URGENCY
 
 ASKED = 3  # answers that hardly help, until missed trades are given up: REST may lag a little behind the stream
 ASK_AGAIN = 0.5  # seconds in between
@@ -23,11 +24,18 @@ AskMissed = Callable[[str, Trade, Trade], Awaitable[list[Trade]]]
 
 class TradeRepair:
     def __init__(
-        self, symbol: str, trades: Trades, ask: AskMissed, tell: Callable[[Told], None], log: FilteringBoundLogger
+        self,
+        symbol: str,
+        trades: Trades,
+        ask: AskMissed,
+        tell: Callable[[Told], None],
+        log: FilteringBoundLogger,
+        urgency: Callable[[], float],
     ) -> None:
         self._symbol, self._trades = symbol, trades
         self._ask, self._tell = ask, tell
         self._log = log
+        self._urgency = urgency  # among other symbols' repairs
         self._work = trio.Event()
 
     def notice(self) -> None:
@@ -50,6 +58,7 @@ class TradeRepair:
     async def _ask_missed(self) -> str | None:
         """Learn what the exchange still has of the missing trades; why not all of them, if so."""
         in_vain = 0
+        URGENCY.set(self._urgency())
         with trio.move_on_after(REPAIR_WITHIN):
             try:
                 while (missing := self._trades.missing) is not None:

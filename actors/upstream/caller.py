@@ -18,3 +18,6 @@ class Client(NamedTuple):
 LOCAL = Client("", exempt=True)  # the daemon itself
 
 CLIENT: ContextVar[Client] = ContextVar("client", default=LOCAL)
+
+URGENCY: ContextVar[float] = ContextVar("urgency", default=0.0)
+"""Of a repair: the more urgent goes first. Trades a second of the symbol that is repaired."""

@@ -6,6 +6,8 @@ from typing import TypeVar, cast
 import outcome
 import trio
 
+from actors.errors import RateLimited
+
 # Seconds that an answer is given to those who ask the same. Requests that were sent at one moment do not arrive at one:
 # a quick exchange has answered the first before the last of them is here.
 FRESH = 1.0
@@ -31,14 +33,18 @@ class Flights:
 
     async def share(self, key: Hashable, call: Callable[[], Awaitable[T]]) -> T:
         """The result of `call`, made once for all who ask for `key` meanwhile or just after; errors only meanwhile."""
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Flight()
-            self._nursery.start_soon(self._fly, key, flight, call)
-        await flight.landed.wait()
-        if flight.error is not None:
-            raise flight.error.with_traceback(None)
-        return cast(T, flight.value)
+        while True:
+            flight = self._flights.get(key)
+            is_mine = flight is None
+            if flight is None:
+                flight = self._flights[key] = _Flight()
+                self._nursery.start_soon(self._fly, key, flight, call)
+            await flight.landed.wait()
+            if isinstance(flight.error, RateLimited) and not is_mine:
+                continue  # who asked first had no more to spend; this one may
+            if flight.error is not None:
+                raise flight.error.with_traceback(None)
+            return cast(T, flight.value)
 
     async def _fly(self, key: Hashable, flight: _Flight, call: Callable[[], Awaitable[object]]) -> None:
         async def run() -> object:

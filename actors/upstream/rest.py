@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from math import inf
 from typing import NamedTuple, Protocol
 
 import httpx
@@ -24,11 +25,14 @@ from actors.errors import (
     UpstreamLimited,
     UpstreamTimeout,
 )
+from actors.upstream.bucket import Caller
 from actors.upstream.budget import Budget
 
 TIMEOUT = 10.0  # seconds for a whole request
 MAX_BYTES = 64 << 20  # of one answer
-CONCURRENCY = 16  # requests of one host in flight; httpx's pool is larger, so that it never queues (httpcore #1093)
+ANSWER_WITHIN = 25.0  # seconds for a client's question, with all that it waits for and a second try
+ASK_AGAIN = 0.2  # seconds
+CONNECTIONS = 100  # more than there are slots for requests, so that httpx's pool never queues (httpcore #1093)
 RETRY_AFTER_DEFAULT = {429: 60.0, 418: 120.0}  # seconds, where the exchange does not say
 LIMITED_PAUSE = 10.0  # seconds, where neither the status nor the exchange says
 RETRY_AFTER_MAX = 3 * 86_400.0  # Binance's longest ban
@@ -74,7 +78,7 @@ class Http(Protocol):
 
 
 class RestClient:
-    """Questions within the budget; `background` callers wait for room, interactive ones are told to come back."""
+    """Questions within the budget, of one kind of caller: see Budget.turn."""
 
     def __init__(
         self,
@@ -82,15 +86,14 @@ class RestClient:
         budget: Budget,
         explain: Explain,
         *,
-        background: bool,
+        caller: Caller,
         used_header: tuple[str, str] | None,
     ) -> None:
         self._http = http
         self._budget = budget
         self._explain = explain
-        self._background = background
+        self._caller = caller
         self._used_header = used_header  # (header name, bucket) in which the exchange reports its own count
-        self._limit = trio.CapacityLimiter(CONCURRENCY)
         self.last_answer: Answer | None = None  # of all that came, whatever they say
 
     async def get(self, path: str, params: Params | None = None, *, bucket: str, weight: int) -> bytes:
@@ -111,8 +114,7 @@ class RestClient:
         """
         for is_last in (False, True):
             try:
-                async with self._limit:
-                    await self._budget.spend(bucket, weight, background=self._background)
+                async with self._budget.turn(bucket, weight, self._caller):
                     leaves()
                     answer = await self._http.ask(question)
             except Unreachable:
@@ -128,26 +130,38 @@ class RestClient:
     def heed(self, error: MarketError) -> None:
         """Ask nothing more until the time that an error names. For exchanges, too, that refuse within a 200."""
         if error.retry_after is not None:
-            self._budget.close(min(error.retry_after, RETRY_AFTER_MAX), str(error))
+            self._budget.close(min(error.retry_after, RETRY_AFTER_MAX), error)
 
     async def _ask(self, question: Question, bucket: str, weight: int) -> bytes:
+        try:
+            with trio.fail_after(ANSWER_WITHIN if self._caller == "client" else inf):
+                return await self._ask_twice(question, bucket, weight)
+        except trio.TooSlowError:
+            raise UpstreamTimeout(f"{question.path}: no answer within {ANSWER_WITHIN:g} s") from None
+
+    async def _ask_twice(self, question: Question, bucket: str, weight: int) -> bytes:
         for attempt in (1, 2):
             try:
-                async with self._limit:  # first: what waits for its turn must see the gate as it is then
-                    await self._budget.spend(bucket, weight, background=self._background)
+                async with self._budget.turn(bucket, weight, self._caller):
                     answer = self.last_answer = await self._http.ask(question)
             except Unreachable:
                 # A keep-alive connection that the server just closed fails at once: a question may be asked again.
                 if attempt == 2:
                     raise
                 continue
-            if answer.status >= 500 and attempt == 1:
-                await trio.sleep(0.2)
-                continue
             self._observe(answer)
+            if attempt == 1 and self._may_pass(answer):
+                await trio.sleep(ASK_AGAIN)
+                continue
             self._raise_for(answer, question.path)
             return answer.body
         raise AssertionError("unreachable")
+
+    def _may_pass(self, answer: Answer) -> bool:
+        """A trouble of the exchange's servers, of which it says neither what it means nor how long it lasts."""
+        if answer.status < 500 or retry_after(answer.headers.get("retry-after")) is not None:
+            return False
+        return type(self._explain(answer.status, answer.body)) in (type(None), UpstreamError, UpstreamTimeout)
 
     def _observe(self, answer: Answer) -> None:
         if self._used_header is None:
@@ -186,6 +200,10 @@ class RestClient:
             return UpstreamError(text, retry_after=FORBIDDEN_PAUSE)
         if status == 408:
             return UpstreamTimeout(f"{path}: the exchange timed out (408)")
+        if status >= 500 and said is None:
+            wait = retry_after(answer.headers.get("retry-after"))
+            wait = wait and min(wait, RETRY_AFTER_MAX)
+            return UpstreamError(f"{path}: the exchange answered {status}: {excerpt(body)}", retry_after=wait or None)
         return said or UpstreamError(f"{path}: the exchange answered {status}: {excerpt(body)}")
 
 
@@ -237,7 +255,7 @@ async def open_http(base_url: str, tls: ssl.SSLContext | None = None) -> AsyncIt
         base_url=base_url,
         verify=tls or False,  # there is none only where nothing is encrypted, and redirects are not followed
         timeout=None,  # RestClient bounds each request as a whole
-        limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=30),
+        limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=20, keepalive_expiry=30),
         headers={"Accept-Encoding": "identity", "User-Agent": "marketd"},
         follow_redirects=False,
         trust_env=False,

@@ -320,7 +320,7 @@ async def bars_of(exchange: Exchange, sim: Simulator, symbol: str, market: Marke
     """The exchange's own closed bars since the market began, as the API tells them."""
     found = {}
     async with open_http(sim.rest_url) as http:
-        client = RestClient(http, Budget(exchange.budget), exchange.explain, background=True, used_header=None)
+        client = RestClient(http, Budget(exchange.budget), exchange.explain, caller="background", used_header=None)
         rest = exchange.open_rest(client, lambda: from_ms(market.now))
         for bar in BARS:
             start = from_ms(market.genesis) - 2 * INTERVALS[bar]

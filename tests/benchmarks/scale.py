@@ -86,7 +86,7 @@ async def configuration(exchanges: dict[str, Exchange], simulators: dict[str, Si
 async def listed(exchange: Exchange, rest_url: str) -> list[str]:
     async with open_http(rest_url) as http:
         budget = Budget(exchange.budget)
-        client = RestClient(http, budget, exchange.explain, background=True, used_header=exchange.used_header)
+        client = RestClient(http, budget, exchange.explain, caller="background", used_header=exchange.used_header)
         rest = exchange.open_rest(client, lambda: datetime.now(UTC))
         return [row.symbol for row in await rest.instruments() if row.is_trading]
 

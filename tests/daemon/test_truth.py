@@ -288,7 +288,7 @@ class Story:
             ("1m",),
             large_trade_threshold_usd=1e9,
             supervise=self.supervise,
-            rest=rest,
+            repair=rest,
             background=rest,
             poll_every=lambda: 60.0,
             everything=everything,

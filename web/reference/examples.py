@@ -20,7 +20,8 @@ from actors.events import (
 )
 from actors.feeds.health import FeedReport
 from actors.feeds.quality import Lag, TopicReport
-from actors.upstream.budget import BucketReport, BudgetReport
+from actors.upstream.bucket import BucketReport
+from actors.upstream.budget import BudgetReport
 from web.problems import problem
 from web.rest.handlers import VERSION, ExchangesAnswer, ExchangeSummary, FeedQuality, Health, Live, Ready, Root
 from web.rest.multi import MultiFunding, MultiLargeTradeBars, MultiLiquidationBars, MultiOhlc, MultiOpenInterest
@@ -57,7 +58,15 @@ _BAR = Ohlc(
     is_closed=True,
 )
 _BUDGET = BudgetReport(
-    buckets=[BucketReport(name="weight", used=184, limit=2400, window_seconds=60.0)],
+    buckets=[
+        BucketReport(
+            name="weight",
+            used=184,
+            limit=2400,
+            by={"repair": 20, "client": 14, "background": 150},
+            window_seconds=60.0,
+        )
+    ],
     waiting=0,
     closed_for=None,
     closed_reason=None,

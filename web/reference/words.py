@@ -138,6 +138,7 @@ FIELDS = {
     "BucketReport.name": "Name of the count",
     "used": "Weight spent within the window",
     "BucketReport.limit": "Weight that the exchange allows within the window",
+    "by": "Of the used weight our own, by whom it was spent for",
     "window_seconds": "Length of the window",
     "waiting": "Background requests that wait for room",
     "closed_for": "Seconds until requests may leave again, after a rate limit or a ban",

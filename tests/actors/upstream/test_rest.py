@@ -22,8 +22,10 @@ from actors.errors import (
     UpstreamLimited,
     UpstreamTimeout,
 )
+from actors.upstream import budget as budget_module
 from actors.upstream import rest
-from actors.upstream.budget import Budget, Window
+from actors.upstream.bucket import Caller
+from actors.upstream.budget import SLOTS, Budget, Window
 from actors.upstream.rest import FORBIDDEN_PAUSE, RETRY_AFTER_MAX, RestClient, excerpt, open_http, retry_after
 
 Answer = Callable[[trio.SocketStream], Awaitable[None]]
@@ -141,11 +143,11 @@ def explain(status: int, body: bytes) -> MarketError | None:
 
 
 @asynccontextmanager
-async def open_client(server: Server, budget: Budget, *, background: bool = False) -> AsyncIterator[RestClient]:
+async def open_client(server: Server, budget: Budget, *, caller: Caller = "client") -> AsyncIterator[RestClient]:
     """A client of the server, for a few seconds at most."""
     with trio.fail_after(8):
         async with open_http(server.url) as http:
-            yield RestClient(http, budget, explain, background=background, used_header=("X-Used", "weight"))
+            yield RestClient(http, budget, explain, caller=caller, used_header=("X-Used", "weight"))
 
 
 async def get(client: RestClient, path: str = "/x", **params: str | int | None) -> bytes:
@@ -235,8 +237,8 @@ async def test_a_limit_until_a_date(server: Server, budget: Budget) -> None:
 async def test_background_work_waits_for_the_gate(server: Server, budget: Budget) -> None:
     server.will(reply())
     opens = trio.current_time() + 0.3
-    budget.close(0.3, "429")
-    async with open_client(server, budget, background=True) as client:
+    budget.close(0.3, UpstreamLimited("429"))
+    async with open_client(server, budget, caller="background") as client:
         assert await get(client) == b"[]"
     assert server.asked_at[0] >= opens
 
@@ -245,7 +247,8 @@ async def test_requests_that_wait_for_their_turn_stay_behind_a_closed_gate(
     server: Server, budget: Budget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A burst meets a 429: what has not left yet must not leave, or the limit becomes a ban."""
-    monkeypatch.setattr(rest, "CONCURRENCY", 1)
+    monkeypatch.setitem(SLOTS, "client", 1)
+    budget = Budget({"weight": Window(1000, 60.0)})
     server.will(reply(429, b"", ("Retry-After", "30")), reply(429), reply(429))
     errors: list[UpstreamLimited] = []
 
@@ -318,8 +321,10 @@ async def test_being_turned_away_closes_the_gate(server: Server, budget: Budget,
             await get(client)
         assert refused.value.retry_after == FORBIDDEN_PAUSE
         assert FORBIDDEN_PAUSE - 1 < budget.closed_for() <= FORBIDDEN_PAUSE
-        with pytest.raises(UpstreamLimited):
+        with pytest.raises(MarketError) as again:
             await get(client)
+    assert type(again.value) is type(refused.value)  # the refusal's own code, for as long as the pause lasts
+    assert str(again.value) == str(refused.value)
     assert len(server.requests) == 1
 
 
@@ -434,7 +439,8 @@ async def test_nobody_listens(server: Server, budget: Budget) -> None:
 async def test_a_question_that_is_given_up_leaves_its_place(
     server: Server, budget: Budget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rest, "CONCURRENCY", 1)
+    monkeypatch.setitem(SLOTS, "client", 1)
+    budget = Budget({"weight": Window(1000, 60.0)})
     server.will(nothing, reply(body=b"[1]"))
     async with open_client(server, budget) as client:
         with trio.move_on_after(0.1) as given_up:
@@ -446,7 +452,8 @@ async def test_a_question_that_is_given_up_leaves_its_place(
 async def test_no_more_questions_at_once_than_allowed(
     server: Server, budget: Budget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rest, "CONCURRENCY", 3)
+    monkeypatch.setitem(SLOTS, "client", 3)
+    budget = Budget({"weight": Window(1000, 60.0)})
     under_way, most = 0, 0
 
     async def answer(stream: trio.SocketStream) -> None:
@@ -462,6 +469,48 @@ async def test_no_more_questions_at_once_than_allowed(
         for _ in range(12):
             nursery.start_soon(get, client)
     assert (most, len(server.requests)) == (3, 12)
+
+
+async def test_no_client_waits_for_long_where_the_host_hangs(
+    server: Server, budget: Budget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many times more questions than slots: each ends with the code of its reason, in a few time-outs at most."""
+    monkeypatch.setattr(rest, "TIMEOUT", 0.3)
+    monkeypatch.setattr(budget_module, "SLOT_PATIENCE", 0.3)
+    server.will(*[nothing] * 64)
+    kinds: list[str] = []
+
+    async def ask(client: RestClient) -> None:
+        try:
+            await client.get("/x", bucket="weight", weight=1)
+        except (UpstreamTimeout, UpstreamLimited) as error:
+            kinds.append(error.code)
+
+    began = trio.current_time()
+    async with open_client(server, budget) as client, trio.open_nursery() as nursery:
+        for _ in range(320):
+            nursery.start_soon(ask, client)
+    assert kinds == ["upstream_timeout"] * 320
+    assert trio.current_time() - began < 5  # 320 / 16 time-outs in a row are 6 s
+
+
+async def test_a_server_error_that_says_what_it_means_is_final(server: Server, budget: Budget) -> None:
+    """Hyperliquid answers 500 to a name that it does not know."""
+    server.will(reply(500, b"symbol"))
+    async with open_client(server, budget) as client:
+        with pytest.raises(UnknownSymbol):
+            await get(client)
+    assert len(server.requests) == 1
+
+
+async def test_a_server_error_that_says_how_long_is_not_asked_again_before(server: Server, budget: Budget) -> None:
+    server.will(reply(503, b"maintenance", ("Retry-After", "30")))
+    async with open_client(server, budget) as client:
+        for _ in range(2):
+            with pytest.raises(UpstreamError) as refused:
+                await get(client)
+            assert 29 < (refused.value.retry_after or 0) <= 30
+    assert len(server.requests) == 1
 
 
 # --- small functions ---

@@ -59,7 +59,7 @@ class Daemon:
             ("1m",),
             large_trade_threshold_usd=1e9,
             supervise=run_once,
-            rest=rest,
+            repair=rest,
             background=rest,
             poll_every=lambda: 60.0,
             everything=everything,

@@ -219,7 +219,7 @@ async def test_too_many_requests_close_the_door(nursery: trio.Nursery) -> None:
     budget = Budget(EXCHANGE.budget)
     with trio.fail_after(5):
         async with open_http(sim.rest_url) as http:
-            client = RestClient(http, budget, EXCHANGE.explain, background=False, used_header=EXCHANGE.used_header)
+            client = RestClient(http, budget, EXCHANGE.explain, caller="client", used_header=EXCHANGE.used_header)
             rest = BybitRest(client, lambda: from_ms(START))
             for _ in range(3):
                 await rest.server_time()
@@ -237,7 +237,7 @@ async def test_a_country_that_is_not_served(sim: Simulator) -> None:
     budget = Budget(EXCHANGE.budget)
     with trio.fail_after(5):
         async with open_http(sim.rest_url) as http:
-            client = RestClient(http, budget, EXCHANGE.explain, background=False, used_header=None)
+            client = RestClient(http, budget, EXCHANGE.explain, caller="client", used_header=None)
             with pytest.raises(UpstreamGeoBlocked, match="your country"):
                 await BybitRest(client, lambda: from_ms(START)).instruments()
 
