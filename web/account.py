@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from math import ceil
+from typing import Any
 
 import trio
 
@@ -35,10 +36,11 @@ NONE = Limits(
 class Held:
     """An on-demand symbol that is collected for a client."""
 
-    __slots__ = ("end", "topics", "until")
+    __slots__ = ("end", "sources", "topics", "until")
 
     def __init__(self) -> None:
         self.topics = 0
+        self.sources: set[Any] = set()  # what its topics were read from
         self.until = 0.0  # once no topic is left: when it ends by itself
         self.end: Callable[[], None] | None = None  # before its time
 

@@ -14,7 +14,7 @@ from actors.collection import LINGER
 from actors.errors import MarketError, RateLimited
 from actors.events import Topic
 from actors.feeds.everything import ALL
-from web.account import Account, Symbol
+from web.account import Account, Held, Symbol
 from web.problems import Denied, problem_of
 from web.server.outbox import text_frame
 from web.streams.fanout import Fanout, Outlet
@@ -53,7 +53,8 @@ def _held(account: Account, fanouts: Fanouts, wanted: Wanted, symbol: Symbol, re
     try:
         with fanouts.holding(wanted, remember=remember) as fanout:
             lingers = LINGER + (fanouts.memory.seconds if remember else 0.0)
-            end = _end_of(account, fanouts, symbol)
+            held.sources.add(fanout)
+            end = _end_of(account, fanouts, symbol, held)
             yield fanout
     finally:
         account.leave(symbol, held, lingers=lingers, end=end)
@@ -63,12 +64,12 @@ def _nothing() -> None:
     """What was never begun has no end."""
 
 
-def _end_of(account: Account, fanouts: Fanouts, symbol: Symbol) -> Callable[[], None]:
+def _end_of(account: Account, fanouts: Fanouts, symbol: Symbol, held: Held) -> Callable[[], None]:
     """Ends what is kept of a symbol for this client alone."""
 
     def end() -> None:
-        for fanout, follower in list(fanouts.followed_by.items()):
-            if follower is account and (fanout.topic.exchange, fanout.topic.symbol) == symbol:
+        for fanout in held.sources:
+            if fanouts.followed_by.get(fanout) is account:
                 fanouts.end_if_left(fanout)
         exchange, name = symbol
         fanouts.sources.connectors[exchange].end_if_unread(name)
