@@ -126,6 +126,7 @@ class Spikes:
         self._symbols = frozenset(symbols)  # of any exchange; none given: every configured one
         self._supervise = supervise
         self._broadcast: Broadcast[Said] = Broadcast()
+        self.received_at: None = None  # a spike is computed
 
     def subscribe(self, topic: Topic, capacity: int) -> Reader[Said]:
         """A reader of every spike."""

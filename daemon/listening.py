@@ -36,12 +36,7 @@ async def listen(server: Server, certificates: Certificates | None) -> tuple[lis
     listeners: list[Listener] = []
     url = f"unix:{server.unix_socket}"
     if server.port >= 0:
-        try:
-            plain = await trio.open_tcp_listeners(server.port, host=server.host, backlog=BACKLOG)
-        except OSError as error:
-            hint = "; another program uses it, choose another by --port" if error.errno == errno.EADDRINUSE else ""
-            why = f"{error.strerror or error}{hint}"
-            raise CannotListen(f"cannot listen on {server.host} port {server.port}: {why}") from None
+        plain = await _listen_on(server.host, server.port, hint="; another program uses it, choose another by --port")
         listeners += plain if certificates is None else map(certificates.over, plain)
         host = f"[{server.host}]" if ":" in server.host else server.host
         scheme = "http" if certificates is None else "https"
@@ -54,6 +49,20 @@ async def listen(server: Server, certificates: Certificates | None) -> tuple[lis
                 await listener.aclose()
             raise CannotListen(f"cannot listen on {server.unix_socket}: {error.strerror or error}") from None
     return listeners, url
+
+
+async def listen_at(address: str) -> list[Listener]:
+    """The listeners of "host:port". Raises CannotListen."""
+    host, _, port = address.rpartition(":")
+    return list(await _listen_on(host.strip("[]"), int(port), hint="; another program uses it"))
+
+
+async def _listen_on(host: str, port: int, *, hint: str) -> list[trio.SocketListener]:
+    try:
+        return list(await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG))
+    except OSError as error:
+        why = f"{error.strerror or error}{hint if error.errno == errno.EADDRINUSE else ''}"
+        raise CannotListen(f"cannot listen on {host} port {port}: {why}") from None
 
 
 def _listen_on_path(path: str) -> trio.SocketListener:

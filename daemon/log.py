@@ -11,6 +11,7 @@ import os
 import re
 import reprlib
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal, TextIO
@@ -27,6 +28,7 @@ _COLORS = {"debug": 34, "info": 32, "warning": 33, "error": 31, "critical": 31}
 _repr = reprlib.Repr()  # survives a __repr__ that raises, and bounds what is shown
 _repr.maxother = _repr.maxstring = 1000
 
+LINES: Counter[str] = Counter()  # written since the start, by level: the log is the process's, as this is
 Renderer = Callable[[WrappedLogger, str, EventDict], str]
 
 
@@ -47,6 +49,7 @@ def configure(
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
+            _count,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             renderer,
@@ -65,6 +68,11 @@ def _is_terminal(stream: TextIO | None) -> bool:
     with suppress(OSError, ValueError):  # closed
         return stream is not None and stream.isatty()
     return False
+
+
+def _count(_logger: WrappedLogger, method: str, fields: EventDict) -> EventDict:
+    LINES[fields["level"]] += 1
+    return fields
 
 
 class _Lines:

@@ -25,7 +25,8 @@ from actors.spikes import Spikes
 from actors.upstream.seam import LIVE, Upstream
 from daemon import descriptors
 from daemon.kinds import ConfigError
-from daemon.listening import certificates_of, listen, remove_at_end
+from daemon.listening import certificates_of, listen, listen_at, remove_at_end
+from daemon.log import LINES
 from daemon.settings import Config, ExchangeSettings, Server, Supervision, is_loopback
 from daemon.supervisor import RestartPolicy, supervise
 from web.app import create_app, too_many_connections
@@ -33,9 +34,10 @@ from web.auth import Auth
 from web.clients import Clients, Seat
 from web.hosts import Hosts
 from web.keys import KeysError
+from web.metrics import Metrics, ProcessCounts, Subjects
 from web.rest.early import Early
 from web.server.connections import Limits as ServerLimits
-from web.server.connections import serve
+from web.server.connections import ServerStatistics, serve
 from web.server.forwarded import Proxies
 from web.server.quiet import Quiet
 from web.streams.fanouts import Fanouts
@@ -102,15 +104,30 @@ async def run(
             for name, desk in desks.items():
                 nursery.start_soon(partial(supervised, "facade", desk.run, exchange=name))
             front: Any = {"cors_origins": origins, "hosts": _hosts(config.server), "root_path": config.server.root_path}
-            app = create_app(fanouts, auth, client_limits=limits, desks=desks, **front)
-            early = Early(app, sources.connectors, auth, **front)
+            statistics = ServerStatistics()
+            process = ProcessCounts(log_lines=LINES)
+            subjects = Subjects(
+                *(sources.connectors, fanouts, auth, fanouts.counts, statistics, process, slots),
+                symbols=lambda: config.metrics.symbols,
+            )
+            metrics = Metrics(subjects) if config.metrics.enabled else None
+            page = None if config.metrics.listen else metrics
+            app = create_app(fanouts, auth, client_limits=limits, desks=desks, metrics=page, **front)
+            early = Early(app, sources.connectors, auth, counts=fanouts.counts, **front)
             nursery.start_soon(auth.watch)
+            if metrics is not None:
+                nursery.start_soon(metrics.watch)
             nursery.start_soon(_stop_streams, stop, fanouts)
             async with trio.open_nursery() as web:
                 admit = partial(_admit, auth.clients, proxies)
                 server = partial(serve, stop=stop, early=early.answer, admit=admit, too_many=too_many_connections())
+                server = partial(server, statistics=statistics)
                 bounds = ServerLimits(connections=slots)
-                await web.start(partial(server, app, listeners, proxies=proxies, quiet=quiet, limits=bounds))
+                await web.start(
+                    partial(server, app, listeners, proxies=proxies, quiet=quiet, limits=bounds, statistics=statistics)
+                )
+                if metrics is not None and config.metrics.listen:
+                    await web.start(partial(serve, metrics.serve, await listen_at(config.metrics.listen), stop=stop))
                 log.info("web.listening", url=url)
                 task_status.started(url)
             nursery.cancel_scope.cancel()

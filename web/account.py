@@ -4,6 +4,7 @@ Law: plain functions that never wait. A limit is looked at before anything is ma
 is `RateLimited`, which names the limit. An exempt client is counted, and held to nothing.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -50,11 +51,13 @@ class Account:
 
     __slots__ = (
         *("_policy", "_sent", "_spent", "connections", "exports", "filtered", "id", "is_exempt", "is_stale", "limits"),
-        *("symbols", "topics"),
+        *("_refused", "symbols", "topics"),
     )
 
-    def __init__(self, id: str, limits: Limits, *, is_exempt: bool) -> None:
+    def __init__(self, id: str, limits: Limits, *, is_exempt: bool, refused: Counter[str] | None = None) -> None:
+        """`refused`: counts what any client is refused, by the limit."""
         self.id = id
+        self._refused = Counter() if refused is None else refused
         self._spent = 0.0  # GCRA: when all requests until now will have been earned anew
         self._sent = 0.0  # the same of bytes
         self.adopt(limits, is_exempt=is_exempt)
@@ -99,6 +102,7 @@ class Account:
     def check_egress(self) -> None:
         """Raises RateLimited where more was sent than may be."""
         if wait := self.egress_wait():
+            self._refused["egress_bytes_per_second"] += 1
             detail = f"this client was sent more than {self.limits.egress_bytes_per_second:g} bytes a second"
             raise RateLimited(detail, limit="egress_bytes_per_second", retry_after=wait)
 
@@ -113,6 +117,7 @@ class Account:
     def refusal(self, wait: float) -> RateLimited:
         """What a client is told whose allowance is used up for so many seconds."""
         limits = self.limits
+        self._refused["requests_per_second"] += 1
         detail = f"more than {limits.requests_per_second:g} requests a second, {limits.request_burst} at once"
         return RateLimited(detail, limit="requests_per_second", retry_after=wait)
 
@@ -145,7 +150,7 @@ class Account:
     def exporting(self) -> Iterator[None]:
         """One export, for as long as the block lasts. Raises RateLimited where one more may not run."""
         if 0 < self.limits.exports <= self.exports:
-            raise too_many("exports", self.limits.exports, "exports at once")
+            raise self.too_many("exports", self.limits.exports, "exports at once")
         self.exports += 1
         try:
             yield
@@ -156,9 +161,9 @@ class Account:
         """Raises RateLimited where one more may not be followed."""
         limits = self.limits
         if 0 < limits.topics <= self.topics:
-            raise too_many("topics", limits.topics, "topics over all of its connections")
+            raise self.too_many("topics", limits.topics, "topics over all of its connections")
         if is_filtered and 0 < limits.filtered_topics <= self.filtered:
-            raise too_many("filtered_topics", limits.filtered_topics, "topics with a filter of their own")
+            raise self.too_many("filtered_topics", limits.filtered_topics, "topics with a filter of their own")
 
     def hold(self, symbol: Symbol) -> Held:
         """One more topic of an on-demand symbol; `leave` must follow. Raises RateLimited."""
@@ -194,7 +199,12 @@ class Account:
             if until > now and held.end is not None:
                 held.end()
         if 0 < most <= len(symbols):
-            raise too_many("on_demand_symbols", most, "symbols collected that the configuration does not name")
+            raise self.too_many("on_demand_symbols", most, "symbols collected that the configuration does not name")
+
+    def too_many(self, limit: str, most: int, what: str) -> RateLimited:
+        """What a client is told that has as many of something as it may."""
+        self._refused[limit] += 1
+        return RateLimited(f"one client may have {most} {what}", limit=limit)
 
     def forget_symbols(self) -> None:
         """Let go of those that have ended."""
@@ -208,7 +218,3 @@ class Account:
 def _policy(burst: int, per_second: float) -> str:
     """How many requests at once, and in how many seconds they are earned anew; empty where there is no limit."""
     return f'"requests";q={burst};w={ceil(burst / per_second)}' if burst and per_second else ""
-
-
-def too_many(limit: str, most: int, what: str) -> RateLimited:
-    return RateLimited(f"one client may have {most} {what}", limit=limit)

@@ -5,11 +5,12 @@
 
 from functools import lru_cache, partial
 from inspect import isawaitable
+from time import perf_counter
 from typing import Any
 
 import msgspec
 import structlog
-from quart import Response, request
+from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
@@ -17,10 +18,12 @@ from werkzeug.exceptions import NotFound as WerkzeugNotFound
 from actors.errors import MarketError, RateLimited
 from web.auth import Auth
 from web.clients import Clients
+from web.counts import OTHER
 from web.facade.http import Desks, FacadeHttp, refusal_below
 from web.front import Front
 from web.hosts import Hosts
 from web.limits import Limits
+from web.metrics import Metrics
 from web.parameters import NoQuery, parse
 from web.problems import InvalidParameters, NotFound, Problem, problem, problem_of
 from web.reference.asyncapi import add_asyncapi
@@ -51,11 +54,12 @@ def create_app(
     hosts: Hosts | None = None,
     root_path: str = "",
     desks: Desks | None = None,
+    metrics: Metrics | None = None,
 ) -> QuartTrio:
     """The HTTP face of the feeds. `auth`: who may do what; None: everybody all but `admin`, within the ordinary limits.
 
     `cors_origins` is "*" or a list of exact origins. `hosts`: the names it is asked by; None: any. `root_path`: below
-    which path a proxy serves it.
+    which path a proxy serves it. `metrics`: what `/metrics` tells; None: there is no such page.
     """
     auth = auth or Auth(Clients(Limits()))
     sources = fanouts.sources
@@ -71,6 +75,15 @@ def create_app(
         app.add_url_rule(rule, route.path, _view(route, connectors), methods=["GET"])
     add_pages(app, sources, root_path=root_path)
     add_asyncapi(app, sources, limits, fanouts.memory, root_path=root_path)
+
+    if metrics is not None:
+        page = metrics.page
+
+        @app.get("/metrics")
+        async def metrics_page() -> Response:
+            parse(request.args, NoQuery)
+            kind, text = page(request.headers.get("Accept", ""))
+            return Response(text, content_type=kind)
 
     @app.get("/ws-catalog")
     async def ws_catalog() -> Response:
@@ -97,7 +110,9 @@ def create_app(
 
     desks = desks or {}
     below = FacadeHttp(app.asgi_app, desks, cors_origins=cors_origins)
-    over_http = Gate(below, auth, cors_origins=cors_origins, dialect=partial(refusal_below, desks))
+    over_http = Gate(
+        below, auth, cors_origins=cors_origins, dialect=partial(refusal_below, desks), counts=fanouts.counts
+    )
 
     async def asgi(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "websocket":
@@ -131,6 +146,16 @@ def create_app(
         """A fault of ours: the client is told so, the log has the rest."""
         log.error("web.fault", path=request.path, exc_info=error)
         return as_problem(problem("internal_error", "the daemon failed to answer; its log says why"))
+
+    @app.before_request
+    async def begin() -> None:
+        g.began = perf_counter()
+
+    @app.after_request
+    async def count(response: Response) -> Response:
+        rule = request.url_rule.rule.replace("<", "{").replace(">", "}") if request.url_rule else OTHER
+        fanouts.counts.answered(rule, response.status_code, perf_counter() - g.began)
+        return response
 
     @app.after_request
     async def vary(response: Response) -> Response:

@@ -4,10 +4,10 @@ The table is an LRU: whoever fell out of it starts full. One that has something 
 """
 
 import ipaddress
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from functools import lru_cache
 
-from web.account import Account, too_many
+from web.account import Account
 from web.limits import Limits
 
 ACCOUNTS_MAX = 50_000
@@ -30,7 +30,7 @@ class Seat:
         if account is self.account:
             return
         if 0 < account.limits.connections <= account.connections:
-            raise too_many("connections", account.limits.connections, "connections open")
+            raise account.too_many("connections", account.limits.connections, "connections open")
         self.account.connections -= 1
         self.account = account
         account.connections += 1
@@ -53,6 +53,7 @@ class Clients:
     def __init__(self, limits: Limits, *, slots: int = 0) -> None:
         """`slots`: connections that all clients together may have open, 0 = unknown."""
         self.slots = slots
+        self.limited: Counter[str] = Counter()  # what clients were refused, by the limit
         self._accounts: OrderedDict[str, Account] = OrderedDict()
         self.change(limits)
 
@@ -98,7 +99,7 @@ class Clients:
         accounts = self._accounts
         account = accounts.get(name)
         if account is None:
-            account = accounts[name] = Account(id, limits, is_exempt=is_exempt)
+            account = accounts[name] = Account(id, limits, is_exempt=is_exempt, refused=self.limited)
             if len(accounts) > ACCOUNTS_MAX:
                 self._forget_one()
         else:

@@ -5,14 +5,15 @@ the disk does, nobody else waits for it: while it is full, locked or not there, 
 again; beyond the bound the oldest are dropped and counted. SQL lives in `store.py` and `queries.py`.
 """
 
+import os
 import sqlite3
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import structlog
 import trio
@@ -24,6 +25,7 @@ from actors.archive import store
 from actors.archive.follower import Follower
 from actors.archive.reads import Reads
 from actors.archive.series import ArchiveKind, Row, Series, Write, us
+from actors.counts import Histogram
 from actors.feeds.feed import Feed
 
 BATCH_EVERY = 0.5  # seconds between writes
@@ -52,6 +54,12 @@ class ArchiveReport(Struct, frozen=True, kw_only=True):
     lagged: int
 
 
+class Sizes(NamedTuple):
+    database: int
+    wal: int
+    free: int
+
+
 class Archive:
     def __init__(
         self,
@@ -69,6 +77,8 @@ class Archive:
         self._since = clock.now()
         self._reason: str | None = None
         self.written = 0  # rows on disk
+        self.rows: Counter[ArchiveKind] = Counter()  # the same by kind
+        self.commits = Histogram()  # how long a batch took
         self.dropped = 0  # rows lost to the bound
         self._lagged = 0  # of followers that are gone
         self._pending: deque[Write] = deque()
@@ -103,6 +113,14 @@ class Archive:
             dropped=self.dropped,
             lagged=self._lagged + sum(follower.lagged for follower in self._followers),
         )
+
+    def sizes(self) -> Sizes:
+        """Of the files, and of the room beside them, in bytes; 0 where nothing is there."""
+        free = 0
+        with suppress(OSError):
+            room = os.statvfs(self.path.parent)
+            free = room.f_bavail * room.f_frsize
+        return Sizes(_size_of(self.path), _size_of(self.path.with_name(self.path.name + "-wal")), free)
 
     # --- what is to be kept
 
@@ -252,6 +270,7 @@ class Archive:
             rows += _size(batch[-1])
         self._away, self._rows_away = batch, rows
         self._writes += 1
+        began = trio.current_time()
         try:
             await self._in_thread(partial(writer.write, batch))
         except BaseException as error:
@@ -265,7 +284,10 @@ class Archive:
             raise
         self._away, self._rows_away = [], 0
         self._rows_pending -= rows
+        for write in batch:
+            self.rows[write.series.kind] += len(write.rows)
         self.written += sum(len(write.rows) for write in batch)
+        self.commits.observe(trio.current_time() - began)
 
     async def _prune(self, writer: store.Writer) -> None:
         """One step of deleting what is older than it should be; more of them while there is more."""
@@ -349,3 +371,9 @@ class Archive:
 def _size(write: Write) -> int:
     """What a write counts for in the bound: coverage alone takes room too."""
     return len(write.rows) + len(write.covered)
+
+
+def _size_of(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0

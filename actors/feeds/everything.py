@@ -1,5 +1,7 @@
 """Streams over all exchanges and symbols at once. Feeds publish into them as they publish to their own readers."""
 
+from datetime import datetime
+
 from actors.broadcast import Broadcast, Reader
 from actors.events import Event, Kind, Said, Topic
 
@@ -11,11 +13,13 @@ class Everything:
     """One broadcast per kind that makes sense across exchanges; a source of topics like a feed."""
 
     def __init__(self) -> None:
+        self.received_at: datetime | None = None  # of what is being told
         self._broadcasts: dict[Kind, Broadcast[Said]] = {kind: Broadcast() for kind in KINDS}
 
-    def publish(self, kind: Kind, said: Said) -> None:
+    def publish(self, kind: Kind, said: Said, received_at: datetime | None = None) -> None:
         broadcast = self._broadcasts.get(kind)
         if broadcast is not None:
+            self.received_at = received_at
             broadcast.publish(said)
 
     def subscribe(self, topic: Topic, capacity: int) -> Reader[Said]:

@@ -124,6 +124,11 @@ class Feed:
         """A reader of one topic that holds up to `capacity` unread items."""
         return self.readers.subscribe(topic, capacity)
 
+    @property
+    def received_at(self) -> datetime:
+        """When what is told at the moment was received."""
+        return self.readers.received_at
+
     def current(self, topic: Topic) -> Event | None:
         """What a new reader of `topic` is told at once: the bar, rate or interest of this moment."""
         return self._known.current(topic)

@@ -38,7 +38,7 @@ class Readers:
             self._counts.events[topic.kind] += 1
         if broadcast := self._broadcasts.get(topic):
             broadcast.publish(said)
-        self._everything.publish(topic.kind, said)
+        self._everything.publish(topic.kind, said, self.received_at)
 
     def lagged(self, kind: Kind, pushed_at: datetime) -> None:
         """What the exchange pushed at this time, by its clock, was received just now."""

@@ -11,6 +11,7 @@ Events are immutable and shared, so comparing them is comparing addresses; nothi
 from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import iscoroutinefunction
+from time import perf_counter
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -24,6 +25,7 @@ from actors.errors import MarketError, RateLimited
 from web.account import Account
 from web.auth import ADMIN, READ, Auth, scope_of
 from web.clients import Seat
+from web.counts import WebCounts
 from web.credentials import take_from_head
 from web.hosts import Hosts
 from web.parameters import parse
@@ -46,10 +48,11 @@ _encode = msgspec.json.Encoder().encode
 class Body:
     """One answer's encoding, made anew whenever the answer is another."""
 
-    __slots__ = ("_answer", "_ask", "_encoding", "data", "size")
+    __slots__ = ("_answer", "_ask", "_encoding", "data", "route", "size")
 
-    def __init__(self, ask: Callable[[], Any], encoding: Encoding | None) -> None:
+    def __init__(self, ask: Callable[[], Any], route: str, encoding: Encoding | None) -> None:
         self._ask = ask
+        self.route = route
         self._encoding = encoding
         self._answer: Any = None
         self.data = b""
@@ -93,8 +96,10 @@ class Early:
         cors_origins: list[str] | str,
         hosts: Hosts | None = None,
         root_path: str = "",
+        counts: WebCounts | None = None,
     ) -> None:
         self._auth = auth
+        self._counts = counts or WebCounts()
         self._hosts = hosts or Hosts()
         self._urls = app.url_map.bind("")
         self._connectors = connectors
@@ -115,6 +120,7 @@ class Early:
         `seat`, `address`: of the connection and of who asks. The headers are not ended: the server adds its own and the
         empty line.
         """
+        began = perf_counter()
         keys: tuple[str, ...] = ()
         asked = self._asked.get(data)
         if asked is None:  # what is remembered has no key in it
@@ -142,6 +148,7 @@ class Early:
                     account.request()
             except RateLimited as error:
                 status, refused, told = refusal(error, account, asked.origin, self._origins)
+                self._counts.answered(body.route, status, perf_counter() - began)
                 return _head(status, refused), told
         self._size += len(body.data) - before
         if self._size > BODIES_MAX or len(self._asked) >= HEADS_MAX:
@@ -155,6 +162,7 @@ class Early:
         if not account.is_exempt:
             account.sent(len(body.data))
             headers |= account.headers()
+        self._counts.answered(body.route, 200, perf_counter() - began)
         return _head(200, headers), body.data
 
     def forget(self) -> None:
@@ -184,15 +192,15 @@ class Early:
         encoding = choose_encoding(headers.get(b"accept-encoding", ""))
         body = self._bodies.get((target, encoding))
         if body is None:
-            ask = self._find(target)
-            if ask is None:
+            found = self._find(target)
+            if found is None:
                 return None
-            body = Body(ask, encoding)
+            body = Body(*found, encoding)
         path = target.partition("?")[0].removeprefix(self._root_path)
         return Asked(target, body, encoding, headers.get(b"origin"), scope_of(path) is None, path in PROBES)
 
-    def _find(self, target: str) -> Callable[[], Any] | None:
-        """What asks memory for a target's answer; None where no route does, or not with this query."""
+    def _find(self, target: str) -> tuple[Callable[[], Any], str] | None:
+        """What asks memory for a target's answer, and its route; None where no route does, or not with this query."""
         path, _, query = target.partition("?")
         try:
             rule, where = self._urls.match(path, method="GET", websocket=False)
@@ -200,7 +208,7 @@ class Early:
             parsed = parse(MultiDict(parse_qsl(query, keep_blank_values=True)), kind)
         except (HTTPException, KeyError, InvalidParameters):
             return None
-        return partial(held, self._connectors, parsed, **where)
+        return partial(held, self._connectors, parsed, **where), rule
 
 
 def _head(status: int, headers: dict[str, str]) -> bytes:

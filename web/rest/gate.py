@@ -16,6 +16,7 @@ from actors.exchanges.facade import Reply
 from web.account import Account
 from web.auth import Auth, scope_of, visiting
 from web.clients import Seat
+from web.counts import OTHER, WebCounts
 from web.credentials import take_credentials
 from web.problems import Denied, problem_of
 from web.rest.headers import variant_headers
@@ -35,10 +36,19 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Gate:
-    def __init__(self, app: App, auth: Auth, *, cors_origins: list[str] | str, dialect: Dialect) -> None:
+    def __init__(
+        self,
+        app: App,
+        auth: Auth,
+        *,
+        cors_origins: list[str] | str,
+        dialect: Dialect,
+        counts: WebCounts | None = None,
+    ) -> None:
         self._app = app
         self._dialect = dialect
         self._auth = auth
+        self._counts = counts or WebCounts()
         self._origins = cors_origins
 
     async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
@@ -64,6 +74,7 @@ class Gate:
             if isinstance(error, RateLimited) and (reply := self._dialect(path, error)) is not None:
                 kept = {"Content-Type": reply.content_type, "Content-Length": str(len(reply.body))}
                 told = reply.status, told[1] | kept | dict(reply.headers), reply.body
+            self._counts.requests[OTHER, f"{told[0] // 100}xx"] += 1
             await _tell(send, *told)
         else:
             with visiting(visit):

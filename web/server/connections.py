@@ -8,7 +8,7 @@ shutdown are here; what may be said on a connection is in `web.server.protocol`.
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -96,6 +96,7 @@ async def serve(
         limits=limits,
         statistics=statistics or ServerStatistics(),
     )
+    server.statistics.outboxes = server.outboxes
     for listener in listeners:
         _notice_dead_peers(listener)
     async with trio.open_nursery() as helping:
@@ -170,8 +171,13 @@ class _Server:
         self.statistics.open += 1
         nursery.start_soon(connection.run)
 
+    def outboxes(self) -> Iterator[Outbox]:
+        """Of the connections that there are now."""
+        return (connection.outbox for connection in self.connections if connection.outbox is not None)
+
     def _turn_away(self, stream: Stream, answer: bytes, reason: str, peer: Address | None = None) -> None:
         self.statistics.refused += 1
+        self.statistics.refusals["full" if peer is None else "client_limit"] += 1
         if self.quiet.allows("web.connection_refused"):
             log.warning("web.connection_refused", client=peer, reason=reason)
         self.turned_away.tell(stream, answer)
@@ -193,6 +199,11 @@ class _Connection:
         self._idle = True  # between requests
         self._idle_until = inf
         self._reading = trio.CancelScope()
+
+    @property
+    def outbox(self) -> Outbox | None:
+        """None: its task has not begun yet."""
+        return getattr(self, "_outbox", None)
 
     def stop(self) -> None:
         """End it if it is a WebSocket or idle; else it ends after its response."""
@@ -234,6 +245,7 @@ class _Connection:
             self._seat.leave()
         if self._outbox.cut:
             server.statistics.cut += 1
+            server.statistics.cuts[self._outbox.cut] += 1
             if server.quiet.allows("web.client_cut"):
                 log.info("web.client_cut", client=self._peer, reason=self._outbox.cut)
 
@@ -303,6 +315,7 @@ class _Connection:
 
     def _refused(self, status: int) -> None:
         self._server.statistics.refused += 1
+        self._server.statistics.refusals["bad_request"] += 1
         if self._server.quiet.allows("web.request_refused"):
             log.warning("web.request_refused", client=self._peer, status=status)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
+from web.server.outbox import Outbox
 from web.server.pinned import Config
 from web.server.protocol import StructuredLog
 
@@ -31,6 +34,9 @@ class ServerStatistics:
     refused: int = 0  # connections over a limit, and requests answered without asking the app
     crashes: int = 0  # connections ended by a fault of the server
     cut: int = 0  # connections of clients that did not read
+    refusals: Counter[str] = field(default_factory=Counter)  # those refused, by reason
+    cuts: Counter[str] = field(default_factory=Counter)  # those cut, by reason
+    outboxes: Callable[[], Iterable[Outbox]] = tuple  # of the connections there are now
 
 
 def hypercorn_config(limits: Limits) -> Config:

@@ -16,6 +16,7 @@ import trio
 from actors import clock
 from actors.broadcast import Lagged
 from actors.events import EPOCH, Event, Gap, Said, Status, Topic, bar_end
+from web.counts import WebCounts
 from web.server.outbox import TRY_AGAIN_LATER, text_frame
 from web.streams.memory import Memory, Position, Remembered, Ring, began
 from web.streams.pacing import Conflater
@@ -69,8 +70,10 @@ class Fanout:
         conflater: Conflater | None = None,
         memory: Memory | None = None,
         epoch: str = "",
+        counts: WebCounts | None = None,
     ) -> None:
         self.source, self.topic = source, topic
+        self._counts = counts or WebCounts()
         self.name = name or str(topic)
         self.epoch = epoch
         self.seq = 0  # of the last event
@@ -117,6 +120,16 @@ class Fanout:
         if isinstance(client, Client):
             self._plain.pop(client, None)
             self._numbered.pop(client, None)
+
+    @property
+    def remembered_bytes(self) -> int:
+        """Of the events that are remembered."""
+        return self._ring.bytes
+
+    @property
+    def clients(self) -> int:
+        """How many follow it, those too that read by themselves."""
+        return len(self._plain) + len(self._numbered) + len(self.wakers)
 
     def when_settled(self, key: object, then: Callable[[], None]) -> None:
         """Call `then` as soon as all that is published by now has been sent: at once, or right behind it.
@@ -243,6 +256,7 @@ class Fanout:
             if is_event:
                 for send in self._plain.values():
                     send(frame)
+                self._written(len(self._plain), frame)
             else:
                 for client, send in self._plain.items():
                     if client.wants_status:
@@ -255,8 +269,16 @@ class Fanout:
                 frame = text_frame(text)
                 for send in self._numbered.values():
                     send(frame)
+                if is_event:
+                    self._written(len(self._numbered), frame)
             for wake in self.wakers.values():
                 wake()
+
+    def _written(self, count: int, frame: bytes) -> None:
+        """An event has been written to so many clients."""
+        self._counts.written(self.topic.kind, count, len(frame))
+        if received_at := self.source.received_at:
+            self._counts.delivery.observe((clock.now() - received_at).total_seconds())
 
     def _settle(self) -> None:
         for key, (given, then) in list(self._settling.items()):

@@ -1,5 +1,6 @@
 """The fan-outs of all topics that have clients, or had some that may come back: who is held, left, ended."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from weakref import WeakKeyDictionary
@@ -7,8 +8,10 @@ from weakref import WeakKeyDictionary
 import trio
 
 from actors.errors import NotReady
+from actors.events import Kind
 from actors.exchanges.exchange import Supervise
 from web.account import Account
+from web.counts import WebCounts
 from web.streams.fanout import Fanout
 from web.streams.memory import Memory, new_epoch
 from web.streams.topics import Sources, Wanted, acceptance, conflater, name_of, source_of
@@ -22,9 +25,15 @@ class Fanouts:
     """The fan-outs by the names of their topics."""
 
     def __init__(
-        self, nursery: trio.Nursery, supervise: Supervise, sources: Sources, memory: Memory | None = None
+        self,
+        nursery: trio.Nursery,
+        supervise: Supervise,
+        sources: Sources,
+        memory: Memory | None = None,
+        counts: WebCounts | None = None,
     ) -> None:
         self.sources = sources
+        self.counts = counts or WebCounts()
         self.memory = memory or Memory()
         self.stopping = trio.Event()  # what has no end of its own is to end
         self._nursery = nursery
@@ -63,6 +72,7 @@ class Fanouts:
                     conflater=conflater(wanted.query),
                     memory=self.memory,
                     epoch=new_epoch(),
+                    counts=self.counts,
                 )
                 self._fanouts[name] = fanout
                 hold = self._holds[fanout] = ExitStack()
@@ -81,6 +91,24 @@ class Fanouts:
                     self._left_at[fanout] = trio.current_time()
                 else:
                     self._end(fanout)
+
+    def subscriptions(self) -> Counter[Kind]:
+        """Topics that are followed, once per client."""
+        followed: Counter[Kind] = Counter()
+        for fanout in self._fanouts.values():
+            followed[fanout.topic.kind] += fanout.clients
+        return followed
+
+    @property
+    def remembered_bytes(self) -> int:
+        """Of the events that are remembered."""
+        return sum(fanout.remembered_bytes for fanout in self._fanouts.values())
+
+    def states(self) -> dict[str, int]:
+        """How many topics are followed, are left by all who may come back, have a filter of their own."""
+        idle = len(self._left_at)
+        filtered = sum("?" in name for name in self._fanouts)
+        return {"followed": len(self._fanouts) - idle, "idle": idle, "filtered": filtered}
 
     def end_if_left(self, fanout: Fanout) -> None:
         """Do not wait for whoever may come back to it."""

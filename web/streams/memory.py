@@ -52,6 +52,7 @@ class Ring:
         self._said: deque[Remembered] = deque()
         self._first = 0  # the cursor of the first entry
         self._forgot = (0, 0)  # the place of the last one that fell out
+        self.bytes = 0  # of what is remembered
 
     @property
     def cursor(self) -> int:
@@ -60,6 +61,7 @@ class Ring:
 
     def keep(self, place: tuple[int, int], text: bytes) -> None:
         self._said.append(Remembered(place, trio.current_time(), text))
+        self.bytes += len(text)
         if len(self._said) > self._memory.frames or self._said[0].at < self._said[-1].at - self._memory.seconds:
             self._forget()
 
@@ -80,7 +82,9 @@ class Ring:
     def _forget(self) -> None:
         oldest = trio.current_time() - self._memory.seconds
         while self._said and (len(self._said) > self._memory.frames or self._has_aged(oldest)):
-            place = self._said.popleft().place
+            forgotten = self._said.popleft()
+            self.bytes -= len(forgotten.text)
+            place = forgotten.place
             self._first += 1
             self._forgot = (place[0] + place[1], 0)  # behind what has no number, only its successor can be resumed from
 

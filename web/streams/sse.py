@@ -15,6 +15,7 @@ import trio
 from quart import Response
 
 from web.auth import ENDING, READ, VISIT, Auth
+from web.counts import WebCounts
 from web.parameters import MultiArgs
 from web.problems import BadParameter, Denied, InvalidParameters
 from web.streams.fanout import Fanout
@@ -68,7 +69,7 @@ def respond(
         hold.close()
         response = Response(b"", content_type=CONTENT_TYPE)
     else:
-        stream = _Stream(list(dict.fromkeys(held)), hold, fanouts.stopping, last_event_id)
+        stream = _Stream(list(dict.fromkeys(held)), hold, fanouts.stopping, last_event_id, fanouts.counts)
         hold.enter_context(auth.staying(visit, READ, stream.end))
         ENDING.get().callback(hold.close)  # also where it never begins
         response = Response(stream.events(), content_type=CONTENT_TYPE)
@@ -116,16 +117,23 @@ class _Stream:
     """One client."""
 
     def __init__(
-        self, fanouts: Sequence[Fanout], hold: ExitStack, stopping: trio.Event, last_event_id: str | None
+        self,
+        fanouts: Sequence[Fanout],
+        hold: ExitStack,
+        stopping: trio.Event,
+        last_event_id: str | None,
+        counts: WebCounts,
     ) -> None:
         self._places = [_Place(fanout) for fanout in fanouts]
         self._hold = hold
+        self._counts = counts
         self._stopping = stopping
         self._last_event_id = last_event_id
         self._woken = trio.Event()
         self._is_denied = False
 
     async def events(self) -> AsyncIterator[bytes]:
+        self._counts.sse += 1
         try:
             for place in self._places:
                 place.fanout.wakers[place] = self._wake
@@ -140,6 +148,7 @@ class _Stream:
                 if quiet.cancelled_caught:
                     yield b":\n\n"
         finally:
+            self._counts.sse -= 1
             for place in self._places:
                 place.fanout.leave(place)
             self._hold.close()
@@ -185,6 +194,7 @@ class _Stream:
             for (seq, _), _, text in said:
                 place.seq = seq
                 news.append(self._event(text))
+                self._counts.written(place.fanout.topic.kind, 1, len(text))
         return b"".join(news)
 
     def _event(self, text: bytes) -> bytes:

@@ -7,6 +7,7 @@ counted and remembered as a topic of its own.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from werkzeug.datastructures import MultiDict
@@ -23,6 +24,10 @@ from web.streams.pacing import Conflater
 
 class Source(Protocol):
     """What topics are read from: a feed, or a stream over many."""
+
+    @property
+    def received_at(self) -> datetime | None:
+        """When what it tells at the moment was received; None: that is nothing that was received."""
 
     def subscribe(self, topic: Topic, capacity: int) -> Reader[Said]: ...
     def current(self, topic: Topic) -> Event | None: ...

@@ -1,5 +1,6 @@
 """The fan-out: order and completeness for clients that come and go while events are on their way."""
 
+from datetime import datetime
 from typing import Any, cast
 
 import msgspec
@@ -34,6 +35,7 @@ class Source:
     def __init__(self) -> None:
         self.broadcast: Broadcast[Said] = Broadcast()
         self.last: OpenInterest | None = None
+        self.received_at: datetime | None = None
 
     def publish(self, number: int) -> None:
         self.last = interest(number)
