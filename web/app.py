@@ -126,6 +126,8 @@ def create_app(
 
     @app.errorhandler(MarketError)
     async def market_error(error: MarketError) -> Response:
+        if isinstance(error, RateLimited) and error.limit == "upstream_share":  # its account knows the others
+            auth.clients.limited[error.limit] += 1
         where = request.view_args or {}
         return as_problem(problem_of(error, exchange=where.get("exchange"), symbol=where.get("symbol")))
 

@@ -205,6 +205,13 @@ def _upstream(connectors: Mapping[str, Connector]) -> Iterator[Metric]:
     reports = {name: connector.budget.report() for name, connector in connectors.items()}
     used = [((n, each.name), each.used / each.limit) for n, report in reports.items() for each in report.buckets]
     yield _gauge("budget_used_ratio", "Weight used of what the window allows", bucket, used)
+    spent = [
+        ((name, bucket_name, caller), weight)
+        for name, connector in connectors.items()
+        for bucket_name, kept in connector.budget.buckets.items()
+        for caller, weight in kept.spent_total.items()
+    ]
+    yield _counter("budget_spent", "Weight spent, by whom it was spent for", (*bucket, "caller"), spent)
     waiting = [((name,), float(report.waiting)) for name, report in reports.items()]
     yield _gauge("budget_waiting", "Requests that wait for room", one, waiting)
     closed = [((name,), report.closed_for or 0.0) for name, report in reports.items()]

@@ -44,7 +44,7 @@ class Readers:
         """What the exchange pushed at this time, by its clock, was received just now."""
         seconds = (self.received_at - pushed_at).total_seconds()
         self.lags[kind].add(seconds)
-        self._counts.lag[kind].observe(seconds + self._counts.skew)
+        self._counts.lag[kind].observe(max(0.0, seconds + self._counts.skew))  # the skew is known to a few milliseconds
 
     def last_heard(self) -> dict[Kind, datetime]:
         """When the youngest event of each kind was received."""

@@ -74,7 +74,11 @@ async def test_every_name_is_there_in_both_formats_and_read_by_the_parsers_of_bo
 
 @pytest.mark.usefixtures("_unkept")
 async def test_what_happened_is_counted_once() -> None:
-    async with world(rate=2.0) as w, w.stream("/ws/binance/BTCUSDT/trades") as trades, w.stream("/ws/binance/BTCUSDT/trades"):
+    async with (
+        world(rate=2.0) as w,
+        w.stream("/ws/binance/BTCUSDT/trades") as trades,
+        w.stream("/ws/binance/BTCUSDT/trades"),
+    ):
         await trades.at_least(5)
         text = await scrape(w.client)
         assert value(text, "connections", kind="websocket") == 2
