@@ -77,7 +77,7 @@ class Account:
     @property
     def caller(self) -> caller.Client:
         """As the budget of upstream requests knows it."""
-        return caller.Client(self.id, self.is_exempt)
+        return caller.Client(self.id, self.is_exempt, self.limits.upstream_share)
 
     @property
     def is_idle(self) -> bool:

@@ -173,9 +173,10 @@ class Budget:
             self._wake_first(name, caller)
 
     def _hold_to_share(self, bucket: Bucket, weight: int, client: Client) -> None:
-        if client.exempt or not self.upstream_share:
+        share = self.upstream_share if client.upstream_share is None else client.upstream_share
+        if client.exempt or not share:
             return
-        most = self.upstream_share * CLIENTS_MOST * bucket.window.limit
+        most = share * CLIENTS_MOST * bucket.window.limit
         wait = bucket.wait_for_client(weight, client.id, most)
         if wait:
             text = "this client used its share of what may be asked of the exchange"

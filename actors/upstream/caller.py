@@ -9,10 +9,14 @@ from typing import NamedTuple
 
 
 class Client(NamedTuple):
-    """`id`: the key's id, or the address (of IPv6 its /64). An exempt client is held to no limit of its own."""
+    """`id`: the key's id, or the address (of IPv6 its /64). An exempt client is held to no limit of its own.
+
+    `upstream_share`: of what clients may spend, where its key says so; None: everybody's.
+    """
 
     id: str
     exempt: bool
+    upstream_share: float | None = None
 
 
 LOCAL = Client("", exempt=True)  # the daemon itself

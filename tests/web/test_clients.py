@@ -116,7 +116,7 @@ def test_a_key_is_a_client_wherever_it_comes_from() -> None:
     assert key is table.of_key("abcd1234", BOB, own, is_exempt=False)
     assert key is not table.of_address(ALICE)
     assert (key.id, key.limits.request_burst, key.is_exempt) == ("abcd1234", 3, False)
-    assert key.caller == ("abcd1234", False)
+    assert key.caller == ("abcd1234", False, own.upstream_share)
     local = table.of_key("abcd1234", "127.0.0.1", own, is_exempt=False)
     assert (local.id, local.is_exempt) == ("abcd1234", True)
     assert table.of_key("admin123", ALICE, own, is_exempt=True).is_exempt

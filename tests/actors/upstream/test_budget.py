@@ -224,6 +224,15 @@ async def test_an_exempt_client_is_held_to_no_share(budget: Budget, autojump_clo
     assert await spend(budget, CLIENTS) == 0
 
 
+async def test_a_client_s_own_share_goes_before_everybody_s(budget: Budget, autojump_clock: MockClock) -> None:
+    CLIENT.set(Client("small", exempt=False, upstream_share=0.1))
+    assert await spend(budget, 5) == 0
+    with pytest.raises(RateLimited):
+        await spend(budget, 5)
+    CLIENT.set(Client("whole", exempt=False, upstream_share=0.0))
+    assert await spend(budget, CLIENTS - 5) == 0
+
+
 async def test_the_client_that_used_least_is_served_first(budget: Budget, autojump_clock: MockClock) -> None:
     budget.upstream_share = 0
     served: list[str] = []
