@@ -57,6 +57,16 @@ class Rejected(NamedTuple):
     final: bool = True
 
 
+class Leaving(NamedTuple):
+    """The exchange is about to end this connection: another one is to take its place before it does."""
+
+    reason: str
+
+
+Item = Update | Backlog | Rejected | Leaving
+"""What a frame may say."""
+
+
 class Session(Protocol):
     """The protocol state of one connection: no I/O, no waiting; a reconnect makes a new one."""
 
@@ -72,7 +82,7 @@ class Session(Protocol):
         """Topics that were asked for and neither confirmed nor refused, where the exchange confirms each."""
         ...
 
-    def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Backlog | Rejected]:
+    def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Item]:
         """What a frame says; nothing for acks. Raises BadMessage for what the exchange never promised to send."""
         ...
 
@@ -136,7 +146,8 @@ class Exchange:
     open_interest_periods: tuple[str, ...]
     capabilities: Mapping[str, Capability]
     pushed: frozenset[Kind]  # kinds that lines carry; open interest is polled where it is not among them
-    prompt: frozenset[Kind]  # pushed kinds that speak within seconds whatever the market does
+    # Pushed kinds that speak within seconds whatever the market does; others' silence is judged by their own rate.
+    prompt: frozenset[Kind]
     contiguous_trade_ids: bool  # every trade's id is the previous one's plus one
     closes_bars: bool  # the stream says when a bar is final; else the next bar or the clock does
     has_empty_bars: bool  # an interval without trades has a bar too

@@ -65,7 +65,7 @@ class Feed:
         self.holds = 0  # clients that hold the feed
         self.left_at = float("-inf")  # when the last of them left
         self.health = Health(self._on_health)
-        self._silence = Silence()
+        self._silence = Silence(exchange.subscription_of)
         self._trades_heard, self._made_at = 0, trio.current_time()
         self.readers = Readers(exchange.name, symbol, everything, counts)
         self._history = History(
@@ -145,26 +145,25 @@ class Feed:
 
     def _expect_data(self) -> None:
         """Silence counts from now on, where a connection is there."""
-        judged = [
-            t for t in self.upstream_topics() if t.kind in ("ohlc", "trades") and t.kind not in self.exchange.prompt
-        ]
+        # Of liquidations nothing can be expected; the line itself watches what is prompt.
+        judged = [t for t in self.upstream_topics() if t.kind not in self.exchange.prompt | {"liquidations"}]
         self._silence.expect(judged, trio.current_time() if self.health.is_connected else None)
 
-    def _hear(self, name: str) -> None:
-        if name == "trades":
+    def _hear(self, event: Event) -> None:
+        if event.kind == "trades":
             self._trades_heard += 1
-        self._silence.heard(name, trio.current_time())
+        self._silence.heard(event, trio.current_time())
 
     def overdue(self, now: float) -> Topic | None:
         """A topic that is silent for longer than is usual for it, if there is one."""
-        return next((topic for topic in self.upstream_topics() if self._silence.is_unusual(topic, now)), None)
+        return self._silence.overdue(now)
 
     def is_overdue(self, topic: Topic) -> bool:
-        return self._silence.is_unusual(topic, trio.current_time())
+        return self._silence.is_overdue(topic, trio.current_time())
 
-    def excuse(self, topic: Topic) -> None:
-        """A topic's silence so far is nothing unusual."""
-        self._silence.excuse(topic, trio.current_time())
+    def excuse(self, topic: Topic | None = None) -> None:
+        """A topic's (None: every one's) silence so far is nothing unusual."""
+        self._silence.excuse(trio.current_time(), topic)
 
     # --- what the line says (see line.Sink) ---
 

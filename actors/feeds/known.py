@@ -41,13 +41,13 @@ class Known:
         history: History,
         readers: Readers,
         large_trade_threshold_usd: float,
-        heard: Callable[[str], None],
+        heard: Callable[[Event], None],
     ) -> None:
         self._exchange, self._symbol = exchange, symbol
         self._history = history
         self._readers = readers
         self.threshold = large_trade_threshold_usd
-        self._heard = heard  # (interval, or "trades"): a topic whose silence is judged spoke
+        self._heard = heard  # told of every update
         self.trades = Trades(exchange, symbol)
         self.repeated_liquidations = 0  # delivered more than once
         self.liquidations: deque[Liquidation] = deque(maxlen=KEPT)
@@ -92,12 +92,11 @@ class Known:
             self._announce_cut(self._cut_at, pushed_at)
             self._cut_at = None
         self.heard_until = pushed_at
+        self._heard(event)
         match event:
             case Trade():
-                self._heard("trades")
                 self.tell_trades(self.trades.apply(event))
             case Ohlc():
-                self._heard(event.interval)
                 self._history.apply(event, pushed_at)
             case FundingRate():
                 self._on_funding(event)
@@ -126,6 +125,8 @@ class Known:
     def tell_trades(self, told: Told) -> None:
         readers = self._readers
         for said in told:
+            if isinstance(said, Trade) and not said.value:
+                continue  # an id that stands for nothing: it leaves no gap, and nothing was traded
             readers.publish(readers.topic("trades"), said)
             if isinstance(said, Gap):
                 readers.publish(readers.topic("large_trades"), said)

@@ -1,48 +1,71 @@
-"""Which of a feed's topics are silent for longer than is usual for them. No I/O, no clock: times are seconds, given."""
+"""Which of a feed's topics are silent for longer than is usual for them. No I/O, no clock: times are seconds, given.
 
-from collections.abc import Iterable
+Topics that share a subscription are judged together, by whichever of them speaks: a dated contract's ticker has no
+funding, and is heard all the same.
+"""
 
-from actors.events import Topic
+from collections.abc import Callable, Hashable, Iterable
+
+from actors.events import Event, Ohlc, Topic
 from actors.feeds.pulse import Pulse
 
 
-class Silence:
-    """Of bars by interval, and of trades: what a line carries and what speaks whenever the market does."""
+class _Judged:
+    """One subscription, and the topic that stands for it: the one that spoke last."""
 
-    def __init__(self) -> None:
-        self._pulses: dict[str, Pulse] = {}
+    __slots__ = ("pulse", "topic")
+
+    def __init__(self, topic: Topic) -> None:
+        self.pulse = Pulse()
+        self.topic = topic
+
+
+class Silence:
+    """Of what a line carries and what speaks whenever the market does."""
+
+    def __init__(self, subscription_of: Callable[[Topic], Hashable]) -> None:
+        self._subscription_of = subscription_of
+        self._all: dict[Hashable, _Judged] = {}  # by subscription
+        self._by_name: dict[str, tuple[_Judged, Topic]] = {}
 
     def expect(self, topics: Iterable[Topic], now: float | None) -> None:
         """From now on (None: once there is a connection) these topics' silence counts."""
         for topic in topics:
-            pulse = self._pulses.setdefault(_name(topic), Pulse())
-            if now is not None and pulse.last is None:
-                pulse.expect(now)
+            judged = self._all.setdefault(self._subscription_of(topic), _Judged(topic))
+            self._by_name[topic.interval or topic.kind] = judged, topic
+            if now is not None and judged.pulse.last is None:
+                judged.pulse.expect(now)
 
-    def heard(self, name: str, now: float) -> None:
-        """An interval's bar, or of "trades" one."""
-        if pulse := self._pulses.get(name):
-            pulse.heard(now)
+    def heard(self, event: Event, now: float) -> None:
+        found = self._by_name.get(event.interval if isinstance(event, Ohlc) else event.kind)
+        if found is not None:
+            judged, topic = found
+            judged.topic = topic
+            judged.pulse.heard(now)
 
     def pause(self) -> None:
         """The connection is gone: silence means nothing."""
-        for pulse in self._pulses.values():
-            pulse.pause()
+        for judged in self._all.values():
+            judged.pulse.pause()
 
-    def excuse(self, topic: Topic, now: float) -> None:
-        """A topic's silence so far is nothing unusual."""
-        if pulse := self._pulses.get(_name(topic)):
-            pulse.excuse(now)
+    def excuse(self, now: float, topic: Topic | None = None) -> None:
+        """A topic's (None: every one's) silence so far is nothing unusual."""
+        for judged in self._all.values():
+            if topic is None or judged is self._judged(topic):
+                judged.pulse.excuse(now)
 
     def last(self, name: str) -> float | None:
-        """When a topic spoke last, or was asked to; None where nothing is to be expected of it."""
-        pulse = self._pulses.get(name)
-        return pulse.last if pulse else None
+        """When the bars of an interval, or a kind, spoke last, or were asked to; None where nothing is expected."""
+        found = self._by_name.get(name)
+        return found[0].pulse.last if found else None
 
-    def is_unusual(self, topic: Topic, now: float) -> bool:
-        pulse = self._pulses.get(_name(topic))
-        return pulse is not None and pulse.is_overdue(now)
+    def overdue(self, now: float) -> Topic | None:
+        """A topic whose silence is unusual, if there is one."""
+        return next((judged.topic for judged in self._all.values() if judged.pulse.is_overdue(now)), None)
 
+    def is_overdue(self, topic: Topic, now: float) -> bool:
+        judged = self._judged(topic)
+        return judged is not None and judged.pulse.is_overdue(now)
 
-def _name(topic: Topic) -> str:
-    return topic.interval or topic.kind
+    def _judged(self, topic: Topic) -> _Judged | None:
+        return self._all.get(self._subscription_of(topic))

@@ -16,8 +16,10 @@ import trio
 from actors.counts import Counts, Lost
 from actors.errors import BadMessage, LineLost, UnknownMessage
 from actors.events import Event, Instrument, Topic
-from actors.exchanges.exchange import Backlog, Change, Exchange, Rejected, Session, Update
+from actors.exchanges.exchange import Backlog, Change, Exchange, Item, Leaving, Rejected, Session, Update
+from actors.lines import pings
 from actors.lines.asking import Asking, send_frame
+from actors.lines.patience import Patience
 from actors.lines.silence import Silence
 from actors.lines.suspects import Suspects
 from actors.upstream.dial import ConnectionClosed, closing
@@ -75,6 +77,8 @@ class Line:
         self._stands_in = stands_in  # for another that still delivers: feeds are told of data, and of nothing else
         self._asking = Asking(self._limits, self._expect)
         self._silence = Silence(self._limits.silence)
+        self._patience = Patience(self._limits.silence)
+        self.is_leaving = False  # the exchange said that it will end the present connection
         self._suspects = Suspects()
         self.counts: Counter[str] = Counter()  # frames, garbage, unknown, unlisted
         self._totals = counts or Counts()  # of all lines
@@ -128,7 +132,12 @@ class Line:
 
     def delivers_like(self, other: "Line") -> bool:
         """Every topic that proves the other one's connection has been heard here too."""
-        return self._is_up and self._silence.is_heard_like(other._silence, other._topics)
+        return self._is_up and self._has_spoken and self._silence.is_heard_like(other._silence, other._topics)
+
+    @property
+    def _has_spoken(self) -> bool:
+        """Data came on the present connection."""
+        return self._last_heard > self._up_at
 
     def takes_over(self) -> None:
         """From now on the feeds' data comes from here."""
@@ -152,6 +161,7 @@ class Line:
 
     def _expect(self, topic: Topic) -> None:
         """A topic is being asked for: from now on it must speak, if it is one that does."""
+        self._patience.asked(trio.current_time())
         if topic in self._topics and topic.kind in self._exchange.prompt:
             self._silence.asked(topic, trio.current_time())
 
@@ -170,10 +180,12 @@ class Line:
             session = self._exchange.new_session(self._instruments)
             self._asking.restart()
             self._silence.restart()
+            self._patience.restart(trio.current_time())
+            self.is_leaving = False
             self._suspects.restart()
             self._is_up = True
             self._totals.connects += 1
-            self._up_at = trio.current_time()
+            self._up_at = self._last_heard = trio.current_time()
             try:
                 log.info("line.up", exchange=self._exchange.name, line=self.number, topics=len(self._topics))
                 for topic in self._topics:
@@ -184,19 +196,18 @@ class Line:
                         feed.line_up()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._asking.run, socket, session)
-                    nursery.start_soon(self._watch)
-                    nursery.start_soon(self._ping, socket)
+                    nursery.start_soon(self._watch, socket)
+                    nursery.start_soon(pings.ping, socket, self._limits, lambda: self._last_heard)
                     if self._suspects:
                         nursery.start_soon(self._try_suspects, socket, session)
                     if self._exchange.heartbeat is not None:
-                        nursery.start_soon(self._beat, socket, self._exchange.heartbeat)
+                        nursery.start_soon(pings.beat, socket, self._limits, self._exchange.heartbeat)
                     await self._receive(socket, session)
             finally:
                 self._is_up = False
 
     async def _receive(self, socket: Socket, session: Session) -> None:
         garbage: deque[float] = deque(maxlen=GARBAGE[0])
-        self._last_heard = trio.current_time()
         while True:
             try:
                 frames, received_at = await socket.get_messages()
@@ -222,9 +233,13 @@ class Line:
                     for item in said:
                         self._pass_on(item, received_at)
 
-    def _pass_on(self, item: Update | Backlog | Rejected, received_at: datetime) -> None:
+    def _pass_on(self, item: Item, received_at: datetime) -> None:
         if isinstance(item, Rejected):
             self._reject(item)
+            return
+        if isinstance(item, Leaving):
+            log.info("line.leaving", exchange=self._exchange.name, line=self.number, reason=item.reason)
+            self.is_leaving = True
             return
         feed = self._feeds.get(item.symbol if isinstance(item, Backlog) else item.event.symbol)
         if feed is None:
@@ -301,14 +316,20 @@ class Line:
         if self._silence.heard(topic, trio.current_time(), is_prompt=event.kind in self._exchange.prompt):
             feed.topic_heard(topic)
 
-    async def _watch(self) -> None:
-        """An ack proves nothing and an open socket proves nothing: only data does."""
+    async def _watch(self, socket: Socket) -> None:
+        """An ack proves nothing and an open socket proves nothing: only data does, where a market has some."""
         limit = self._limits.silence
         while True:
             await trio.sleep(WATCH_EVERY)
             now = trio.current_time()
-            if self._topics and now - self._last_heard > limit:
-                raise LineLost(f"silence: no market data for {limit:g} s", how="silence")
+            match self._patience.look(now, self._last_heard, has_spoken=self._has_spoken):
+                case "ask" if not self._exchange.prompt:
+                    await pings.check(socket)
+                    self._patience.alive(trio.current_time())
+                case "ask" | "lost" if self._topics:
+                    self._patience.was_in_vain()
+                    silent_for = now - self._last_heard
+                    raise LineLost(f"silence: no market data for {silent_for:.0f} s", how="silence")
             silent = self._silence.look(now)
             for topic in silent:
                 self._topics[topic].topic_silent(topic, f"no {topic.kind} data for {limit:g} s")
@@ -316,24 +337,6 @@ class Line:
             for subscribe in (False, True):
                 for topic in silent:
                     self._asking.ask(topic, subscribe=subscribe)
-
-    async def _beat(self, socket: Socket, heartbeat: str) -> None:
-        while True:
-            await trio.sleep(self._limits.heartbeat_every)
-            await send_frame(socket, heartbeat)
-
-    async def _ping(self, socket: Socket) -> None:
-        while True:
-            await trio.sleep(self._limits.ping_every)
-            try:
-                with trio.fail_after(self._limits.pong_within):
-                    await socket.ping()
-            except trio.TooSlowError:
-                # Whoever still sends data is alive: its pong waits behind them, or is withheld.
-                if trio.current_time() - self._last_heard > self._limits.pong_within:
-                    raise LineLost(f"no pong within {self._limits.pong_within:g} s", how="timeout") from None
-            except ConnectionClosed:
-                return  # the receiving task says why
 
 
 def _how(error: BaseException) -> Lost:

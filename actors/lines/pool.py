@@ -7,6 +7,7 @@ ended. Feeds hear both meanwhile, and drop what they are told twice.
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from math import inf
 
 import structlog
 import trio
@@ -22,6 +23,7 @@ LOOK_EVERY = 1.0  # seconds between looks for lines that grow old
 LOOK = 0.1  # seconds between looks whether a new line delivers
 TRY_AGAIN = 600.0  # seconds
 HANDOVER_WITHIN = 60.0  # seconds in which a new line must deliver; else the old one stays, and another tries later
+YOUNGEST = 5.0  # seconds before a connection is replaced though all of an exchange's servers announce their end
 SPREAD = 0.05  # the fraction of a lifetime by which lines differ: those opened together are not replaced together
 
 log = structlog.get_logger()
@@ -139,16 +141,15 @@ class Lines:
     # --- replacing lines before the exchange cuts them ---
 
     async def replace_the_old(self) -> None:
-        """For ever. Returns at once where connections have no limited life."""
-        lifetime = self._exchange.limits.lifetime
-        if lifetime is None:
-            return
+        """For ever: also those whose end the exchange has announced."""
+        lifetime = self._exchange.limits.lifetime or inf
         lives: dict[Line, float] = {}  # seconds that each connection may last
         while True:
             await trio.sleep(LOOK_EVERY)
             lives = {line: lives.get(line) or lifetime * (1 - SPREAD * _share(line.number)) for line in self._all}
             for line, life in list(lives.items()):
-                if line.age > life and not await self._replace(line):
+                is_due = line.age > life or (line.is_leaving and line.age > YOUNGEST)
+                if is_due and not await self._replace(line) and not line.is_leaving:
                     lives[line] = line.age + TRY_AGAIN
 
     async def _replace(self, old: Line) -> bool:

@@ -47,7 +47,9 @@ class Probes:
             log.info("topic.not_probed", topic=str(topic), reason=str(error))
             feed.excuse(topic)  # nothing is known: ask again after another while
         else:
-            if _has_traded(before, after) and feed.is_overdue(topic):
+            if not _has_traded(before, after):
+                feed.excuse()  # there is nothing that any of them could tell
+            elif feed.is_overdue(topic):
                 log.warning("topic.silent", topic=str(topic))
                 self._lines.doubt(topic, f"no {topic.kind} data, though the exchange has some")
             feed.excuse(topic)

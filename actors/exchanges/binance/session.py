@@ -25,12 +25,13 @@ from actors.events import (
     product,
 )
 from actors.exchanges.binance import wire
-from actors.exchanges.exchange import Rejected, Update
+from actors.exchanges.exchange import Leaving, Rejected, Update
 
 NAME = "binance"
 USD_MARGINED = 1  # `st`; all-market arrays also carry COIN-M (2) since 2026-06-30
 DEFAULT_FUNDING_HOURS = 8.0
 KNOWN_EVENTS = {"aggTrade", "kline", "forceOrder", "markPriceUpdate"}
+SHUTDOWN = "serverShutdown"  # {"e":"serverShutdown","E":1770123456789}: this server is about to end its connections
 
 
 def stream_name(topic: Topic) -> str:
@@ -70,7 +71,7 @@ class BinanceSession:
     def unacknowledged(self) -> Sequence[Topic]:
         return ()  # an ack would prove nothing
 
-    def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Rejected]:
+    def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Rejected | Leaving]:
         try:
             push = wire.decode_frame(frame).data
         except UNREADABLE:
@@ -92,7 +93,7 @@ class BinanceSession:
                 event = liquidation(push)
         return [] if event is None else [Update(event, moment(push.pushed))]
 
-    def _receive_other(self, frame: str | bytes) -> Sequence[Update | Rejected]:
+    def _receive_other(self, frame: str | bytes) -> Sequence[Update | Rejected | Leaving]:
         """Whatever is not a known push in the combined envelope: replies, bare pushes, arrays, surprises."""
         try:
             outer = wire.decode_any_frame(frame)
@@ -110,7 +111,7 @@ class BinanceSession:
         reason = bytes(outer.error).decode("utf-8", "replace") if outer.error else outer.msg
         return [Rejected(asked, f"Binance refused the subscription: {reason}", final=False)]
 
-    def _receive_bare(self, body: str | bytes) -> list[Update]:
+    def _receive_bare(self, body: str | bytes) -> Sequence[Update | Leaving]:
         """One push without its envelope, or an all-market array of them."""
         try:
             return self._updates(wire.decode_push(body))
@@ -119,6 +120,8 @@ class BinanceSession:
                 event = wire.decode_any_frame(body).event
             except UNREADABLE:
                 return self._receive_array(body)
+            if event == SHUTDOWN:
+                return [Leaving("the exchange shuts this server down")]
             raise complaint(event, error) from None
 
     def _receive_array(self, body: str | bytes) -> list[Update]:

@@ -3,7 +3,7 @@
 from actors.exchanges.bybit.facade import FACADE
 from actors.exchanges.bybit.normalise import NAME, THEIR_INTERVALS
 from actors.exchanges.bybit.rest import PERIODS, BybitRest, explain, missed_trades
-from actors.exchanges.bybit.session import BybitSession
+from actors.exchanges.bybit.session import BybitSession, stream_name
 from actors.exchanges.exchange import Exchange, LineLimits
 from actors.upstream.budget import Window
 
@@ -27,8 +27,7 @@ EXCHANGE = Exchange(
         "predicted_funding": False,
     },
     pushed=frozenset({"ohlc", "trades", "liquidations", "funding", "oi"}),
-    # Both ride on tickers, but a dated contract has no funding: the open interest proves the ticker for both.
-    prompt=frozenset({"oi"}),
+    prompt=frozenset(),  # a ticker speaks when something of it changes: of a market that stands still, never
     contiguous_trade_ids=False,
     closes_bars=True,
     has_empty_bars=True,
@@ -47,6 +46,7 @@ EXCHANGE = Exchange(
     new_session=BybitSession,
     open_rest=BybitRest,
     missed_trades=missed_trades,
+    subscription_of=stream_name,
     heartbeat='{"op":"ping"}',  # every 20 s, as documented
     facade=FACADE,
 )

@@ -101,6 +101,20 @@ async def test_an_old_connection_is_handed_over_without_a_loss(monkeypatch: pyte
         await eventually(lambda: len(w.sim.connections) == 1)
 
 
+async def test_a_server_that_shuts_down_is_left_without_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "YOUNGEST", 0.0)
+    async with impatient(monkeypatch, silence=15.0) as w, w.stream("/ws/binance/BTCUSDT/trades?status=1") as trades:
+        await trades.at_least(20)
+        w.sim.push('{"e":"serverShutdown","E":1770123456789}')
+        await eventually(lambda: len(w.logged("line.replaced")) == 1, within=15)
+        await eventually(lambda: len(w.sim.connections) == 1)
+        await trades.at_least(len(trades.frames) + 20)
+        ids = [trade["trade_id"] for trade in trades.of("trade")]
+        assert ids == list(range(ids[0], ids[0] + len(ids)))
+        assert (trades.of("gap"), trades.of("status")) == ([], [])
+        assert w.logged("line.unknown_frame") == []
+
+
 @pytest.mark.parametrize("name", EXCHANGES)
 async def test_many_feeds_restarted_at_once_stay_within_the_exchanges_weight(name: str) -> None:
     """Twenty symbols and three intervals; the exchange itself counts, and would refuse."""

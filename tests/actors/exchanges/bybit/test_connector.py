@@ -32,11 +32,14 @@ from actors.events import (
 )
 from actors.exchanges.bybit import EXCHANGE
 from actors.exchanges.bybit.simulator import BAD_FRAMES, Options, serve
+from actors.exchanges.bybit.simulator.streams import Tickers
 from actors.exchanges.exchange import Exchange
+from actors.feeds import pulse
 from actors.feeds.feed import Feed
+from actors.lines import patience, probes
 from actors.simulation.assets import ASSETS
 from actors.simulation.history import MINUTE
-from actors.simulation.market import Clock, Market
+from actors.simulation.market import Clock, Market, Tape
 from actors.simulation.server import Simulator
 from daemon.main import with_policy
 from daemon.settings import Supervision
@@ -47,7 +50,7 @@ KINDS: tuple[Kind, ...] = ("trades", "large_trades", "liquidations", "funding", 
 
 
 async def eventually(condition: Callable[[], object]) -> None:
-    with trio.fail_after(8):
+    with trio.fail_after(15):
         while not condition():  # noqa: ASYNC110 - nothing that is waited for has an event
             await trio.sleep(0.01)
 
@@ -239,6 +242,30 @@ async def test_a_symbol_that_streams_refuse_costs_no_other() -> None:
 IMPATIENT = replace(EXCHANGE, limits=replace(EXCHANGE.limits, silence=1.5))
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A topic's rate is known, and doubted, within a second."""
+    for module, changes in {
+        pulse: {"SOONEST": 0.6, "UNKNOWN": 0.6, "LEARNED": 5},
+        probes: {"LOOK_EVERY": 0.1, "PROBE_AFTER": 0.4},
+        patience: {"OPENING": 0.3},
+    }.items():
+        for name, value in changes.items():
+            monkeypatch.setattr(module, name, value)
+
+
+@pytest.fixture
+def halted(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Symbols whose market stands still: nothing trades, and tickers only answer who subscribes."""
+    halted: set[str] = set()
+    advance, due = Tape.advance, Tickers.due
+    monkeypatch.setattr(
+        Tape, "advance", lambda tape, now: None if f"{tape.asset.name}USDT" in halted else advance(tape, now)
+    )
+    monkeypatch.setattr(Tickers, "due", lambda stream, now: [] if stream._symbol in halted else due(stream, now))
+    return halted
+
+
 async def keep_ticking(world: World) -> None:
     """The exchange says something all the time."""
     while True:
@@ -259,6 +286,7 @@ async def test_a_dated_contract_is_live_without_funding() -> None:
         assert not [said for said in interests if isinstance(said, Status)]
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_silent_ticker_is_asked_for_again() -> None:
     async with running(IMPATIENT) as world:
         world.nursery.start_soon(keep_ticking, world)
@@ -278,6 +306,34 @@ async def test_a_silent_ticker_is_asked_for_again() -> None:
         assert world.sim.connections_total == 1
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("still", [{"ETHUSDT"}, {"ETHUSDT", "BTCUSDT"}], ids=["one symbol", "all of them"])
+async def test_a_market_that_stands_still_is_quiet_and_not_stale(halted: set[str], still: set[str]) -> None:
+    halted |= still
+    async with running(IMPATIENT, symbols=("BTCUSDT", "ETHUSDT")) as world:
+        world.nursery.start_soon(keep_ticking, world)
+        await eventually(lambda: "ETHUSDT" in world.connector.feeds and world.state("ETHUSDT") == "live")
+        await eventually(lambda: all(len(each.streams) == 10 for each in world.sim.connections))
+        [connection] = world.sim.connections
+        asked, told = len(connection.received), world.collect("oi", symbol="ETHUSDT")
+        await trio.sleep(3 * IMPATIENT.limits.silence + 1)
+        assert [said for said in told if isinstance(said, Status)] == []
+        assert (world.state("ETHUSDT"), world.sim.connections_total) == ("live", 1)
+        assert not [frame for frame in connection.received[asked:] if "subscribe" in str(frame)]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_quiet_connection_that_is_dead_is_replaced(halted: set[str]) -> None:
+    halted |= {"BTCUSDT"}
+    async with running(IMPATIENT) as world:
+        world.nursery.start_soon(keep_ticking, world)
+        await eventually(lambda: "BTCUSDT" in world.connector.feeds and world.state() == "live")
+        [connection] = world.sim.connections
+        connection.stalled = True
+        await eventually(lambda: world.sim.connections_total == 2)
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_a_ticker_that_stays_silent_costs_the_connection_once() -> None:
     async with running(IMPATIENT) as world:
         world.nursery.start_soon(keep_ticking, world)
