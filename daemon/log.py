@@ -23,6 +23,7 @@ from structlog.typing import EventDict, WrappedLogger
 # What breaks a line, drives a terminal or turns the reading direction; lone surrogates do not encode.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _PLAIN = re.compile(r'[^\s"=\\]+')  # a value that needs no quotes
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # of syslog
 _COLORS = {"debug": 34, "info": 32, "warning": 33, "error": 31, "critical": 31}
 
 _repr = reprlib.Repr()  # survives a __repr__ that raises, and bounds what is shown
@@ -37,7 +38,7 @@ def configure(
     format: Literal["auto", "console", "json"],
     stream: TextIO | None = None,
 ) -> None:
-    """Log from `level` up to `stream` (None: stderr as it is now); `auto` looks for a terminal.
+    """Log from `level` up to `stream` (None: stderr as it is now); `auto` looks for a terminal, and for journald.
 
     Records of the standard library's loggers come the same way, from WARNING up. May be called
     again: the last call counts.
@@ -46,6 +47,8 @@ def configure(
     terminal = _is_terminal(stream)
     console = format == "console" or (format == "auto" and terminal)
     renderer = _console(terminal and "NO_COLOR" not in os.environ) if console else _json
+    if format == "auto" and _is_journal(stream):
+        renderer = _journal
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -73,6 +76,15 @@ def _is_terminal(stream: TextIO | None) -> bool:
 def _count(_logger: WrappedLogger, method: str, fields: EventDict) -> EventDict:
     LINES[fields["level"]] += 1
     return fields
+
+
+def _is_journal(stream: TextIO | None) -> bool:
+    """Whether a stream is the one that systemd set up: $JOURNAL_STREAM names its device and inode."""
+    with suppress(OSError, ValueError):
+        if stream is not None:
+            found = os.fstat(stream.fileno())
+            return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+    return False
 
 
 class _Lines:
@@ -128,6 +140,10 @@ def _ordered(fields: EventDict) -> EventDict:
 def _json(_logger: WrappedLogger, _method: str, fields: EventDict) -> str:
     line = msgspec.json.encode({_encodable(k): _field(v) for k, v in _ordered(fields).items()})
     return _escape(line.decode())  # what JSON itself leaves bare can only be within its strings
+
+
+def _journal(logger: WrappedLogger, method: str, fields: EventDict) -> str:
+    return f"<{_PRIORITIES.get(fields['level'], 6)}>{_json(logger, method, fields)}"
 
 
 def _field(value: object) -> msgspec.Raw | str:

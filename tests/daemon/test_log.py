@@ -288,3 +288,29 @@ def test_stderr_is_the_one_of_the_moment(capsys: pytest.CaptureFixture[str]) -> 
     told = capsys.readouterr()
     assert told.out == ""
     assert json.loads(told.err)["event"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"), [("debug", 7), ("info", 6), ("warning", 4), ("error", 3), ("critical", 2)]
+)
+def test_journald_is_told_the_priority(
+    level: str, priority: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """$JOURNAL_STREAM is the stream that systemd made; one that was redirected since is another."""
+
+    def written(journal: str, format: Literal["auto", "json"] = "auto") -> str:
+        with (tmp_path / "journal").open("w+") as stream:
+            found = os.fstat(stream.fileno())
+            monkeypatch.setenv("JOURNAL_STREAM", journal.format(found.st_dev, found.st_ino))
+            log.configure("DEBUG", format, stream)
+            getattr(structlog.get_logger(), level)("x.y", text="a\nb")
+            stream.seek(0)
+            return stream.read()
+
+    line = written("{}:{}")
+    assert line.startswith(f"<{priority}>{{")
+    assert json.loads(line.removeprefix(f"<{priority}>"))["text"] == "a\nb"
+    assert line.count("\n") == 1
+    assert written("{}:1").startswith("{")
+    assert written("nonsense").startswith("{")
+    assert written("{}:{}", "json").startswith("{")
