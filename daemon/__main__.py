@@ -16,15 +16,14 @@ import trio
 from actors.clock import RecordedClock, fixed_order
 from actors.exchanges.exchange import Exchange, load_exchanges
 from actors.recording.format import BadRecording, Recording
-from daemon import backfill, demo, export, log, output, replay
+from daemon import backfill, demo, export, keys, log, notify, ops, output, replay
 from daemon import main as daemon
 from daemon.config import Override, load
 from daemon.dump import dump
-from daemon.kinds import ConfigError
+from daemon.kinds import EX_CONFIG, ConfigError
 from daemon.listening import CannotListen
 from daemon.settings import Config
 
-EX_CONFIG = 78  # sysexits.h
 EX_CRASH = 1
 HARMLESS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # what else may be sent to a daemon, and would end it
 
@@ -44,16 +43,19 @@ def _run(options: argparse.Namespace) -> int:
     if options.command in (None, "demo", "replay"):
         for number in HARMLESS:
             signal.signal(number, signal.SIG_IGN)
+    if options.command == "ops":
+        return ops.run(options.name)
     exchanges = load_exchanges()
     doubts: list[str] = []
+
+    def configured() -> Config:
+        defaults = daemon.exchange_defaults(exchanges)
+        return load(options.config, os.environ, _overrides(options), defaults=defaults, warn=doubts.append)
+
     try:
-        config = load(
-            options.config,
-            os.environ,
-            _overrides(options),
-            defaults=daemon.exchange_defaults(exchanges),
-            warn=doubts.append,
-        )
+        if options.command == "key":
+            return keys.run(options, configured)
+        config = configured()
     except ConfigError as error:
         return _fail(error, EX_CONFIG)
     if options.command in ("check", "export"):
@@ -67,6 +69,7 @@ def _run(options: argparse.Namespace) -> int:
         structlog.get_logger().warning("config.doubtful", detail=doubt)
     if options.command == "replay":
         return _replay(options, config, exchanges)
+    manager = notify.from_environment(os.environ)
     code = 0
 
     async def program(stop: trio.Event) -> None:
@@ -76,7 +79,7 @@ def _run(options: argparse.Namespace) -> int:
         elif options.command == "demo":
             await demo.run(config, exchanges, stop=stop, announce=_announce)
         else:
-            await daemon.run(config, exchanges, stop=stop)
+            await daemon.run(config, exchanges, stop=stop, manager=manager)
 
     try:
         trio.run(_until_signalled, program)
@@ -138,6 +141,8 @@ def _parser() -> argparse.ArgumentParser:
         "--delay", type=_seconds, default=0.0, metavar="S", help="seconds before it begins: time for clients to connect"
     )
     _add_options(command, default=argparse.SUPPRESS)
+    keys.add_command(commands)
+    ops.add_command(commands)
     for module in (export, backfill):
         module.add_command(commands, partial(_add_options, default=argparse.SUPPRESS))
     return parser

@@ -9,6 +9,8 @@ import msgspec
 
 from daemon.settings import Config, ExchangeSettings
 
+EX_CONFIG = 78  # the exit code, as in sysexits.h
+
 Key = tuple[str, ...]
 """("server", "port"), ("exchanges", NAME, "symbols")"""
 

@@ -27,6 +27,7 @@ from daemon import descriptors
 from daemon.kinds import ConfigError
 from daemon.listening import certificates_of, listen, listen_at, remove_at_end
 from daemon.log import LINES
+from daemon.notify import Notify
 from daemon.settings import Config, ExchangeSettings, Server, Supervision, is_loopback
 from daemon.supervisor import RestartPolicy, supervise
 from web.app import create_app, too_many_connections
@@ -45,6 +46,7 @@ from web.streams.memory import Memory
 from web.streams.multiplex import ClientLimits
 from web.streams.topics import Sources
 
+NOBODY = Notify()
 GRACE = 8.0  # seconds from the wish to stop until whatever is left is cut off
 
 log = structlog.get_logger()
@@ -65,11 +67,13 @@ async def run(
     stop: trio.Event,
     upstream: Upstream = LIVE,
     rng: random.Random | None = None,
+    manager: Notify = NOBODY,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the daemon until `stop` is set; reports the base URL when it listens.
 
     `upstream`: how exchanges are reached. `rng`: the chance in the waits before a restart; None: the system's.
+    `manager`: the service manager that is told.
     Raises CannotListen. Ends within GRACE of the stop, whatever clients or exchanges do.
     """
     quiet, proxies = Quiet(), Proxies(config.server.trusted_proxies)
@@ -92,7 +96,7 @@ async def run(
         async with trio.open_nursery() as nursery:
             if recorder is not None:
                 nursery.start_soon(partial(supervised, "record", recorder.run))
-            nursery.start_soon(_limit_stop, stop, nursery.cancel_scope)
+            nursery.start_soon(_limit_stop, stop, nursery.cancel_scope, manager)
             for connector in sources.connectors.values():
                 nursery.start_soon(connector.run)
             nursery.start_soon(sources.spikes.run)
@@ -129,6 +133,8 @@ async def run(
                 if metrics is not None and config.metrics.listen:
                     await web.start(partial(serve, metrics.serve, await listen_at(config.metrics.listen), stop=stop))
                 log.info("web.listening", url=url)
+                manager.tell("READY=1")
+                nursery.start_soon(manager.watch, partial(_status, sources.connectors, auth.clients))
                 task_status.started(url)
             nursery.cancel_scope.cancel()
         keeping.cancel_scope.cancel()
@@ -169,6 +175,12 @@ def _admit(clients: Clients, proxies: Proxies, address: str) -> Seat | None:
     return clients.seat(address, is_proxy=proxies.trusts(address))
 
 
+def _status(connectors: Mapping[str, Connector], clients: Clients) -> str:
+    """What a service manager shows."""
+    live = sum(connector.is_live for connector in connectors.values())
+    return f"{live}/{len(connectors)} exchanges live, {clients.present()} clients"
+
+
 async def _stop_streams(stop: trio.Event, fanouts: Fanouts) -> None:
     await stop.wait()
     fanouts.stop()
@@ -194,8 +206,9 @@ def open_desks(config: Config, connectors: Mapping[str, Connector]) -> dict[str,
     }
 
 
-async def _limit_stop(stop: trio.Event, scope: trio.CancelScope) -> None:
+async def _limit_stop(stop: trio.Event, scope: trio.CancelScope, manager: Notify) -> None:
     await stop.wait()
+    manager.tell("STOPPING=1")
     log.info("daemon.stopping")
     scope.deadline = trio.current_time() + GRACE
 

@@ -92,6 +92,10 @@ class Clients:
                 return None
         return Seat(account, is_proxy=is_proxy)
 
+    def present(self) -> int:
+        """How many have a connection open."""
+        return sum(account.connections > 0 for account in self._accounts.values())
+
     def __len__(self) -> int:
         return len(self._accounts)
 

@@ -130,6 +130,7 @@ def write_keys(path: Path, keys: Keys) -> None:
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            _give_to_owner(file.fileno(), path)
             file.write("\n".join(_table(id, key) for id, key in keys.items()).encode())
             file.flush()
             os.fsync(file.fileno())
@@ -143,6 +144,13 @@ def write_keys(path: Path, keys: Keys) -> None:
         raise KeysError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _give_to_owner(descriptor: int, path: Path) -> None:
+    """What root writes for a service must be the service's own: it may not read anybody else's. Raises OSError."""
+    if os.geteuid() == 0:
+        owner = (path if path.exists() else path.parent).stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _table(id: str, key: Key) -> str:

@@ -360,3 +360,31 @@ async def test_signals_that_mean_nothing_do_not_end_it(tmp_path: Path) -> None:
             assert (await client.get(f"{daemon.url}/health/live")).status_code == 200
         daemon.process.terminate()
         assert await daemon.ends(within=20) == 0
+
+
+async def test_a_service_manager_is_told_what_it_does(tmp_path: Path) -> None:
+    """READY once it accepts, even where an exchange is out of reach; STOPPING as the first thing at the end."""
+    (tmp_path / "config.toml").write_text(
+        '[log]\nformat = "json"\n[exchanges.binance]\nrest_url = "http://127.0.0.1:9"\nws_url = "ws://127.0.0.1:9"\n'
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        told: list[str] = []
+
+        def hear(line: str) -> bool:
+            with suppress(BlockingIOError):
+                while True:
+                    told.extend(manager.recv(4096).decode().split("\n"))
+            return line in told
+
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+        async with started("--port", "0", cwd=tmp_path, env=environ) as running:
+            await eventually(partial(hear, "READY=1"), within=START_WITHIN)
+            assert running.logged("web.listening")
+            await eventually(lambda: hear("WATCHDOG=1") and told.count("WATCHDOG=1") > 3, within=START_WITHIN)
+            assert "STATUS=0/1 exchanges live, 0 clients" in told
+            assert "STOPPING=1" not in told
+            running.process.send_signal(signal.SIGTERM)
+            assert await running.ends(within=12) == 0
+            assert hear("STOPPING=1")
