@@ -7,7 +7,7 @@ identical requests in flight share.
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from math import inf
@@ -48,7 +48,7 @@ from actors.upstream.caller import URGENCY
 from actors.upstream.counted import CountedHttp
 from actors.upstream.flights import Flights
 from actors.upstream.rest import Http, RestClient, tls_for
-from actors.upstream.seam import LIVE, Upstream
+from actors.upstream.seam import LIVE, Socket, Upstream
 from actors.upstream.skew import Skew
 
 CATALOGUE_EVERY = 3600.0  # seconds between looks for listings and delistings
@@ -153,6 +153,14 @@ class Connector:
         tls = tls_for(self._rest_url)
         async with self._upstream.open_http(self.name, self._rest_url, tls) as http:
             yield self._rest_client(http, "client")
+
+    @property
+    def ws_url(self) -> str:
+        return self._ws_url
+
+    def open_socket(self, url: str, number: int, names: Sequence[str]) -> AbstractAsyncContextManager[Socket]:
+        """One more connection to the exchange, beside the lines. Raises LineLost where it cannot be had."""
+        return self._upstream.open_socket(self.name, number, names, url, tls_for(url))
 
     def _rest_client(self, http: Http, caller: Caller) -> RestClient:
         exchange = self.exchange

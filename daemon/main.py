@@ -104,7 +104,7 @@ async def run(
             memory = Memory(streams.resume_frames, streams.resume_seconds)
             limits = ClientLimits(streams.topics_per_client, streams.commands_per_second)
             fanouts = Fanouts(nursery, supervised, sources, memory)
-            desks = open_desks(config, sources.connectors)
+            desks = open_desks(config, sources.connectors, supervised)
             for name, desk in desks.items():
                 nursery.start_soon(partial(supervised, "facade", desk.run, exchange=name))
             front: Any = {"cors_origins": origins, "hosts": _hosts(config.server), "root_path": config.server.root_path}
@@ -195,12 +195,12 @@ def open_archive(config: Config) -> Archive | None:
     return Archive(Path(settings.path), keep=[kind for kind in KINDS if kind in settings.keep], days=days)
 
 
-def open_desks(config: Config, connectors: Mapping[str, Connector]) -> dict[str, Desk]:
+def open_desks(config: Config, connectors: Mapping[str, Connector], supervised: Supervise) -> dict[str, Desk]:
     """What answers in the dialects of the exchanges that run, where it is not switched off."""
     told = config.facade
-    settings = Settings(told.passthrough, told.rows_mb, told.share)
+    settings = Settings(told.passthrough, told.relay, told.rows_mb, told.share)
     return {
-        name: Desk(connector.exchange.facade, connector, settings)
+        name: Desk(connector.exchange.facade, connector, settings, supervised)
         for name, connector in connectors.items()
         if told.enabled and connector.exchange.facade is not None
     }

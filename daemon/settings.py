@@ -113,13 +113,14 @@ class OiVol(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Facade(Struct, frozen=True, forbid_unknown_fields=True):
-    """Of /as/{exchange}. `passthrough`: ask the exchange for what is not held here.
+    """Of /as/{exchange}. `passthrough`: ask the exchange for what is not held here. `relay`: streams.
 
     `rows_mb`: megabytes of closed rows. `share`: of each of the exchange's allowances, for all clients of it together.
     """
 
     enabled: bool = True
     passthrough: bool = True
+    relay: bool = True
     rows_mb: Annotated[int, integer(1, 100_000)] = 64
     share: Annotated[float, Meta(gt=0, le=0.95, description="a number above 0, at most 0.95")] = 0.5
 

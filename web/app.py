@@ -19,7 +19,8 @@ from actors.errors import MarketError, RateLimited
 from web.auth import Auth
 from web.clients import Clients
 from web.counts import OTHER
-from web.facade.http import Desks, FacadeHttp, refusal_below
+from web.facade.http import Desks, FacadeHttp, place_of, refusal_below
+from web.facade.socket import serve_facade
 from web.front import Front
 from web.hosts import Hosts
 from web.limits import Limits
@@ -120,6 +121,9 @@ def create_app(
             return
         await receive()  # says only that it was connected
         with serving(WebSocket(scope, receive, send)):
+            if place_of(scope["path"]) is not None:
+                await serve_facade(desks, auth, cors_origins)
+                return
             await serve_stream(scope["path"], fanouts, limits, auth, cors_origins)
 
     app.asgi_app = Front(asgi, hosts or Hosts(), root_path=root_path)  # type: ignore[method-assign]  # Quart's way of putting something in front

@@ -24,6 +24,7 @@ from actors.events import (
     Topic,
     Trade,
 )
+from actors.exchanges.dialect import Dialect
 from actors.exchanges.facade import Facade
 from actors.upstream.budget import Window
 from actors.upstream.rest import Explain, RestClient
@@ -166,7 +167,8 @@ class Exchange:
     unstamped: frozenset[Kind] = frozenset()  # pushed kinds whose frames do not say when they were pushed
     open_interest_kept: timedelta | None = None  # older history is refused; None: it may be asked for at any age
     heartbeat: str | None = None  # a frame that the exchange wants regularly beside WebSocket pings
-    facade: Facade | None = None  # its dialect, where programs written for it may ask here instead
+    facade: Facade | None = None  # its REST dialect, where programs written for it may ask here instead
+    dialect: Dialect | None = None  # and that of its streams
     aliases: Callable[[Instrument], Sequence[str]] = lambda instrument: ()  # other spellings that clients may use
 
 

@@ -20,8 +20,10 @@ from actors.errors import (
     UpstreamTimeout,
 )
 from actors.events import ms
+from actors.exchanges.exchange import Supervise
 from actors.exchanges.facade import Asked, Facade, Pass, Refusal, Reply, Row, Rows
 from actors.facade.passing import Passed, Passing, Share
+from actors.facade.relay import Relay
 from actors.facade.rows import MINUTE, Missing, RowStore
 
 BEGUN_WITHIN = 3.0  # seconds that a request waits for the exchange's host to be ready
@@ -40,6 +42,7 @@ class Told(NamedTuple):
 
 class Settings(NamedTuple):
     passthrough: bool = True  # False: what is not held here is not served
+    relay: bool = True  # False: no streams
     rows_mb: int = 64
     share: float = 0.5  # of each bucket
 
@@ -47,8 +50,10 @@ class Settings(NamedTuple):
 class Desk:
     """Runs as a task of its own; answers as soon as it does."""
 
-    def __init__(self, facade: Facade, connector: Connector, settings: Settings) -> None:
+    def __init__(self, facade: Facade, connector: Connector, settings: Settings, supervise: Supervise) -> None:
         self.facade = facade
+        self.dialect = dialect = connector.exchange.dialect
+        self.relay = Relay(dialect, connector, supervise) if dialect is not None and settings.relay else None
         self._connector = connector
         self._settings = settings
         self._rows = RowStore(settings.rows_mb << 20)
@@ -67,6 +72,8 @@ class Desk:
             share = Share(self._connector.exchange.budget, self._settings.share)
             self._passing = Passing(self.facade, client, share, nursery)
             self._ready.set()
+            if self.relay is not None:
+                nursery.start_soon(self.relay.run)
             await trio.sleep_forever()
 
     # --- what a façade may know of the present ---
@@ -90,6 +97,9 @@ class Desk:
     def refused(self, error: MarketError, asked: Asked | None = None) -> Reply:
         """An error as the exchange would put it."""
         return self.facade.refuse(_refusal(error, asked), self.now())
+
+    def not_served(self, asked: Asked) -> Reply:
+        return self.facade.refuse(Refusal("not_served", "", asked=asked), self.now())
 
     def used(self, path: str) -> tuple[str, str] | None:
         """A header with the weight that this address has used, where the exchange sends one."""
@@ -121,7 +131,7 @@ class Desk:
 
     async def _ask(self, way: Pass, asked: Asked, epoch: int) -> Passed | Reply:
         if not self._settings.passthrough:
-            return self.facade.refuse(Refusal("not_served", "", asked=asked), self.now())
+            return self.not_served(asked)
         with trio.move_on_after(BEGUN_WITHIN):
             await self._ready.wait()
         if self._passing is None:

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from actors.exchanges.binance.dialect import DIALECT
 from actors.exchanges.binance.facade import FACADE
 from actors.exchanges.binance.rest import BinanceRest, explain, missed_trades
 from actors.exchanges.binance.session import NAME, BinanceSession
@@ -56,4 +57,5 @@ EXCHANGE = Exchange(
     open_rest=BinanceRest,
     missed_trades=missed_trades,
     facade=FACADE,
+    dialect=DIALECT,
 )

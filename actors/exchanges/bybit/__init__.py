@@ -1,5 +1,6 @@
 """Bybit v5, linear: USDT and USDC perpetuals and dated futures."""
 
+from actors.exchanges.bybit.dialect import DIALECT
 from actors.exchanges.bybit.facade import FACADE
 from actors.exchanges.bybit.normalise import NAME, THEIR_INTERVALS
 from actors.exchanges.bybit.rest import PERIODS, BybitRest, explain, missed_trades
@@ -49,4 +50,5 @@ EXCHANGE = Exchange(
     subscription_of=stream_name,
     heartbeat='{"op":"ping"}',  # every 20 s, as documented
     facade=FACADE,
+    dialect=DIALECT,
 )

@@ -3,6 +3,7 @@
 from math import inf
 
 from actors.exchanges.exchange import Exchange, LineLimits
+from actors.exchanges.hyperliquid.dialect import DIALECT
 from actors.exchanges.hyperliquid.facade import FACADE
 from actors.exchanges.hyperliquid.rest import HyperliquidRest, aliases, explain, predicted_funding
 from actors.exchanges.hyperliquid.session import NAME, HyperliquidSession, subscription_of
@@ -53,4 +54,5 @@ EXCHANGE = Exchange(
     heartbeat='{"method":"ping"}',
     aliases=aliases,
     facade=FACADE,
+    dialect=DIALECT,
 )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 import trio
 
+from actors.exchanges.binance.simulator.books import day_ticker, depth_changes, partial_depth, single_trade
 from actors.exchanges.binance.simulator.rest import Limits, Rest
 from actors.exchanges.binance.simulator.rows import listing
 from actors.exchanges.binance.simulator.streams import (
@@ -34,6 +35,7 @@ from actors.simulation.server import Connection, Faults, Reply, Request, Simulat
 
 _encode = msgspec.json.encode
 _PATH = re.compile(r"(?:/(market|public))?/(ws|stream)(?:/(.*))?")
+_PUBLIC = re.compile(r"@(bookTicker|trade|depth\w*)(@\d+ms)?$")
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
 
 
@@ -198,7 +200,7 @@ class _Binance:
         tier = self._clients[connection].tier
         for name in names:
             connection.streams[name] = None
-            if (tier == "market") == (name.endswith("@bookTicker")):
+            if (tier == "market") == bool(_PUBLIC.search(name)):
                 continue  # another tier's: acknowledged, and silent for ever
             if name not in self._sources:
                 source = self._source(name)
@@ -239,6 +241,14 @@ class _Binance:
                         return mark_price(symbol, tape, 1000 if rest else 3000, now)
                     case "bookTicker", []:
                         return book_ticker(symbol, tape, now)
+                    case "trade", []:
+                        return single_trade(symbol, tape, now)
+                    case "ticker" | "miniTicker", []:
+                        return day_ticker(symbol, tape, now, mini=kind == "miniTicker")
+                    case _, [] | ["100ms" | "500ms"] if kind == "depth":
+                        return depth_changes(symbol, tape, now, int(rest[0][:-2]) if rest else 250)
+                    case "depth5" | "depth10" | "depth20", [] | ["100ms" | "500ms"]:
+                        return partial_depth(symbol, tape, now, int(kind[5:]), int(rest[0][:-2]) if rest else 250)
                     case _, [] if kind.startswith("kline_") and kind[6:] in INTERVALS:
                         return klines(symbol, tape, kind[6:], now)
         return None

@@ -1,11 +1,16 @@
-"""Books, prices and derived bars of the simulated Binance USD-M: the REST answers that bots poll beside the basics."""
+"""Books, prices and derived bars of the simulated Binance USD-M: what bots ask for and follow beside the basics."""
 
 from collections.abc import Mapping
 
-from actors.exchanges.binance.simulator.rows import price, quantity
-from actors.simulation.book import Book, book_of
+import msgspec
+
+from actors.exchanges.binance.simulator.rows import price, quantity, ticker_row
+from actors.exchanges.binance.simulator.streams import Source
+from actors.simulation.book import Book, Level, book_of
 from actors.simulation.history import floor_open, shift_open
 from actors.simulation.market import Tape, Trade, spell
+
+_encode = msgspec.json.encode
 
 DEPTHS = (5, 10, 20, 50, 100, 500, 1000)
 
@@ -98,3 +103,88 @@ def opens(interval: str, start: int | None, end: int | None, limit: int, now: in
         found.append(at)
         at = shift_open(interval, at, 1)
     return found
+
+
+def single_trade(symbol: str, tape: Tape, now: int) -> Source:
+    """One frame per aggregate, as its last fill."""
+    frames: list[bytes] = []
+    following = tape.next_id
+    while True:
+        now = yield frames
+        count = tape.next_id - following
+        following = tape.next_id
+        frames = [
+            _encode(
+                {
+                    **{"e": "trade", "E": now, "T": trade.time, "s": symbol, "t": trade.last},
+                    **{"p": price(tape, trade.price), "q": quantity(tape, trade.quantity)},
+                    **{"X": "MARKET", "m": trade.side == "sell", "st": 1},
+                }
+            )
+            for trade in (tape.trades[-count:] if count else ())
+        ]
+
+
+def day_ticker(symbol: str, tape: Tape, now: int, *, mini: bool) -> Source:
+    """Of the last 24 hours, every 2 s; the small one every second."""
+    frames: list[bytes] = []
+    every = 1000 if mini else 2000
+    last = now // every
+    while True:
+        now = yield frames
+        frames = []
+        if now // every > last:
+            last = now // every
+            row = ticker_row(symbol, tape, now)
+            told = {"e": "24hrMiniTicker" if mini else "24hrTicker", "E": now, "s": symbol}
+            names = MINI if mini else MINI | FULL
+            frames = [_encode(told | {short: row[long] for short, long in names.items()} | {"st": 1})]
+
+
+MINI = {"c": "lastPrice", "o": "openPrice", "h": "highPrice", "l": "lowPrice", "v": "volume", "q": "quoteVolume"}
+FULL = {
+    **{"p": "priceChange", "P": "priceChangePercent", "w": "weightedAvgPrice", "Q": "lastQty", "O": "openTime"},
+    **{"C": "closeTime", "F": "firstId", "L": "lastId", "n": "count"},
+}
+
+
+def depth_changes(symbol: str, tape: Tape, now: int, every: int) -> Source:
+    """What changed of the book: `pu` is the `u` of the frame before. A size of 0 takes a level away."""
+    frames: list[bytes] = []
+    shown = book_of(tape, now, 100)
+    last = now // every
+    while True:
+        now = yield frames
+        frames = []
+        book = book_of(tape, now, 100)
+        if now // every > last and book.number != shown.number:
+            last = now // every
+            sides = {"b": _changed(shown.bids, book.bids), "a": _changed(shown.asks, book.asks)}
+            told = {
+                name: [[price(tape, at), quantity(tape, size)] for at, size in rows.items()]
+                for name, rows in sides.items()
+            }
+            head = {"e": "depthUpdate", "E": now, "T": book.time, "s": symbol, "U": shown.number + 1, "u": book.number}
+            frames = [_encode({**head, "pu": shown.number, **told, "st": 1})]
+            shown = book
+
+
+def _changed(before: list[Level], after: list[Level]) -> dict[int, int]:
+    gone = {at: 0 for at, _ in before}
+    return gone | {at: size for at, size in after}
+
+
+def partial_depth(symbol: str, tape: Tape, now: int, levels_shown: int, every: int) -> Source:
+    """The best levels, whole each time."""
+    frames: list[bytes] = []
+    last, number = now // every, 0
+    while True:
+        now = yield frames
+        frames = []
+        book = book_of(tape, now, levels_shown)
+        if now // every > last and book.number != number:
+            last = now // every
+            head = {"e": "depthUpdate", "E": now, "T": book.time, "s": symbol, "U": number + 1, "u": book.number}
+            told = levels(tape, book)
+            frames = [_encode({**head, "pu": number, "b": told["bids"], "a": told["asks"], "st": 1})]
+            number = book.number

@@ -4,11 +4,13 @@ Law: a stream sees the market and knows nothing of connections. `opening` is wha
 `due` is what everybody is told when time has passed: whole frames, each call from where the last one ended.
 """
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
 
 from actors.exchanges.bybit.simulator.rows import day_until, price, quantity, quote, ticker_row, trade_id
+from actors.simulation.book import Level, book_of
 from actors.simulation.history import INTERVALS, Bar, floor_open, shift_open
 from actors.simulation.market import Tape
 
@@ -35,6 +37,9 @@ def open_stream(topic: str, symbols: dict[str, Tape], now: int) -> Stream | None
     """The stream of a topic; None where Bybit has no handler for it. Names are case-sensitive."""
     kind, _, symbol = topic.partition(".")
     interval = ""
+    depth = ""
+    if kind == "orderbook":
+        depth, _, symbol = symbol.partition(".")
     if kind == "kline":
         theirs, _, symbol = symbol.partition(".")
         interval = INTERVAL_NAMES.get(theirs, "")
@@ -44,6 +49,8 @@ def open_stream(topic: str, symbols: dict[str, Tape], now: int) -> Stream | None
     match kind:
         case "kline" if interval in INTERVALS:
             return Klines(topic, tape, interval, now)
+        case "orderbook" if depth in ("1", "50", "200", "1000"):
+            return Orderbook(topic, symbol, tape, int(depth), now)
         case "publicTrade":
             return Trades(topic, symbol, tape)
         case "tickers":
@@ -191,3 +198,38 @@ class Liquidations:
         ]
         self._seen = len(tape.liquidations)
         return [_snapshot(self._topic, now, rows)] if rows else []
+
+
+class Orderbook:
+    """A snapshot for each newcomer, then what has changed; of one level, snapshots alone."""
+
+    def __init__(self, topic: str, symbol: str, tape: Tape, depth: int, now: int) -> None:
+        self._topic, self._symbol, self._tape, self._depth = topic, symbol, tape, min(depth, 100)
+        self._shown = book_of(tape, now, self._depth)
+
+    def _frame(self, kind: str, bids: Iterable[Level], asks: Iterable[Level], now: int) -> bytes:
+        tape, book = self._tape, self._shown
+        sides = {
+            name: [[price(tape, ticks), quantity(tape, steps) if steps else "0"] for ticks, steps in rows]
+            for name, rows in (("b", bids), ("a", asks))
+        }
+        data = {"s": self._symbol, **sides, "u": book.number, "seq": book.number}
+        return _encode({"topic": self._topic, "type": kind, "ts": now, "data": data, "cts": book.time})
+
+    def opening(self, now: int) -> list[bytes]:
+        return [self._frame("snapshot", self._shown.bids, self._shown.asks, now)]
+
+    def due(self, now: int) -> list[bytes]:
+        before, book = self._shown, book_of(self._tape, now, self._depth)
+        if book.number == before.number:
+            return []
+        self._shown = book
+        if self._depth == 1:
+            return self.opening(now)
+        bids, asks = _changed(before.bids, book.bids), _changed(before.asks, book.asks)
+        return [self._frame("delta", bids, asks, now)]
+
+
+def _changed(before: list[Level], after: list[Level]) -> Iterable[Level]:
+    """Levels that are gone have a size of 0."""
+    return ({at: 0 for at, _ in before} | dict(after)).items()

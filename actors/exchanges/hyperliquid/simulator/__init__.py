@@ -18,6 +18,8 @@ from actors.exchanges.hyperliquid.simulator.rest import Limits, Rest
 from actors.exchanges.hyperliquid.simulator.rows import listing
 from actors.exchanges.hyperliquid.simulator.streams import (
     Source,
+    book_frame,
+    books,
     candle_frame,
     candles,
     contexts,
@@ -32,7 +34,7 @@ from actors.simulation.server import Connection, Faults, Reply, Request, Simulat
 
 CUT_AFTER = 0.12  # seconds from a bad name to the end
 BACKLOG = 30
-TYPES = ("trades", "candle", "activeAssetCtx")
+TYPES = ("trades", "candle", "activeAssetCtx", "l2Book", "bbo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,8 @@ class _Hyperliquid:
                     source = trades(listed, now)
                 case "candle":
                     source = candles(listed, interval, now)
+                case "l2Book" | "bbo":
+                    source = books(listed, now, kind)
                 case _:
                     source = contexts(listed, now)
             next(source)
@@ -199,6 +203,8 @@ class _Hyperliquid:
         if kind == "trades":
             # Newest first, as in recentTrades; nothing tells it from news.
             self._send(connection, name, trades_frame(listed, listed.tape.trades[: -BACKLOG - 1 : -1]))
+        if kind in ("l2Book", "bbo"):
+            self._send(connection, name, book_frame(listed, now, kind))
         if kind == "candle":
             bar = listed.tape.bar(interval, floor_open(interval, now))
             if bar.trades:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cached_property
+from typing import Any
 
 from actors.simulation.book import book_of
 from actors.simulation.history import DAY, HOUR, MINUTE, Bar, floor_open, hashed, shift_open
@@ -178,7 +179,7 @@ def trade_row(coin: Coin, trade: Trade) -> dict[str, object]:
     }
 
 
-def l2_book(coin: Coin, now: int) -> dict[str, object]:
+def l2_book(coin: Coin, now: int) -> dict[str, Any]:
     """Up to 20 levels a side; prices that round to the same are one level."""
     book = book_of(coin.tape, now, 0 if coin.is_delisted else 60)
     sides = []

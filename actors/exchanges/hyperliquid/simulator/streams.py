@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 import msgspec
 
-from actors.exchanges.hyperliquid.simulator.rows import Coin, candle, context, last_day, trade_row
+from actors.exchanges.hyperliquid.simulator.rows import Coin, candle, context, l2_book, last_day, trade_row
 from actors.simulation.history import MINUTE, Bar, floor_open, hashed, shift_open
 from actors.simulation.market import Trade
 
@@ -80,3 +80,23 @@ def contexts(coin: Coin, now: int) -> Source:
 
 def context_frame(coin: Coin, at: int, day: Bar) -> bytes:
     return envelope("activeAssetCtx", {"coin": coin.name, "ctx": context(coin, at, day)})
+
+
+def books(coin: Coin, now: int, channel: str) -> Source:
+    """The book, or ("bbo") its best alone, on change and at most every half second."""
+    frames: list[bytes] = []
+    shown, pushed = -1, now
+    while True:
+        now = yield frames
+        frames = []
+        if coin.tape.next_id != shown and now - pushed >= PUSH_EVERY:
+            shown, pushed = coin.tape.next_id, now
+            frames = [book_frame(coin, now, channel)]
+
+
+def book_frame(coin: Coin, now: int, channel: str) -> bytes:
+    book = l2_book(coin, now)
+    if channel == "l2Book":
+        return envelope("l2Book", book)
+    best = [side[0] if side else None for side in book["levels"]]
+    return envelope("bbo", {"coin": coin.name, "time": now, "bbo": best})

@@ -1,0 +1,162 @@
+"""Binance's stream protocol, spoken to clients. No I/O.
+
+Whatever is asked for is acknowledged, as the exchange does it; only what can exist is asked for upstream. A socket of
+one tier is silent about the streams of the other; the retired paths carry both here.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+
+from actors.exchanges.binance.facade import WORDS, refuse
+from actors.exchanges.dialect import Dialect, Heard, Memory, Nothing, Talk
+from actors.exchanges.facade import Asked, Refusal, Reply, View
+
+PATH = re.compile(r"(?:/(market|public))?/(ws|stream)(?:/(.*))?")
+METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
+STREAMS_MAX = 1024  # of one socket
+PUBLIC = re.compile(r"(trade|bookTicker|depth(5|10|20)?(@\d+ms)?|rpiDepth@500ms)")
+ALL = frozenset(
+    (
+        *("!ticker@arr", "!miniTicker@arr", "!markPrice@arr", "!markPrice@arr@1s", "!forceOrder@arr"),
+        *("!contractInfo", "!assetIndex@arr", "!bookTicker"),
+    )
+)
+
+_encode = msgspec.json.encode
+_decode = msgspec.json.decode
+
+
+def tier_of(name: str) -> str:
+    kind = name.partition("@")[2]
+    return "public" if name == "!bookTicker" or PUBLIC.fullmatch(kind) else "market"
+
+
+class BinanceTalk:
+    def __init__(self, tier: str | None, names: Sequence[str], view: View, *, combined: bool) -> None:
+        self._tier = tier
+        self._view = view
+        self._combined = combined
+        self._first = names
+        self._names: dict[str, None] = {}
+
+    def begin(self) -> Heard:
+        return self._join(self._first, ())
+
+    def receive(self, message: str | bytes) -> Heard:
+        """A control frame; its reply is never wrapped in an envelope."""
+        try:
+            order = _decode(message)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return _told({"code": 3, "msg": "Invalid JSON: expected value at line 1 column 1"})
+        end = f"at line 1 column {len(message)}"
+        if not isinstance(order, dict) or "method" not in order:
+            return _told({"code": 2, "msg": f"Invalid request: missing field `method` {end}"})
+        method, params, number = order["method"], order.get("params", []), order.get("id")
+        if method not in METHODS:
+            known = ", ".join(f"`{name}`" for name in METHODS)
+            text = f"Invalid request: unknown variant `{str(method)[:100]}`, expected one of {known} {end}"
+            return _told({"code": 2, "msg": text})
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            return _told({"code": 2, "msg": "Invalid request: request ID must be an unsigned integer"})
+        if not isinstance(params, list):
+            return _told({"code": 2, "msg": f"Invalid request: invalid type, expected a sequence {end}"})
+        names = [name for name in params if isinstance(name, str)]
+        done = _encode({"result": None, "id": number})
+        match method:
+            case "SUBSCRIBE":
+                return self._join(names, (done,))
+            case "UNSUBSCRIBE":
+                left = [name for name in names if name in self._names]
+                for name in left:
+                    self._names.pop(name, None)
+                return Heard((done,), left=left)
+            case "LIST_SUBSCRIPTIONS":
+                return _told({"result": list(self._names), "id": number})
+            case _:
+                return self._property(method == "SET_PROPERTY", params, number)
+
+    def _join(self, names: Sequence[str], replies: Sequence[bytes]) -> Heard:
+        fresh = [name for name in dict.fromkeys(names) if name not in self._names]
+        self._names |= dict.fromkeys(fresh)
+        if len(self._names) > STREAMS_MAX:
+            return Heard(replies, closed=(1008, "Too many streams"))
+        return Heard(replies, joined=[name for name in fresh if self._flows(name)])
+
+    def _flows(self, name: str) -> bool:
+        """Whether a stream can exist, and on this socket."""
+        lower, _, kind = name.partition("@")
+        symbol = lower.partition("_perpetual")[0] if kind.startswith("continuousKline_") else lower
+        exists = name in ALL or bool(kind and symbol == symbol.lower() and self._view.lists(symbol.upper()))
+        return exists and self._tier in (None, tier_of(name))
+
+    def _property(self, setting: bool, params: list[Any], number: int) -> Heard:
+        if not params or not isinstance(params[0], str):
+            return _told({"code": 2, "msg": "Invalid request: property name must be a string"})
+        if len(params) > 1 + setting:
+            return _told({"code": 2, "msg": "Invalid request: too many parameters"})
+        if params[0] != "combined":
+            return _told({"code": 0, "msg": "Unknown property", "id": number})
+        if not setting:
+            return _told({"result": self._combined, "id": number})
+        if len(params) < 2 or not isinstance(params[1], bool):
+            return _told({"code": 1, "msg": "Invalid value type: expected Boolean"})
+        self._combined = params[1]
+        return _told({"result": None, "id": number})
+
+    def answered(self, asked: Asked, reply: Reply) -> bytes:
+        raise NotImplementedError  # questions are none of this protocol's
+
+    def wrap(self, name: str, frame: bytes) -> bytes:
+        return b'{"stream":"%b","data":%b}' % (name.encode(), frame) if self._combined else frame
+
+
+def _told(reply: dict[str, Any]) -> Heard:
+    return Heard((_encode(reply),))
+
+
+def talk(path: str, query: str, view: View) -> Talk | Reply:
+    if path.startswith("/private"):
+        return refuse(Refusal("private", WORDS), view.now())
+    match = PATH.fullmatch(path)
+    if match is None:
+        return refuse(Refusal("not_served", "", asked=Asked("GET", path, {})), view.now())
+    tier, kind, names = match.groups()
+    if kind == "stream":
+        names = unquote(query).removeprefix("streams=")
+    if names and "," in names:
+        return Reply(400, b"")
+    return BinanceTalk(tier, [name for name in (names or "").split("/") if name], view, combined=kind == "stream")
+
+
+def line_of(url: str, name: str) -> str | None:
+    """The public tier is beside the market tier; where the URL has no tier nothing is known of another."""
+    if tier_of(name) == "market":
+        return f"{url}/stream"
+    return f"{url.removesuffix('/market')}/public/stream" if url.endswith("/market") else None
+
+
+def ask(subscribe: bool, names: Sequence[str], number: int) -> Sequence[str]:
+    method = "SUBSCRIBE" if subscribe else "UNSUBSCRIBE"
+    parts = [names[at : at + 50] for at in range(0, len(names), 50)]
+    return [_encode({"method": method, "params": part, "id": number + at}).decode() for at, part in enumerate(parts)]
+
+
+def read(frame: bytes) -> tuple[str, bytes] | None:
+    """Frames come in the combined envelope; what is inside is passed on byte for byte."""
+    if not frame.startswith(b'{"stream":"'):
+        return None
+    name, quote, rest = frame[11:].partition(b'"')
+    if not quote or not rest.startswith(b',"data":'):
+        return None
+    return name.decode("utf-8", "replace"), rest[8:-1]
+
+
+def memory(name: str) -> Memory:
+    return Nothing()
+
+
+DIALECT = Dialect(talk=talk, line_of=line_of, ask=ask, read=read, memory=memory, messages=(10, 10.0), ping_every=180.0)

@@ -1,0 +1,199 @@
+"""Bybit's stream protocol, spoken to clients. No I/O.
+
+Tickers and order books tell their state only to a subscriber, and changes after that: both are kept merged, so that
+whoever joins begins with a whole snapshot.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from actors.exchanges.bybit.facade import WORDS
+from actors.exchanges.bybit.normalise import OUR_INTERVALS
+from actors.exchanges.dialect import Dialect, Heard, Memory, Nothing, Talk
+from actors.exchanges.facade import Asked, Reply, View
+
+PATH = "/v5/public/linear"
+ARGS_MAX = 21_000  # characters of a connection's topics, written as one JSON array
+DEPTHS = ("1", "50", "200", "1000")
+
+_encode = msgspec.json.encode
+_decode = msgspec.json.decode
+
+
+class _Refused(Exception):
+    """Raised with what `ret_msg` says."""
+
+
+class BybitTalk:
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._names: dict[str, None] = {}
+        self._id = f"marketd-{id(self):x}"
+
+    def begin(self) -> Heard:
+        return Heard()
+
+    def receive(self, message: str | bytes) -> Heard:
+        reply: dict[str, Any] = {"success": True, "ret_msg": "", "conn_id": self._id, "req_id": ""}
+        operation, joined, left = "", [], []
+        try:
+            order = _order(message)
+            number = order.get("req_id", "")
+            reply["req_id"] = number if isinstance(number, str) else str(number)
+            operation = str(order.get("op", ""))[:100]
+            match operation:
+                case "ping":
+                    reply["ret_msg"] = "pong"
+                case "subscribe":
+                    joined = self._join(_args(order))
+                case "unsubscribe":
+                    left = [name for name in _args(order) if name in self._names]
+                    for name in left:
+                        self._names.pop(name, None)
+                case "auth":
+                    raise _Refused(WORDS)
+                case _:
+                    raise _Refused("error:invalid op")
+        except _Refused as refusal:
+            reply |= {"success": False, "ret_msg": str(refusal)}
+        return Heard((_encode(reply | {"op": operation}),), joined=joined, left=left)
+
+    def _join(self, names: list[str]) -> list[str]:
+        """All of them or none."""
+        fresh: dict[str, None] = {}
+        for name in names:
+            if name in self._names or name in fresh:
+                raise _Refused(f"error:already subscribed,topic:{name[:200]}")
+            if not self._exists(name):
+                raise _Refused(f"error:handler not found,topic:{name[:200]}")
+            fresh[name] = None
+        if len(_encode([*self._names, *fresh])) > ARGS_MAX:
+            raise _Refused(f"args length >{ARGS_MAX}")
+        self._names |= fresh
+        return list(fresh)
+
+    def _exists(self, name: str) -> bool:
+        match name.split("."):
+            case ["kline", interval, symbol]:
+                return interval in OUR_INTERVALS and self._view.lists(symbol)
+            case ["orderbook", depth, symbol]:
+                return depth in DEPTHS and self._view.lists(symbol)
+            case ["publicTrade" | "tickers" | "allLiquidation" | "priceLimit", symbol]:
+                return self._view.lists(symbol)
+            case ["adlAlert" | "insurance", coin]:
+                return coin in ("USDT", "USDC", "inverse")
+        return False
+
+    def answered(self, asked: Asked, reply: Reply) -> bytes:
+        raise NotImplementedError  # questions are none of this protocol's
+
+    def wrap(self, name: str, frame: bytes) -> bytes:
+        return frame
+
+
+def _order(message: str | bytes) -> dict[str, Any]:
+    try:
+        order = _decode(message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        order = None
+    if not isinstance(order, dict):
+        found = message[:1] if isinstance(message, str) else message[:1].decode("latin1")
+        raise _Refused(f"Failed to decode incoming data:readObjectStart: expect {{ or n, but found {found}")
+    return order
+
+
+def _args(order: dict[str, Any]) -> list[str]:
+    args = order.get("args", [])
+    if not isinstance(args, list) or not all(isinstance(name, str) for name in args):
+        raise _Refused("error:invalid args")
+    return args
+
+
+class Merged:
+    """A ticker: its snapshot with all changes since."""
+
+    def __init__(self) -> None:
+        self._frame: dict[str, Any] | None = None
+
+    def take(self, frame: bytes) -> bytes | None:
+        told = _decode(frame)
+        if told.get("type") == "snapshot" or self._frame is None:
+            self._frame = told if told.get("type") == "snapshot" else None
+        else:
+            self._frame = {**told, "type": "snapshot", "data": {**self._frame["data"], **told["data"]}}
+        return frame if self._frame is not None else None
+
+    def greeting(self) -> Sequence[bytes]:
+        return () if self._frame is None else (_encode(self._frame),)
+
+
+class Levels:
+    """A book: its levels by price, of which a size of 0 takes one away."""
+
+    def __init__(self) -> None:
+        self._frame: dict[str, Any] | None = None
+        self._sides: dict[str, dict[str, str]] = {"b": {}, "a": {}}
+
+    def take(self, frame: bytes) -> bytes | None:
+        told = _decode(frame)
+        if told.get("type") == "snapshot":
+            self._sides = {"b": {}, "a": {}}
+        elif self._frame is None:
+            return None
+        self._frame = told
+        for side, levels in self._sides.items():
+            for price, size in told["data"].get(side, ()):
+                levels[price] = size
+                if float(size) == 0:
+                    del levels[price]
+        return frame
+
+    def greeting(self) -> Sequence[bytes]:
+        if self._frame is None:
+            return ()
+        bids = sorted(self._sides["b"].items(), key=lambda level: -float(level[0]))
+        asks = sorted(self._sides["a"].items(), key=lambda level: float(level[0]))
+        data = {**self._frame["data"], "b": bids, "a": asks}
+        return (_encode({**self._frame, "type": "snapshot", "data": data}),)
+
+
+def talk(path: str, query: str, view: View) -> Talk | Reply:
+    if path == PATH:
+        return BybitTalk(view)
+    return Reply(401, WORDS.encode(), "text/plain") if path.startswith("/v5/private") else Reply(404, b"")
+
+
+def line_of(url: str, name: str) -> str | None:
+    return url
+
+
+def ask(subscribe: bool, names: Sequence[str], number: int) -> Sequence[str]:
+    """One topic a frame: one that is refused would take the others with it."""
+    operation = "subscribe" if subscribe else "unsubscribe"
+    orders = [{"req_id": str(number + at), "op": operation, "args": [name]} for at, name in enumerate(names)]
+    return [_encode(order).decode() for order in orders]
+
+
+class _Push(msgspec.Struct):
+    topic: str
+
+
+_topic = msgspec.json.Decoder(_Push).decode
+
+
+def read(frame: bytes) -> tuple[str, bytes] | None:
+    try:
+        return _topic(frame).topic, frame
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None  # an answer to a request
+
+
+def memory(name: str) -> Memory:
+    if name.startswith("tickers."):
+        return Merged()
+    return Levels() if name.startswith("orderbook.") else Nothing()
+
+
+DIALECT = Dialect(talk=talk, line_of=line_of, ask=ask, read=read, memory=memory, heartbeat='{"op":"ping"}')

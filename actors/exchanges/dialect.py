@@ -1,0 +1,91 @@
+"""What an exchange's streams are to the façade: one client's side of its protocol, and the upstream side of what many
+clients share. Plain functions and objects without I/O.
+
+A stream has one name, the same for every client and for the exchange: what is subscribed to.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from actors.exchanges.facade import Asked, Reply, View
+
+
+class Heard(NamedTuple):
+    """What a client's message leads to, in this order: `replies` to it, streams begun and ended, the end of it all.
+
+    `question`: to be answered as over REST, by `Talk.answered`.
+    """
+
+    replies: Sequence[bytes] = ()
+    joined: Sequence[str] = ()
+    left: Sequence[str] = ()
+    closed: tuple[int, str] | None = None
+    question: Asked | None = None
+
+
+class Talk(Protocol):
+    """One client's socket."""
+
+    def begin(self) -> Heard:
+        """What the path alone asks for."""
+        ...
+
+    def receive(self, message: str | bytes) -> Heard: ...
+
+    def answered(self, asked: Asked, reply: Reply) -> bytes:
+        """The frame that answers a question."""
+        ...
+
+    def wrap(self, name: str, frame: bytes) -> bytes:
+        """A stream's frame in the envelope of this client's socket."""
+        ...
+
+
+class Memory(Protocol):
+    """What is known of one stream, for as long as anybody follows it."""
+
+    def take(self, frame: bytes) -> bytes | None:
+        """What a frame tells those who follow already; None: nothing new."""
+        ...
+
+    def greeting(self) -> Sequence[bytes]:
+        """What a newcomer is told at once."""
+        ...
+
+
+class Nothing:
+    """Of a stream that begins with what comes next."""
+
+    def take(self, frame: bytes) -> bytes | None:
+        return frame
+
+    def greeting(self) -> Sequence[bytes]:
+        return ()
+
+
+class Latest:
+    """Of a stream whose newest frame is its whole state."""
+
+    def __init__(self) -> None:
+        self._frame: bytes | None = None
+
+    def take(self, frame: bytes) -> bytes | None:
+        self._frame = frame
+        return frame
+
+    def greeting(self) -> Sequence[bytes]:
+        return () if self._frame is None else (self._frame,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    talk: Callable[[str, str, View], Talk | Reply]  # (path, query, view); a Reply refuses the handshake
+    line_of: Callable[[str, str], str | None]  # (configured URL, name) -> the URL that carries it; None: none does
+    ask: Callable[[bool, Sequence[str], int], Sequence[str]]  # (subscribe?, names, number) -> the frames that do it
+    read: Callable[[bytes], tuple[str, bytes] | None]  # a frame -> its stream and what it tells; None: of no stream
+    memory: Callable[[str], Memory]
+    heartbeat: str | None = None
+    messages: tuple[int, float] = (2000, 33.0)  # that a client may send at once, and per second
+    idle: float | None = None  # seconds without a word to a client, after which the exchange would hang up
+    ping_every: float | None = None  # seconds between frames by which the exchange asks whether a client lives

@@ -1,0 +1,206 @@
+"""Hyperliquid's stream protocol, spoken to clients. No I/O.
+
+Asked for a name that it does not know, the exchange cuts the whole connection: here one client is told so, and the line
+that others share is left alone.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from actors.decoding import UNREADABLE
+from actors.exchanges.dialect import Dialect, Heard, Latest, Memory, Talk
+from actors.exchanges.facade import Asked, Reply, View
+from actors.exchanges.hyperliquid.facade import FIXED, TEXT, WORDS
+
+BACKLOG = 30  # trades that a newcomer is told
+OF_COINS = ("trades", "activeAssetCtx", "l2Book", "bbo")
+FILLED = {"l2Book": {"nSigFigs": None, "mantissa": None}}  # what an acknowledgement adds to what was sent
+
+_encode = msgspec.json.encode
+_decode = msgspec.json.decode
+
+
+class HyperliquidTalk:
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._names: dict[str, None] = {}
+
+    def begin(self) -> Heard:
+        return Heard()
+
+    def receive(self, message: str | bytes) -> Heard:
+        try:
+            order = _decode(message)
+            method = order["method"]
+            if method == "ping":
+                return Heard((b'{"channel":"pong"}',))
+            if method == "post":
+                return self._post(order["id"], order["request"])
+            subscription = order["subscription"]
+            name = name_of(subscription)
+        except (*UNREADABLE, TypeError, KeyError, AttributeError):
+            name = method = None
+        if name is None or method not in ("subscribe", "unsubscribe"):
+            text = message if isinstance(message, str) else message.decode(errors="replace")
+            return _failed(f"Error parsing JSON into valid websocket request: {text[:1000]}")
+        told = _encode(subscription).decode()
+        coin = subscription.get("coin")
+        if coin is not None and not self._view.lists(coin):
+            return _failed(f"Invalid subscription {told[:1000]}")
+        if method == "subscribe":
+            if name in self._names:
+                return _failed(f"Already subscribed: {told}")
+            self._names[name] = None
+            return Heard((_acknowledged(method, subscription),), joined=(name,))
+        if name not in self._names:
+            return _failed(f"Already unsubscribed: {told}")
+        del self._names[name]
+        return Heard((_acknowledged(method, subscription),), left=(name,))
+
+    def _post(self, number: Any, request: dict[str, Any]) -> Heard:
+        """An info question over the socket; what is signed is refused."""
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise KeyError("id")
+        if request["type"] != "info":
+            return Heard((_posted(number, {"type": "error", "payload": WORDS}),))
+        asked = Asked("POST", "/info", {"id": str(number)}, _encode(request["payload"]))
+        return Heard(question=asked)
+
+    def answered(self, asked: Asked, reply: Reply) -> bytes:
+        number = int(asked.query["id"])
+        if reply.status != 200:
+            text = reply.body.decode("utf-8", "replace")
+            return _posted(number, {"type": "error", "payload": f"{reply.status}: {text}"})
+        payload = {"type": _decode(asked.body)["type"], "data": msgspec.Raw(reply.body)}
+        return _posted(number, {"type": "info", "payload": payload})
+
+    def wrap(self, name: str, frame: bytes) -> bytes:
+        return frame
+
+
+def name_of(subscription: dict[str, Any]) -> str | None:
+    """The stream that a subscription is of; None for one that does not exist, or is not served."""
+    kind, coin = subscription["type"], subscription.get("coin")
+    extras = {key for key, value in subscription.items() if value is not None} - {"type", "coin", "interval"}
+    if extras:
+        return None
+    if kind == "allMids" and coin is None:
+        return "allMids"
+    if kind == "candle" and isinstance(coin, str):
+        interval = subscription.get("interval")
+        return f"candle {coin} {interval}" if interval in (*FIXED, "1M") else None
+    return f"{kind} {coin}" if kind in OF_COINS and isinstance(coin, str) else None
+
+
+def _subscription(name: str) -> dict[str, str]:
+    return dict(zip(("type", "coin", "interval"), name.split(" "), strict=False))
+
+
+def _acknowledged(method: str, subscription: dict[str, Any]) -> bytes:
+    filled = FILLED.get(subscription["type"], {}) | subscription
+    return _encode({"channel": "subscriptionResponse", "data": {"method": method, "subscription": filled}})
+
+
+def _failed(text: str) -> Heard:
+    return Heard((_encode({"channel": "error", "data": text}),))
+
+
+def _posted(number: int, response: dict[str, Any]) -> bytes:
+    return _encode({"channel": "post", "data": {"id": number, "response": response}})
+
+
+class Trades:
+    """Each trade once: a subscription begins with a backlog, the line's own after every reconnect too."""
+
+    def __init__(self) -> None:
+        self._rows: deque[msgspec.Raw] = deque(maxlen=BACKLOG)
+        self._told: dict[tuple[int, int], None] = {}
+
+    def take(self, frame: bytes) -> bytes | None:
+        rows = [row for row in _trades(frame).data if self._is_new(row)]
+        self._rows.extend(rows)
+        return _encode({"channel": "trades", "data": rows}) if rows else None
+
+    def _is_new(self, row: msgspec.Raw) -> bool:
+        trade = _trade(row)
+        key = trade.time, trade.tid
+        if key in self._told:
+            return False
+        self._told[key] = None
+        if len(self._told) > 5000:
+            del self._told[next(iter(self._told))]
+        return True
+
+    def greeting(self) -> Sequence[bytes]:
+        return (_encode({"channel": "trades", "data": list(self._rows)}),) if self._rows else ()
+
+
+class _Trades(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+class _Trade(msgspec.Struct):
+    time: int
+    tid: int
+
+
+class _Of(msgspec.Struct):
+    coin: str | None = None
+    s: str | None = None
+    i: str | None = None
+
+
+class _Push(msgspec.Struct):
+    channel: str
+    data: msgspec.Raw = msgspec.Raw()
+
+
+_trades = msgspec.json.Decoder(_Trades).decode
+_trade = msgspec.json.Decoder(_Trade).decode
+_push = msgspec.json.Decoder(_Push).decode
+_of = msgspec.json.Decoder(_Of).decode
+_ofs = msgspec.json.Decoder(list[_Of]).decode
+
+
+def read(frame: bytes) -> tuple[str, bytes] | None:
+    try:
+        push = _push(frame)
+        match push.channel:
+            case "allMids":
+                return "allMids", frame
+            case "trades":
+                rows = _ofs(push.data)
+                return (f"trades {rows[0].coin}", frame) if rows else None
+            case "candle":
+                bar = _of(push.data)
+                return f"candle {bar.s} {bar.i}", frame
+            case "activeAssetCtx" | "l2Book" | "bbo":
+                return f"{push.channel} {_of(push.data).coin}", frame
+    except UNREADABLE:
+        pass
+    return None
+
+
+def talk(path: str, query: str, view: View) -> Talk | Reply:
+    return HyperliquidTalk(view) if path == "/ws" else Reply(404, b"", TEXT)
+
+
+def line_of(url: str, name: str) -> str | None:
+    return url
+
+
+def ask(subscribe: bool, names: Sequence[str], number: int) -> Sequence[str]:
+    method = "subscribe" if subscribe else "unsubscribe"
+    return [_encode({"method": method, "subscription": _subscription(name)}).decode() for name in names]
+
+
+def memory(name: str) -> Memory:
+    return Trades() if name.startswith("trades ") else Latest()
+
+
+DIALECT = Dialect(
+    talk=talk, line_of=line_of, ask=ask, read=read, memory=memory, heartbeat='{"method":"ping"}', idle=60.0
+)

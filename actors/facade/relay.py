@@ -1,0 +1,184 @@
+"""Streams passed on: each is subscribed to upstream once for all who follow it, on lines of its own, and ends a while
+after the last of them left. Frames go on as they came; nothing is repaired, as on the exchange itself.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import structlog
+import trio
+
+from actors.connector import Connector
+from actors.errors import LineLost
+from actors.exchanges.dialect import Dialect
+from actors.exchanges.exchange import Supervise
+from actors.upstream.dial import ConnectionClosed, closing
+from actors.upstream.seam import Socket
+
+LINGER = 30.0  # seconds that a stream outlives its last reader
+ALIVE_EVERY = 20.0  # seconds between questions whether the connection lives
+SILENT = 60.0  # seconds without a word that end a connection
+FIRST_LINE = 1000  # numbers of lines; those of the feeds count from 1
+
+Listener = Callable[[str, bytes], None]
+"""(stream, frame): what a follower is told. Must not wait."""
+
+log = structlog.get_logger()
+
+
+class _Stream:
+    def __init__(self, dialect: Dialect, name: str) -> None:
+        self.memory = dialect.memory(name)
+        self.listeners: dict[Listener, None] = {}
+        self.left_at = 0.0
+
+
+class _Line:
+    """One connection, as long as there is a stream to carry on it."""
+
+    def __init__(self, dialect: Dialect, connector: Connector, url: str, number: int) -> None:
+        self._dialect, self._connector = dialect, connector
+        self._url, self.number = url, number
+        self.streams: dict[str, _Stream] = {}
+        self._asked: dict[str, None] = {}  # what this connection was asked for
+        self._requests = 0
+        self.work = trio.Event()
+        self._heard_at = 0.0
+
+    async def run(self) -> None:
+        """For ever. Raises LineLost."""
+        while True:
+            while not self.streams:
+                self.work = trio.Event()
+                await self.work.wait()
+            names = list(self.streams)
+            async with self._connector.open_socket(self._url, self.number, names) as socket:
+                log.info("relay.up", exchange=self._connector.name, line=self.number, streams=len(self.streams))
+                self._asked.clear()
+                self._heard_at = trio.current_time()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send, socket, nursery.cancel_scope)
+                    nursery.start_soon(self._keep_alive, socket)
+                    nursery.start_soon(self._receive, socket)
+
+    async def _send(self, socket: Socket, connection: trio.CancelScope) -> None:
+        """Ask for what is wanted, as fast as the exchange allows; end the connection when nothing is."""
+        pause = 1 / self._connector.exchange.limits.frames_per_second
+        while True:
+            self._forget()
+            if not self.streams:
+                connection.cancel()
+                return
+            fresh = [name for name in self.streams if name not in self._asked]
+            old = [name for name in self._asked if name not in self.streams]
+            self._asked = dict.fromkeys(self.streams)
+            for subscribe, names in ((False, old), (True, fresh)):
+                for frame in self._dialect.ask(subscribe, names, self._requests + 1) if names else ():
+                    self._requests += 1
+                    await _send_frame(socket, frame)
+                    await trio.sleep(pause)
+            with trio.move_on_after(LINGER / 4):
+                await self.work.wait()
+            self.work = trio.Event()
+
+    def _forget(self) -> None:
+        now = trio.current_time()
+        gone = [n for n, stream in self.streams.items() if not stream.listeners and now - stream.left_at > LINGER]
+        for name in gone:
+            del self.streams[name]
+
+    async def _receive(self, socket: Socket) -> None:
+        while True:
+            try:
+                frames, _ = await socket.get_messages()
+            except ConnectionClosed as error:
+                raise LineLost(f"closed by the exchange, {closing(error)}") from None
+            self._heard_at = trio.current_time()
+            for frame in frames:
+                self._tell(frame.encode() if isinstance(frame, str) else bytes(frame))
+
+    def _tell(self, frame: bytes) -> None:
+        told = self._dialect.read(frame)
+        stream = self.streams.get(told[0]) if told else None
+        if told is None or stream is None:
+            return
+        name, body = told
+        news = stream.memory.take(body)
+        if news is not None:
+            for listener in list(stream.listeners):
+                listener(name, news)
+
+    async def _keep_alive(self, socket: Socket) -> None:
+        """An open socket proves nothing: whoever says nothing, not even that it lives, is lost."""
+        while True:
+            await trio.sleep(ALIVE_EVERY)
+            if self._dialect.heartbeat is not None:
+                await _send_frame(socket, self._dialect.heartbeat)
+                if trio.current_time() - self._heard_at > SILENT:
+                    raise LineLost(f"silence: nothing for {SILENT:g} s")
+            else:
+                try:
+                    with trio.fail_after(ALIVE_EVERY):
+                        await socket.ping()
+                except trio.TooSlowError:
+                    raise LineLost(f"no pong within {ALIVE_EVERY:g} s") from None
+                except ConnectionClosed:
+                    return  # the receiving task says why
+
+
+async def _send_frame(socket: Socket, frame: str) -> None:
+    try:
+        with trio.fail_after(10):
+            await socket.send_message(frame)
+    except trio.TooSlowError:
+        raise LineLost("the exchange does not read what is sent") from None
+    except ConnectionClosed:
+        await trio.sleep_forever()  # the receiving task says why
+
+
+class Relay:
+    """One exchange's. Runs as a task of its own."""
+
+    def __init__(self, dialect: Dialect, connector: Connector, supervise: Supervise) -> None:
+        self._dialect, self._connector, self._supervise = dialect, connector, supervise
+        self._lines: dict[str, _Line] = {}  # by URL
+        self._new, self._to_start = trio.open_memory_channel[_Line](16)
+        self._following: defaultdict[Listener, dict[str, None]] = defaultdict(dict)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            async for line in self._to_start:
+                run = partial(self._supervise, "relay", line.run, exchange=self._connector.name, line=line.number)
+                nursery.start_soon(run)
+
+    def join(self, name: str, listener: Listener) -> Sequence[bytes]:
+        """Tell `listener` all that comes from now on; returns what it is to be told at once."""
+        url = self._dialect.line_of(self._connector.ws_url, name)
+        if url is None:
+            return ()
+        line = self._lines.get(url)
+        if line is None:
+            line = self._lines[url] = _Line(self._dialect, self._connector, url, FIRST_LINE + len(self._lines))
+            self._new.send_nowait(line)
+        stream = line.streams.get(name)
+        if stream is None:
+            stream = line.streams[name] = _Stream(self._dialect, name)
+            line.work.set()
+        stream.listeners[listener] = None
+        self._following[listener][name] = None
+        return stream.memory.greeting()
+
+    def leave(self, name: str, listener: Listener) -> None:
+        self._following[listener].pop(name, None)
+        for line in self._lines.values():
+            stream = line.streams.get(name)
+            if stream is not None and stream.listeners.pop(listener, 0) is None:
+                stream.left_at = trio.current_time()
+
+    def forget(self, listener: Listener) -> None:
+        """It is gone."""
+        for name in list(self._following[listener]):
+            self.leave(name, listener)
+        del self._following[listener]
