@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from typing import NamedTuple
 
+import structlog
 import trio
 
 from actors.archive.archive import Archive
@@ -26,6 +27,8 @@ from actors.lines.pool import Lines
 LINGER = 60.0  # seconds that an on-demand feed outlives its last reader
 POLL_SHARE = 0.25  # of a minute's request weight that open-interest polling may use
 POLL_MIN = 10.0  # seconds between polls of one symbol
+
+log = structlog.get_logger()
 
 
 class Reach(NamedTuple):
@@ -53,13 +56,14 @@ class Collection:
         archive: Archive | None,
         linger: float,
         now: Callable[[], datetime],
+        on_silence: Callable[[], None],
         counts: Counts,
     ) -> None:
         self.exchange = exchange
         self._catalogue = catalogue
         self.symbols = tuple(symbols)
         self.on_demand = on_demand
-        self._intervals = tuple(name for name in intervals if name in exchange.intervals)
+        self._intervals = self._known_of(intervals)
         self._threshold = large_trade_threshold_usd
         self._supervise = supervise
         self._everything = everything
@@ -67,7 +71,9 @@ class Collection:
         self._linger = linger
         self._now = now  # the exchange's clock
         self._counts = counts
+        self._on_silence = on_silence  # a topic that should speak does not
         self.feeds: dict[str, Feed] = {}
+        self._ending: set[Feed] = set()  # for each a task waits to end it
         self._reach: Reach
 
     def open(self, reach: Reach) -> None:
@@ -84,6 +90,58 @@ class Collection:
                 self._stop(feed, problem)
             elif feed.symbol not in self._reach.lines:
                 self._start(feed)
+
+    def _known_of(self, intervals: Sequence[str]) -> tuple[str, ...]:
+        return tuple(name for name in intervals if name in self.exchange.intervals)
+
+    # --- other settings, while it runs ---
+
+    def change(
+        self,
+        *,
+        symbols: Sequence[str] | None = None,
+        on_demand: bool | None = None,
+        intervals: Sequence[str] | None = None,
+        large_trade_threshold_usd: float | None = None,
+    ) -> None:
+        """Collect by other settings from now on, those that are given; what stays is not touched.
+
+        A new symbol starts at once. One that is taken out ends at once, or as an on-demand feed does once its readers
+        have left. A new interval is added to every configured feed; one that is taken out stays where it is kept.
+        """
+        if on_demand is not None:
+            self.on_demand = on_demand
+        if large_trade_threshold_usd is not None:
+            self._threshold = large_trade_threshold_usd
+            for feed in self.feeds.values():
+                feed.tell_large_trades(large_trade_threshold_usd)
+        if intervals is not None:
+            self._change_intervals(self._known_of(intervals))
+        if symbols is not None:
+            self._change_symbols(tuple(symbols))
+
+    def _change_intervals(self, intervals: tuple[str, ...]) -> None:
+        self._intervals = intervals
+        for feed in self.feeds.values():
+            for interval in intervals if feed.symbol in self.symbols else ():
+                needed = feed.topic("ohlc", BASE if interval in feed.derived else interval)
+                if interval in feed.intervals:
+                    continue
+                if problem := self._no_room_for([needed]):
+                    log.warning("feed.no_room", exchange=feed.exchange.name, symbol=feed.symbol, reason=problem)
+                    continue
+                self._add_interval(feed, interval)
+
+    def _change_symbols(self, symbols: tuple[str, ...]) -> None:
+        gone = set(self.symbols) - set(symbols)
+        self.symbols = symbols
+        for symbol in gone:
+            self.end_if_unread(symbol)
+        for symbol in symbols:
+            if symbol not in self.feeds:
+                self.feeds[symbol] = self._new_feed(symbol)
+        if self._catalogue.instruments:
+            self.adopt()
 
     def followed(self) -> list[tuple[Instrument, tuple[str, ...]]]:
         """What is collected, and the intervals of its bars."""
@@ -105,6 +163,7 @@ class Collection:
             everything=self._everything,
             derived=self._derived(),
             missed_trades=self._reach.missed_trades,
+            on_silence=self._on_silence,
             counts=self._counts,
         )
 
@@ -167,8 +226,8 @@ class Collection:
             yield feed
         finally:
             feed.holds -= 1
-            if feed.holds == 0 and feed.symbol not in self.symbols:
-                self._reach.nursery.start_soon(self._end_when_idle, feed)
+            if feed.holds == 0:
+                self._let_go(feed)
 
     def end_if_unread(self, symbol: str) -> None:
         """End an on-demand feed at once, unless somebody holds it."""
@@ -204,18 +263,29 @@ class Collection:
         if topic.interval is not None and topic.interval not in feed.intervals:
             needed = BASE if topic.interval in feed.derived else topic.interval
             if problem := self._no_room_for([feed.topic("ohlc", needed)]):
-                if feed.holds == 0 and symbol not in self.symbols:
-                    self._reach.nursery.start_soon(self._end_when_idle, feed)  # nobody else will
+                if feed.holds == 0:
+                    self._let_go(feed)  # nobody else will
                 raise UpstreamLimited(problem)
-            topics = feed.add_interval(topic.interval)
-            if symbol in self._reach.lines:
-                self._reach.lines.carry(feed, topics)
+            self._add_interval(feed, topic.interval)
         return feed
+
+    def _add_interval(self, feed: Feed, interval: str) -> None:
+        topics = feed.add_interval(interval)
+        if topics and feed.symbol in self._reach.lines:
+            self._reach.lines.carry(feed, topics)
+
+    def _let_go(self, feed: Feed) -> None:
+        """Nobody holds the feed any more: end it, in a while, unless it is configured."""
+        if feed.symbol not in self.symbols:
+            feed.left_at = trio.current_time()
+            if feed not in self._ending:  # one task, however often it is taken and left
+                self._ending.add(feed)
+                self._reach.nursery.start_soon(self._end_when_idle, feed)
 
     async def _end_when_idle(self, feed: Feed) -> None:
         """End an on-demand feed once nobody has held it for the lingering time."""
-        feed.left_at = left_at = trio.current_time()
-        await trio.sleep(self._linger)
-        if feed.holds == 0 and feed.left_at == left_at and self.feeds.get(feed.symbol) is feed:
-            self._stop(feed, "no reader")
-            del self.feeds[feed.symbol]
+        while feed.holds == 0 and (wait := feed.left_at + self._linger - trio.current_time()) > 0:  # noqa: ASYNC110 (time ends it)
+            await trio.sleep(wait)
+        self._ending.discard(feed)
+        if self.feeds.get(feed.symbol) is feed:
+            self.end_if_unread(feed.symbol)

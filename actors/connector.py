@@ -10,13 +10,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
-from math import inf
 from typing import Any
 
 import structlog
 import trio
 
-from actors import clock
 from actors.archive.archive import Archive
 from actors.archive.recall import KeptRest, Recall, fetch_of
 from actors.archive.refill import Refill
@@ -24,7 +22,7 @@ from actors.archive.seen import Seen, sampled, with_sampled_interest
 from actors.archive.series import Series
 from actors.collection import LINGER, Collection, Reach
 from actors.counts import Counts
-from actors.errors import BadMessage, MarketError, Unsupported
+from actors.errors import Unsupported
 from actors.events import (
     FundingRate,
     Instrument,
@@ -38,20 +36,18 @@ from actors.events import (
 )
 from actors.exchanges.catalogue import Catalogue
 from actors.exchanges.exchange import Change, Exchange, Rest, Supervise
+from actors.exchanges.listings import Listings
 from actors.feeds.everything import Everything
 from actors.feeds.feed import Feed
 from actors.lines.pool import Lines
 from actors.lines.probes import Probes
 from actors.upstream.bucket import Caller
 from actors.upstream.budget import UPSTREAM_SHARE, Budget
-from actors.upstream.caller import URGENCY
 from actors.upstream.counted import CountedHttp
 from actors.upstream.flights import Flights
 from actors.upstream.rest import Http, RestClient, tls_for
 from actors.upstream.seam import LIVE, Socket, Upstream
 from actors.upstream.skew import Skew
-
-CATALOGUE_EVERY = 3600.0  # seconds between looks for listings and delistings
 
 log = structlog.get_logger()
 
@@ -87,7 +83,8 @@ class Connector:
         self._recall = Recall(archive, exchange, self.now) if archive else None
         self.listed = trio.Event()  # the catalogue has arrived
         self.budget = Budget(exchange.budget, upstream_share=upstream_share)
-        self.catalogue = Catalogue(exchange.name, exchange.aliases)
+        self._listings = Listings(exchange.name, self._adopt, self._skew)
+        self.catalogue = Catalogue(exchange.name, exchange.aliases, self._listings.doubt)
         self._collection = Collection(
             self.exchange,
             self.catalogue,
@@ -101,6 +98,7 @@ class Connector:
             linger=linger,
             now=self.now,
             counts=self.counts,
+            on_silence=self._listings.doubt,
         )
         self.feeds = self._collection.feeds
         self.check_interval = self._collection.check_interval
@@ -132,17 +130,18 @@ class Connector:
             repairer = self._rest_client(http, "repair")
             self._repair = self._open_rest(repairer)
             # Of its own, so that the last answer is the one that said the time.
-            self._clock_client = self._rest_client(http, "repair")
-            self._clock = self.exchange.open_rest(self._clock_client, self.now)
+            clock_client = self._rest_client(http, "repair")
+            timed = self.exchange.open_rest(clock_client, self.now)
             missed = self.exchange.missed_trades
             missed_trades = None if missed is None else partial(missed, repairer)
             self._collection.open(Reach(nursery, lines, self._repair, self._background, missed_trades))
-            probes = Probes(self.feeds, lines, self._repair)
+            probes = Probes(self.feeds, lines, self._repair, self._listings.doubt)
             for name, task in (("watch", probes.run), ("rotation", lines.replace_the_old)):
                 nursery.start_soon(partial(self._supervise, name, task, exchange=self.name))
             if self._recall is not None:
                 nursery.start_soon(self._refill, self._recall)
-            await self._supervise("catalogue", self._keep_catalogue, on_change=self._no_catalogue, exchange=self.name)
+            keep = partial(self._listings.run, self._repair, timed, clock_client)
+            await self._supervise("catalogue", keep, on_change=self._no_catalogue, exchange=self.name)
             for feed in self.feeds.values():  # only reached where the supervisor gives up
                 feed.health.fail(self.catalogue.problem or "the catalogue is no longer read")
             await trio.sleep_forever()
@@ -177,31 +176,6 @@ class Connector:
 
     # --- catalogue ---
 
-    async def _keep_catalogue(self) -> None:
-        URGENCY.set(inf)  # before all repairs: without it nothing is collected
-        while True:
-            await self._read_clock()
-            instruments = await self._repair.instruments()
-            if not instruments:
-                raise BadMessage("the exchange's catalogue is empty")
-            self._adopt(instruments)
-            await trio.sleep(CATALOGUE_EVERY)
-
-    async def _read_clock(self) -> None:
-        before = clock.now()
-        try:
-            server_time = await self._clock.server_time()
-        except MarketError as error:  # our own clock will do: it only decides which bar is the open one
-            log.warning("exchange.clock_unknown", exchange=self.name, reason=str(error))
-            return
-        answer = self._clock_client.last_answer
-        if answer is not None:  # without the wait for the budget's room
-            before, after = answer.asked_at, answer.answered_at
-        else:
-            after = clock.now()
-        self._skew.learn(server_time, before, after)
-        self.counts.skew = self._skew.offset.total_seconds()
-
     def _no_catalogue(self, change: Change) -> None:
         if not self.catalogue.instruments:
             self.catalogue.problem = f"no catalogue: {change.reason}"
@@ -209,6 +183,7 @@ class Connector:
                 feed.line_down(self.catalogue.problem, change.delay)
 
     def _adopt(self, instruments: Sequence[Instrument]) -> None:
+        self.counts.skew = self._skew.offset.total_seconds()
         self.catalogue.adopt(instruments)
         self.listed.set()
         self._collection.adopt()
@@ -224,6 +199,25 @@ class Connector:
     def on_demand(self) -> bool:
         """A client may have any other listed symbol collected, too."""
         return self._collection.on_demand
+
+    def change(
+        self,
+        *,
+        symbols: Sequence[str] | None = None,
+        on_demand: bool | None = None,
+        intervals: Sequence[str] | None = None,
+        large_trade_threshold_usd: float | None = None,
+        upstream_share: float | None = None,
+    ) -> None:
+        """Collect by other settings from now on, those that are given: see Collection.change."""
+        self._collection.change(
+            symbols=symbols,
+            on_demand=on_demand,
+            intervals=intervals,
+            large_trade_threshold_usd=large_trade_threshold_usd,
+        )
+        if upstream_share is not None:
+            self.budget.upstream_share = upstream_share
 
     def reading(self, topic: Topic) -> AbstractContextManager[Feed]:
         """The feed that serves `topic`: see Collection.reading."""

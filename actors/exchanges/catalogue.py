@@ -9,9 +9,15 @@ RETRY = 2.0  # seconds after which a client may ask again
 
 
 class Catalogue:
-    def __init__(self, exchange: str, aliases: Callable[[Instrument], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        exchange: str,
+        aliases: Callable[[Instrument], Sequence[str]],
+        on_unknown: Callable[[], None] = lambda: None,
+    ) -> None:
         self._exchange = exchange
         self._aliases = aliases
+        self._on_unknown = on_unknown  # a symbol was asked for that is not listed, as far as is known
         self.instruments: dict[str, Instrument] = {}  # sessions hold this very dict
         self._folded: dict[str, str | None] = {}  # upper-case spelling -> symbol, None where it could be several
         self.problem: str | None = "the catalogue has not arrived yet"
@@ -32,6 +38,7 @@ class Catalogue:
             raise NotReady(f"{self._exchange}: {self.problem}", retry_after=RETRY)
         exact = self.instruments.get(symbol) or self.instruments.get(self._folded.get(symbol.upper()) or "")
         if exact is None:
+            self._on_unknown()
             raise UnknownSymbol(f"{self._exchange} lists no {symbol[:60]!r}")
         return exact
 
@@ -41,6 +48,7 @@ class Catalogue:
             raise NotReady(f"{self._exchange}: {self.problem}", retry_after=RETRY)
         found = [row for row in self.instruments.values() if row.base.upper() == base.upper() and row.is_trading]
         if not found:
+            self._on_unknown()
             raise UnknownSymbol(f"{self._exchange} lists nothing for {base[:60]!r}")
         return min(found, key=_preference)
 

@@ -53,6 +53,7 @@ class Feed:
         everything: Everything,
         derived: frozenset[str] = frozenset(),
         missed_trades: AskMissed | None = None,
+        on_silence: Callable[[], None] = lambda: None,
         counts: Counts | None = None,
     ) -> None:
         self.exchange, self.symbol = exchange, symbol
@@ -66,6 +67,7 @@ class Feed:
         self.left_at = float("-inf")  # when the last of them left
         self.health = Health(self._on_health)
         self._silence = Silence(exchange.subscription_of)
+        self._on_silence = on_silence  # a topic that should speak does not: the symbol may have ended
         self._trades_heard, self._made_at = 0, trio.current_time()
         self.readers = Readers(exchange.name, symbol, everything, counts)
         self._history = History(
@@ -137,6 +139,10 @@ class Feed:
         """Trades a second: of many symbols to be repaired the busiest go first."""
         return self._trades_heard / max(1.0, trio.current_time() - self._made_at)
 
+    def tell_large_trades(self, threshold_usd: float) -> None:
+        """From now on those of at least so much."""
+        self._known.threshold = threshold_usd
+
     # --- silence ---
 
     def quiet_since(self) -> float | None:
@@ -189,6 +195,7 @@ class Feed:
     def topic_silent(self, topic: Topic, reason: str) -> None:
         self.deliver(topic, clock.now())
         self.health.trouble(topic.kind, reason)
+        self._on_silence()
 
     def topic_heard(self, topic: Topic) -> None:
         self.deliver(topic, clock.now())  # before what was heard; it was asked for anew since it fell silent

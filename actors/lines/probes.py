@@ -3,7 +3,7 @@
 A quiet market is left alone; a topic that keeps silent about one that trades is doubted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 import trio
@@ -22,8 +22,11 @@ log = structlog.get_logger()
 
 
 class Probes:
-    def __init__(self, feeds: Mapping[str, Feed], lines: Lines, rest: Rest) -> None:
+    def __init__(
+        self, feeds: Mapping[str, Feed], lines: Lines, rest: Rest, on_quiet: Callable[[], None] = lambda: None
+    ) -> None:
         self._feeds, self._lines, self._rest = feeds, lines, rest
+        self._on_quiet = on_quiet  # a market stands still, or is not answered for: it may have ended
         self._probed: set[str] = set()  # symbols, one of whose topics is being looked into
 
     async def run(self) -> None:
@@ -45,10 +48,12 @@ class Probes:
             after = await self._rest.ohlc(feed.symbol, BASE, limit=1)
         except MarketError as error:
             log.info("topic.not_probed", topic=str(topic), reason=str(error))
+            self._on_quiet()
             feed.excuse(topic)  # nothing is known: ask again after another while
         else:
             if not _has_traded(before, after):
                 feed.excuse()  # there is nothing that any of them could tell
+                self._on_quiet()
             elif feed.is_overdue(topic):
                 log.warning("topic.silent", topic=str(topic))
                 self._lines.doubt(topic, f"no {topic.kind} data, though the exchange has some")

@@ -1,0 +1,179 @@
+"""What is collected changes while the daemon runs: listings and their ends, readers on demand, other settings."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import trio
+from msgspec import structs
+
+from actors.connector import Connector
+from actors.events import Instrument, Topic
+from actors.exchanges import listings
+from actors.exchanges.binance.rest import BinanceRest
+from actors.feeds import pulse
+from actors.lines import probes
+from daemon import main
+from tests.daemon.fixtures import World, eventually, world
+
+ETH = Topic("binance", "ETHUSDT", "trades")
+
+
+@dataclass
+class Exchange:
+    """What the exchange lists, and how often it was asked."""
+
+    unlisted: set[str] = field(default_factory=set)
+    status: dict[str, str] = field(default_factory=dict)  # of symbols, where it changed
+    hours: float | None = None  # of every funding interval, where it changed
+    asked: int = 0
+    made: list[Connector] = field(default_factory=list)
+
+    @property
+    def connector(self) -> Connector:
+        return self.made[0]
+
+
+@pytest.fixture
+def exchange(monkeypatch: pytest.MonkeyPatch) -> Exchange:
+    said = Exchange()
+    ask = BinanceRest.instruments
+
+    async def instruments(self: BinanceRest) -> list[Instrument]:
+        said.asked += 1
+        rows = [row for row in await ask(self) if row.symbol not in said.unlisted]
+        rows = [structs.replace(row, status=said.status.get(row.symbol, row.status)) for row in rows]
+        if said.hours is None:
+            return rows
+        return [structs.replace(row, funding_interval_hours=said.hours) for row in rows]
+
+    def connect(*args: Any, **settings: Any) -> Connector:
+        said.made.append(Connector(*args, **settings, linger=0.3))
+        return said.made[-1]
+
+    monkeypatch.setattr(BinanceRest, "instruments", instruments)
+    monkeypatch.setattr(main, "Connector", connect)
+    monkeypatch.setattr(listings, "SOONEST", 0.5)
+    return said
+
+
+async def test_a_new_listing_is_served_soon_after_it_is_asked_for(exchange: Exchange) -> None:
+    exchange.unlisted.add("ETHUSDT")
+    async with world() as w:
+        assert (await w.client.get("/binance/funding/NOSUCHUSDT")).status_code == 404
+        exchange.unlisted.clear()
+        exchange.hours = 4.0
+        await w.client.get("/binance/oi/ETHUSDT")
+        await eventually(lambda: "ETHUSDT" in exchange.connector.catalogue.instruments)
+        assert (await w.client.get("/binance/oi/ETHUSDT")).status_code == 200
+        # What else changed came with it.
+        (row,) = (row for row in await w.get("/symbols") if row["symbol"] == "BTCUSDT")
+        assert row["funding_interval_hours"] == 4.0
+
+
+async def test_the_catalogue_is_asked_no_more_often_whatever_names_clients_invent(exchange: Exchange) -> None:
+    async with world() as w:
+        began = trio.current_time()
+        asked = exchange.asked
+        for number in range(40):
+            await w.client.get(f"/binance/oi/NO{number}USDT")
+            await trio.sleep(0.03)
+        await eventually(lambda: exchange.asked > asked)
+        assert exchange.asked - asked <= 2 + (trio.current_time() - began) / 0.5
+
+
+async def test_clients_are_told_of_a_symbol_that_ended(exchange: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SOONEST": 0.6, "UNKNOWN": 0.6, "LEARNED": 5}.items():
+        monkeypatch.setattr(pulse, name, value)
+    monkeypatch.setattr(probes, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(probes, "PROBE_AFTER", 0.2)
+    async with world(rate=20.0) as w, w.stream("/ws/binance/BTCUSDT/trades?status=1") as stream:
+        await stream.at_least(20)
+        tape = w.sim.market.tapes["BTC"]
+        monkeypatch.setattr(type(tape), "advance", lambda self, now: None)  # nothing is traded any more
+        exchange.status["BTCUSDT"] = "SETTLING"
+
+        def ended() -> bool:
+            return any(said["state"] == "failed" and "SETTLING" in said["reason"] for said in stream.of("status"))
+
+        await eventually(ended, within=20)
+        feed = await w.feed()
+        assert feed["state"] == "failed"
+
+
+async def test_one_task_waits_to_end_a_feed_however_often_it_is_taken_and_left(exchange: Exchange) -> None:
+    async with world():
+        running = exchange.connector
+        nursery = running._collection._reach.nursery
+        with running.reading(ETH):
+            tasks = len(nursery.child_tasks)
+        for _ in range(100):
+            with running.reading(ETH):
+                pass
+        assert len(nursery.child_tasks) <= tasks + 1
+        await eventually(lambda: "ETHUSDT" not in running.feeds)
+        await eventually(lambda: len(nursery.child_tasks) < tasks)
+        # The one that comes after it ends for itself, also where the task of one before still waits.
+        for _ in range(2):
+            with running.reading(ETH):
+                pass
+            running.end_if_unread("ETHUSDT")
+        with running.reading(ETH):
+            pass
+        await eventually(lambda: "ETHUSDT" not in running.feeds)
+
+
+@asynccontextmanager
+async def undisturbed(w: World) -> AsyncIterator[None]:
+    """Whatever happens in the block, clients of BTCUSDT notice nothing and no connection is made anew."""
+    async with w.stream("/ws/binance/BTCUSDT/trades?status=1") as stream:
+        await w.pass_time(500)
+        await stream.at_least(1)
+        yield
+        count = len(stream.frames)
+        await w.pass_time(1000)
+        await stream.at_least(count + 1)
+        ids = [trade["trade_id"] for trade in stream.of("trade")]
+        assert ids == list(range(ids[0], ids[0] + len(ids)))
+        assert (stream.of("gap"), stream.of("status")) == ([], [])
+        assert w.sim.connections_total == 1
+
+
+async def test_other_symbols_while_it_runs(exchange: Exchange) -> None:
+    async with world() as w:
+        running = exchange.connector
+        async with undisturbed(w):
+            running.change(symbols=["BTCUSDT", "ETHUSDT", "NOSUCHUSDT"])
+            await w.subscribed("ethusdt@aggTrade")
+            await w.pass_time(1000)
+            await w.is_live("ETHUSDT")
+            assert "lists no NOSUCHUSDT" in (running.feeds["NOSUCHUSDT"].health.reason or "")
+            running.change(symbols=["BTCUSDT"])  # nobody reads them: at once
+            assert list(running.feeds) == ["BTCUSDT"]
+        async with w.stream("/ws/binance/BTCUSDT/trades") as reader:
+            running.change(symbols=["ETHUSDT"])  # its reader keeps it
+            await w.pass_time(1000)
+            await reader.at_least(1)
+            assert set(running.feeds) == {"BTCUSDT", "ETHUSDT"}
+        with running.reading(Topic("binance", "BTCUSDT", "trades")):
+            await trio.sleep(0.5)
+            assert "BTCUSDT" in running.feeds
+
+
+async def test_other_intervals_thresholds_and_rights_while_it_runs(exchange: Exchange) -> None:
+    async with world() as w:
+        running = exchange.connector
+        async with undisturbed(w):
+            running.change(intervals=["1m", "15m"], large_trade_threshold_usd=0.0, on_demand=False)
+            await w.subscribed("btcusdt@kline_15m")
+            assert "15m" in running.feeds["BTCUSDT"].intervals
+            before = len(running.feeds["BTCUSDT"].large_trades)
+            await w.pass_time(1000)
+            await eventually(lambda: len(running.feeds["BTCUSDT"].large_trades) > before)
+            async with w.stream("/ws/binance/ETHUSDT/trades") as refused:
+                await eventually(lambda: refused.of("error"))
+            assert "on_demand is off" in refused.of("error")[0]["detail"]
+        running.change(upstream_share=0.1)
+        assert running.budget.upstream_share == 0.1
