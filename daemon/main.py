@@ -36,6 +36,7 @@ from web.clients import Clients, Seat
 from web.hosts import Hosts
 from web.keys import KeysError
 from web.metrics import Metrics, ProcessCounts, Subjects
+from web.pressure import Pressure
 from web.rest.early import Early
 from web.server.connections import Limits as ServerLimits
 from web.server.connections import ServerStatistics, serve
@@ -101,9 +102,11 @@ async def run(
                 nursery.start_soon(connector.run)
             nursery.start_soon(sources.spikes.run)
             streams, origins = config.streams, config.server.cors_origins
-            memory = Memory(streams.resume_frames, streams.resume_seconds)
+            memory = Memory(streams.resume_frames, streams.resume_seconds, streams.resume_bytes)
             limits = ClientLimits(streams.topics_per_client, streams.commands_per_second)
-            fanouts = Fanouts(nursery, supervised, sources, memory)
+            pressure = Pressure(config.limits.memory_mb)
+            nursery.start_soon(pressure.run)
+            fanouts = Fanouts(nursery, supervised, sources, memory, pressure)
             desks = open_desks(config, sources.connectors, supervised)
             for name, desk in desks.items():
                 nursery.start_soon(partial(supervised, "facade", desk.run, exchange=name))

@@ -19,10 +19,10 @@ class WebCounts:
         self.requests: Counter[tuple[str, str]] = Counter()  # by route's template, and "2xx" to "5xx"
         self.request_seconds: defaultdict[str, Histogram] = defaultdict(Histogram)
 
-    def written(self, kind: Kind, clients: int, size: int) -> None:
-        """One event to so many clients, in a frame of so many bytes."""
-        self.deliveries[kind] += clients
-        self.sent[kind] += clients * size
+    def written(self, kind: Kind, deliveries: int, size: int) -> None:
+        """Events to clients, with so many bytes in all."""
+        self.deliveries[kind] += deliveries
+        self.sent[kind] += size
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         self.requests[route, f"{status // 100}xx"] += 1

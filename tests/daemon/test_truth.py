@@ -28,7 +28,7 @@ from actors.feeds.feed import Feed
 from actors.spikes import Spikes
 from web.account import NONE, Account
 from web.rest.handlers import Connectors
-from web.server.outbox import Outbox
+from web.server.outbox import Outbox, payloads_of
 from web.streams.fanouts import Fanouts
 from web.streams.memory import Memory
 from web.streams.multiplex import ClientLimits, Multiplex
@@ -211,9 +211,9 @@ class Client:
 
     # --- as an outbox ---
 
-    def send(self, frame: bytes) -> None:
-        size = frame[1] & 127
-        self.hear(frame[2:] if size < 126 else frame[4:])
+    def send(self, frames: bytes) -> None:
+        for text in payloads_of(frames):
+            self.hear(text)
 
     async def write_texts(self, texts: Sequence[bytes]) -> None:
         for text in texts:

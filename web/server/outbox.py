@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from math import inf
@@ -43,10 +43,16 @@ def text_frame(payload: bytes) -> bytes:
     return struct.pack("!BBQ", 0x81, 127, size) + payload
 
 
-def payload_of(frame: bytes) -> bytes:
-    """What `text_frame` framed."""
-    size = frame[1]
-    return frame[2 if size < 126 else 4 if size == 126 else 10 :]
+def payloads_of(frames: bytes) -> Iterator[bytes]:
+    """What `text_frame` framed, once or several times in a row."""
+    at = 0
+    while at < len(frames):
+        size, begin = frames[at + 1], at + 2
+        if size >= 126:
+            begin += 2 if size == 126 else 8
+            size = int.from_bytes(frames[at + 2 : begin], "big")
+        at = begin + size
+        yield frames[begin:at]
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
@@ -123,14 +129,14 @@ class Outbox:
         """The WebSocket handshake is written: frames may follow."""
         self.closed = self.finished
 
-    def send(self, frame: bytes) -> None:
-        """Send one whole WebSocket frame; does nothing once closed."""
+    def send(self, frames: bytes) -> None:
+        """Send one or several whole WebSocket frames; does nothing once closed."""
         if self.closed:
             return
-        if self._size and self._size + len(frame) > self._capacity:
+        if self._size and self._size + len(frames) > self._capacity:
             self._overflow()
         else:
-            self._put(frame)
+            self._put(frames)
 
     def close(self, code: int, reason: str = "") -> None:
         """Queue a close frame after what is pending; the connection ends once it is `answered`, or soon without.

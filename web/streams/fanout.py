@@ -1,33 +1,27 @@
-"""One reader per topic for all its clients: each event is encoded once, framed once, written to every client.
+"""One topic as its clients know it: a name, numbers, whom it is told to. A trunk gives it what is said, encoded once.
 
-No client is waited for: an Outbox takes the bytes or ends its client. For clients that may come back, events are
-numbered and the recent ones remembered: `seq` counts up by one within an `epoch`, and a client that names the last one
-it had is told what it missed. Gaps and changes of state are remembered in their places, but have no number.
+No client is waited for: an Outbox takes the bytes or ends its client. `seq` counts up by one within an `epoch`, and a
+client that names the last event it had is told what it missed. Gaps and changes of state are remembered in their
+places, but have no number.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from math import inf
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 import trio
 
 from actors import clock
-from actors.broadcast import Lagged
 from actors.events import EPOCH, Event, Gap, Said, Status, Topic, bar_end
-from web.counts import WebCounts
 from web.server.outbox import TRY_AGAIN_LATER, text_frame
-from web.streams.memory import Memory, Position, Remembered, Ring, began
+from web.streams.memory import Cursor, Encoded, Log, Position, began, encoded
 from web.streams.pacing import Conflater
 from web.streams.topics import Source
 
-# Events that may wait for the fan-out; it never waits, so more means the program is overloaded. Trades of a repair and
-# what waited for them are published at one moment: tens of thousands.
-CAPACITY = 100_000
-BURST = 256  # events sent before other tasks get their turn
+if TYPE_CHECKING:
+    from web.streams.trunk import Trunk
 
-_encoder = msgspec.json.Encoder()
+_encode = msgspec.json.Encoder().encode
 
 
 class Opening(NamedTuple):
@@ -35,13 +29,20 @@ class Opening(NamedTuple):
 
     current: Event | None
     seq: int
-    cursor: int
+    cursor: Cursor
+
+
+class Numbered(NamedTuple):
+    """What is told again: the number of the event, or of the one before it, and its JSON."""
+
+    seq: int
+    text: bytes
 
 
 class Outlet(Protocol):
     """One client's way out: an Outbox, or what joins frames before one."""
 
-    def send(self, frame: bytes) -> None: ...
+    def send(self, frames: bytes) -> None: ...
     def close(self, code: int, reason: str = "") -> None: ...
     async def write_texts(self, texts: Sequence[bytes]) -> None: ...
 
@@ -57,42 +58,75 @@ class Client:
         self.numbered = numbered
 
 
+class Audience:
+    """Clients that are told the same bytes, and the frames that they are to be told next."""
+
+    __slots__ = ("clients", "events", "frames")
+
+    def __init__(self) -> None:
+        self.clients: dict[Client, Callable[[bytes], None]] = {}
+        self.frames: list[bytes] = []
+        self.events = 0  # of the frames; the others are notes
+
+    def add(self, frame: bytes, is_event: bool) -> None:
+        self.frames.append(frame)
+        self.events += is_event
+
+    def take(self) -> list[bytes]:
+        """What waits."""
+        frames, self.frames, self.events = self.frames, [], 0
+        return frames
+
+
 class Fanout:
-    """The web layer's reader of one topic, and its memory of what was said of it."""
+    """One topic of a trunk: all that is said there, what a filter accepts, or no more than a rate allows."""
 
     def __init__(
         self,
-        source: Source,
-        topic: Topic,
+        trunk: "Trunk",
         *,
-        name: str | None = None,
+        name: str,
         accepts: Callable[[Any], bool] | None = None,
         conflater: Conflater | None = None,
-        memory: Memory | None = None,
         epoch: str = "",
-        counts: WebCounts | None = None,
     ) -> None:
-        self.source, self.topic = source, topic
-        self._counts = counts or WebCounts()
-        self.name = name or str(topic)
+        self.trunk = trunk
+        self.name = name
         self.epoch = epoch
         self.seq = 0  # of the last event
-        self.scope = trio.CancelScope()
-        self.is_over = False  # it lagged: its clients were told to come back
         self.wakers: dict[object, Callable[[], object]] = {}  # of those who read by themselves: called when it is said
+        self.conflater = conflater
+        self.plain, self.status, self.numbered = Audience(), Audience(), Audience()
+        self.noted_due = 0.0  # when the trunk means to tell what the conflater holds back
+        self.has_news = False  # it is among the trunk's `news`
         self._accepts = accepts
-        self._conflater = conflater
-        self._ring = Ring(memory or Memory())
+        # What a filter lets through is part of the trunk's log; what a rate lets through is known to nobody else.
+        self.log = trunk.log if conflater is None else Log(trunk.room)
         self._remembers = False
-        self._reader = source.subscribe(topic, CAPACITY)
-        self._received = 0  # of what was given to the reader
-        self._plain: dict[Client, Callable[[bytes], None]] = {}
-        self._numbered: dict[Client, Callable[[bytes], None]] = {}
-        self._settling: dict[object, tuple[int, Callable[[], None]]] = {}  # see when_settled
+        self._forgotten = -1  # the index of the last event that was told and is no longer kept
+        self._begins_at = 0  # the index of the first event that has a number
         self._heads: dict[str, bytes] = {}  # the beginning of a frame, by the type of what it says
         self._numbered_heads: dict[str, bytes] = {}
 
+    @property
+    def source(self) -> Source:
+        return self.trunk.source
+
+    @property
+    def topic(self) -> Topic:
+        return self.trunk.topic
+
+    @property
+    def is_over(self) -> bool:
+        """It lagged: its clients were told to come back."""
+        return self.trunk.is_over
+
     # --- clients ---
+
+    @property
+    def followers(self) -> int:
+        """How many clients follow it, those too that read by themselves."""
+        return len(self.wakers) + sum(len(one.clients) for one in (self.plain, self.status, self.numbered))
 
     def join(self, client: Client) -> None:
         """Send the present value and everything after it, nothing twice: what is on its way goes to the others."""
@@ -101,47 +135,26 @@ class Fanout:
         def admit() -> None:
             if client.numbered:
                 if current is not None:
-                    client.outbox.send(text_frame(self.numbered(current, self.seq)))
+                    client.outbox.send(text_frame(self.numbered_text(current, self.seq)))
                 self.admit(client)
             else:
-                self._plain[client] = client.outbox.send
+                audience = self.status if client.wants_status else self.plain
+                audience.clients[client] = client.outbox.send
 
         if current is not None and not client.numbered:
-            client.outbox.send(text_frame(self._plain_text(current)))
-        self.when_settled(client, admit)
+            client.outbox.send(text_frame(self._head(current) + _encode(current)[1:]))
+        self.trunk.when_settled(client, self, admit)
 
     def admit(self, client: Client) -> None:
         """From the next event on, `client` is sent numbered frames: it has been told all until now."""
-        self._numbered[client] = client.outbox.send
+        self.numbered.clients[client] = client.outbox.send
 
     def leave(self, client: object) -> None:
-        self._settling.pop(client, None)
+        self.trunk.forget(client)
         self.wakers.pop(client, None)
         if isinstance(client, Client):
-            self._plain.pop(client, None)
-            self._numbered.pop(client, None)
-
-    @property
-    def remembered_bytes(self) -> int:
-        """Of the events that are remembered."""
-        return self._ring.bytes
-
-    @property
-    def clients(self) -> int:
-        """How many follow it, those too that read by themselves."""
-        return len(self._plain) + len(self._numbered) + len(self.wakers)
-
-    def when_settled(self, key: object, then: Callable[[], None]) -> None:
-        """Call `then` as soon as all that is published by now has been sent: at once, or right behind it.
-
-        The source's present value already reflects what is still on its way to us; whoever was told the one must not
-        be sent the other. `leave(key)` calls it off.
-        """
-        if self._received == self._reader.given:
-            self._flush()
-            then()
-        else:
-            self._settling[key] = self._reader.given, then
+            for audience in (self.plain, self.status, self.numbered):
+                audience.clients.pop(client, None)
 
     async def open(self, key: object) -> Opening:
         """The present, with nothing of what leads to it still on its way."""
@@ -150,12 +163,31 @@ class Fanout:
         found: list[Opening] = []
 
         def note() -> None:
-            found.append(Opening(current, self.seq, self.cursor))
+            found.append(Opening(current, self.seq, Cursor(self.seq, self.log.end, self.log.end_note)))
             settled.set()
 
-        self.when_settled(key, note)
+        self.trunk.when_settled(key, self, note)
         await settled.wait()
         return found[0]
+
+    def end(self) -> None:
+        """The topic is over: its clients are told to come back."""
+        for audience in (self.plain, self.status, self.numbered):
+            for client in audience.clients:
+                client.outbox.close(TRY_AGAIN_LATER, "the daemon is overloaded")
+        self.wake()
+
+    def wake(self) -> None:
+        """Whoever reads by themselves looks again."""
+        for wake in list(self.wakers.values()):
+            wake()
+
+    def close(self) -> None:
+        """Nobody comes back."""
+        self.conflater = None
+        self.log.selections.discard(self)
+        if self.log is not self.trunk.log:
+            self.log.close()
 
     def _current(self) -> Event | None:
         current = self.source.current(self.topic)
@@ -165,26 +197,60 @@ class Fanout:
 
     def remember(self) -> None:
         """Number events and keep them, from now on: there is a client that may come back."""
+        if self._remembers:
+            return
         self._remembers = True
+        self._begins_at = self.log.end
+        self._forgotten = self._begins_at - 1
+        if self.log is self.trunk.log:
+            self.trunk.remembers = True
+        if self._accepts is not None:
+            self.log.selections.add(self)
 
     @property
     def may_be_resumed(self) -> bool:
         return self._remembers and not self.is_over
 
-    @property
-    def cursor(self) -> int:
-        """Where what is said next will be remembered."""
-        return self._ring.cursor
-
-    def resume(self, since: Position) -> int | None:
+    def resume(self, since: Position) -> Cursor | None:
         """The cursor of what came after an event; None where that is not all remembered."""
-        if since.epoch != self.epoch or since.seq > self.seq:
+        if since.epoch != self.epoch or not 0 <= since.seq <= self.seq:
             return None
-        return self._ring.after(since.seq)
+        self.log.refresh()
+        event = self._place_behind(since.seq)
+        return None if event is None else self.log.from_event(since.seq, event)
 
-    def read(self, cursor: int, limit: int) -> list[Remembered]:
-        """Up to `limit` things said from `cursor` on; none: it has reached the present. Raises Forgotten."""
-        return self._ring.read(cursor, limit)
+    def _place_behind(self, seq: int) -> int | None:
+        """The index of what followed the event of a number; None where what was told since is not all kept."""
+        newer = self.seq - seq
+        if self._accepts is None:
+            event = self.log.end - newer
+            return event if event >= self.log.first else None
+        end = self.log.end
+        for back, told in enumerate(self.log.backwards(self._begins_at)):
+            if self._accepts(told.said):
+                if not newer:
+                    return end - back
+                newer -= 1
+        return None if newer else self._forgotten + 1
+
+    def read(self, cursor: Cursor, limit: int) -> tuple[list[Numbered], Cursor]:
+        """About `limit` things said from `cursor` on, and where to go on; none: the present is reached.
+
+        Raises Forgotten.
+        """
+        forgotten = self.log.first - 1 if self._accepts is None else self._forgotten
+        found, cursor = self.log.read(cursor, limit, self._accepts, forgotten)
+        return [Numbered(seq, self._numbered_text(told, seq)) for seq, told in found], cursor
+
+    def forget(self, first: int, events: Sequence[Encoded]) -> None:
+        """As a selection of the log."""
+        assert self._accepts is not None
+        for index in range(len(events) - 1, -1, -1):
+            if first + index < self._begins_at:
+                return
+            if self._accepts(events[index].said):
+                self._forgotten = first + index
+                return
 
     def too_old(self, since: Position | None) -> bytes:
         """The gap to tell a client that cannot be resumed: from when it may have left until now."""
@@ -201,108 +267,62 @@ class Fanout:
             reason="resume_too_old",
             repaired=False,
         )
-        return self.numbered(gap, self.seq)
+        return self.numbered_text(gap, self.seq)
 
-    # --- what the source says ---
+    # --- what the trunk says ---
 
-    def close(self) -> None:
-        self.scope.cancel()
-        self._reader.close()
+    def take(self, told: Encoded) -> None:
+        """Something is said; frames of it wait until the trunk writes."""
+        if self.conflater is not None:
+            for item in self.conflater.take(told, trio.current_time()):
+                self._tell(item)
+        elif self._accepts is None or not told.is_event or self._accepts(told.said):
+            self._tell(told)
 
-    async def run(self) -> None:
-        try:
-            while True:
-                with trio.CancelScope(deadline=self._conflater.due if self._conflater else inf) as waiting:
-                    self._send(await self._reader.receive())
-                if waiting.cancelled_caught:
-                    self._flush()
-                with suppress(trio.WouldBlock):
-                    for _ in range(BURST):
-                        self._send(self._reader.receive_nowait())
-        except Lagged:
-            self.is_over = True
-            for client in (*self._plain, *self._numbered, *self._settling):
-                if isinstance(client, Client):
-                    client.outbox.close(TRY_AGAIN_LATER, "the daemon is overloaded")
-            # Whoever waits to settle or reads by themselves sees that it is over.
-            for _, then in list(self._settling.values()):
-                then()
-            for wake in list(self.wakers.values()):
-                wake()
-        except trio.ClosedResourceError:
-            return  # nobody came back
-
-    def _send(self, said: Said) -> None:
-        self._received += 1
-        if isinstance(said, Status | Gap) or self._accepts is None or self._accepts(said):
-            if self._conflater is None:
-                self._distribute(said)
-            else:
-                for item in self._conflater.take(said, trio.current_time()):
-                    self._distribute(item)
-        if self._settling:
-            self._settle()
-
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Tell what is held back, before its time: whoever comes now is told the present."""
-        if self._conflater is not None:
-            for item in self._conflater.flush(trio.current_time()):
-                self._distribute(item)
+        if self.conflater is not None:
+            for item in self.conflater.flush(trio.current_time()):
+                self._tell(item)
 
-    def _distribute(self, said: Said) -> None:
-        is_event = not isinstance(said, Status | Gap)
-        if self._plain:
-            frame = text_frame(self._plain_text(said))
-            if is_event:
-                for send in self._plain.values():
-                    send(frame)
-                self._written(len(self._plain), frame)
-            else:
-                for client, send in self._plain.items():
-                    if client.wants_status:
-                        send(frame)
+    def _tell(self, told: Encoded) -> None:
+        if not self.has_news:
+            self.has_news = True
+            self.trunk.news.append(self)
+        if self.plain.clients or self.status.clients:
+            frame = text_frame(self._head(told.said) + told.text)
+            if self.status.clients:
+                self.status.add(frame, told.is_event)
+            if told.is_event and self.plain.clients:
+                self.plain.add(frame, True)
         if self._remembers:
-            self.seq += is_event
-            text = self.numbered(said, self.seq)
-            self._ring.keep((self.seq, 0 if is_event else 1), text)
-            if self._numbered:
-                frame = text_frame(text)
-                for send in self._numbered.values():
-                    send(frame)
-                if is_event:
-                    self._written(len(self._numbered), frame)
-            for wake in self.wakers.values():
-                wake()
-
-    def _written(self, count: int, frame: bytes) -> None:
-        """An event has been written to so many clients."""
-        self._counts.written(self.topic.kind, count, len(frame))
-        if received_at := self.source.received_at:
-            self._counts.delivery.observe((clock.now() - received_at).total_seconds())
-
-    def _settle(self) -> None:
-        for key, (given, then) in list(self._settling.items()):
-            if self._received >= given:
-                del self._settling[key]
-                self._flush()
-                then()
+            self.seq += told.is_event
+            if self.log is not self.trunk.log:
+                self.log.keep(told)
+            if self.numbered.clients:
+                self.numbered.add(text_frame(self._numbered_text(told, self.seq)), told.is_event)
 
     # --- frames ---
 
-    def _plain_text(self, said: Said) -> bytes:
-        """As per-path streams tell it."""
+    def _head(self, said: Said) -> bytes:
+        """The beginning of what per-path streams tell."""
         head = self._heads.get(said.type)
         if head is None:
             about = {"type": said.type} | ({"topic": self.name} if isinstance(said, Status | Gap) else {})
-            head = self._heads[said.type] = _encoder.encode(about)[:-1] + b","
-        return head + _encoder.encode(said)[1:]
+            head = self._heads[said.type] = _encode(about)[:-1] + b","
+        return head
 
-    def numbered(self, said: Said, seq: int) -> bytes:
+    def _numbered_text(self, told: Encoded, seq: int) -> bytes:
         """As `/ws` and `/sse` tell it: with its topic, and an event with its number."""
-        if isinstance(said, Status | Gap):
-            return self._plain_text(said)
+        said = told.said
         head = self._numbered_heads.get(said.type)
         if head is None:
+            if not told.is_event:
+                return self._head(said) + told.text
             about = {"type": said.type, "topic": self.name, "epoch": self.epoch}
-            head = self._numbered_heads[said.type] = _encoder.encode(about)[:-1] + b',"seq":'
-        return b"%b%d,%b" % (head, seq, _encoder.encode(said)[1:])
+            head = self._numbered_heads[said.type] = _encode(about)[:-1] + b',"seq":'
+        return b"%b%d,%b" % (head, seq, told.text)
+
+    def numbered_text(self, said: Said, seq: int) -> bytes:
+        """The same of what was not said to all."""
+        return self._numbered_text(encoded(said, 0.0), seq)

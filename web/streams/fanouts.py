@@ -1,4 +1,7 @@
-"""The fan-outs of all topics that have clients, or had some that may come back: who is held, left, ended."""
+"""The fan-outs of all topics that have clients, or had some that may come back: who is held, left, ended.
+
+Together they remember within a room: where that is full, the topic that nobody has read for longest forgets first.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,18 +10,19 @@ from weakref import WeakKeyDictionary
 
 import trio
 
-from actors.errors import NotReady
-from actors.events import Kind
+from actors.errors import MarketError, Overloaded
+from actors.events import Kind, Topic
 from actors.exchanges.exchange import Supervise
 from web.account import Account
 from web.counts import WebCounts
+from web.pressure import Pressure
 from web.streams.fanout import Fanout
-from web.streams.memory import Memory, new_epoch
-from web.streams.topics import Sources, Wanted, acceptance, conflater, name_of, source_of
+from web.streams.memory import Memory, Room, new_epoch
+from web.streams.topics import Source, Sources, Wanted, acceptance, conflater, name_of, source_of
+from web.streams.trunk import Trunk
 
 LOOK_EVERY = 1.0  # seconds between looks for fan-outs that nobody came back to
-IDLE_MAX = 2_000  # fan-outs kept for clients that may come back; the longest left go first
-FILTERED_MAX = 2_000  # fan-outs with a filter: each encodes and remembers for itself, and filters are any numbers
+IDLE_MAX = 10_000  # fan-outs kept for clients that may come back; the longest left go first
 
 
 class Fanouts:
@@ -30,16 +34,20 @@ class Fanouts:
         supervise: Supervise,
         sources: Sources,
         memory: Memory | None = None,
+        pressure: Pressure | None = None,
         counts: WebCounts | None = None,
     ) -> None:
         self.sources = sources
         self.counts = counts or WebCounts()
         self.memory = memory or Memory()
+        self.room = Room(self.memory)
         self.stopping = trio.Event()  # what has no end of its own is to end
         self._nursery = nursery
         self._supervise = supervise
+        self._pressure = pressure
+        self._trunks: dict[Topic, Trunk] = {}
+        self._holds: dict[Trunk, ExitStack] = {}  # what each trunk holds of its source
         self._fanouts: dict[str, Fanout] = {}
-        self._holds: dict[Fanout, ExitStack] = {}  # what each fan-out holds of its source
         self._holders: dict[Fanout, int] = {}
         self.followed_by: WeakKeyDictionary[Fanout, Account | None] = WeakKeyDictionary()  # None: by several clients
         self._left_at: dict[Fanout, float] = {}  # those without holders, in the order in which they were left
@@ -49,8 +57,7 @@ class Fanouts:
         """The server stops: end what would go on for ever."""
         self.stopping.set()
         for fanout in self._fanouts.values():
-            for wake in list(fanout.wakers.values()):
-                wake()
+            fanout.wake()
 
     @contextmanager
     def holding(self, wanted: Wanted, *, remember: bool = False) -> Iterator[Fanout]:
@@ -59,25 +66,15 @@ class Fanouts:
         Raises InvalidParameters or MarketError where the topic cannot be had.
         """
         accepts = acceptance(wanted.query, self.sources.spikes)
+        self._check_pressure(wanted)
         with source_of(wanted.topic, self.sources) as (source, topic):
             name = name_of(topic, wanted.query)
             fanout = self._fanouts.get(name)
             if fanout is None or fanout.is_over:
-                self._make_room(name)
-                fanout = Fanout(
-                    source,
-                    topic,
-                    name=name,
-                    accepts=accepts,
-                    conflater=conflater(wanted.query),
-                    memory=self.memory,
-                    epoch=new_epoch(),
-                    counts=self.counts,
-                )
+                self._make_room()
+                trunk = self._trunk_of(source, topic)
+                fanout = trunk.grow(name=name, accepts=accepts, conflater=conflater(wanted.query), epoch=new_epoch())
                 self._fanouts[name] = fanout
-                hold = self._holds[fanout] = ExitStack()
-                hold.enter_context(source_of(topic, self.sources))
-                self._nursery.start_soon(self._run, fanout)
         if remember:
             fanout.remember()
         self._left_at.pop(fanout, None)
@@ -96,13 +93,13 @@ class Fanouts:
         """Topics that are followed, once per client."""
         followed: Counter[Kind] = Counter()
         for fanout in self._fanouts.values():
-            followed[fanout.topic.kind] += fanout.clients
+            followed[fanout.topic.kind] += fanout.followers
         return followed
 
     @property
     def remembered_bytes(self) -> int:
-        """Of the events that are remembered."""
-        return sum(fanout.remembered_bytes for fanout in self._fanouts.values())
+        """What remembered events take, of all topics together."""
+        return self.room.used
 
     def states(self) -> dict[str, int]:
         """How many topics are followed, are left by all who may come back, have a filter of their own."""
@@ -115,24 +112,56 @@ class Fanouts:
         if fanout in self._left_at:
             self._end(fanout)
 
-    def _make_room(self, name: str) -> None:
-        """Bounds what clients can have made. Raises NotReady where there are as many filters as there may be."""
+    def _check_pressure(self, wanted: Wanted) -> None:
+        """Raises Overloaded where memory is short and this would take more of it."""
+        if self._pressure is None or not self._pressure.is_high:
+            return
+        topic, name = wanted.topic, name_of(wanted.topic, wanted.query)
+        if "?" in name and name not in self._fanouts:
+            raise Overloaded("the daemon is short of memory: no new filters for now")
+        if topic.symbol and not _is_collected(topic, self.sources):
+            raise Overloaded("the daemon is short of memory: no further symbols for now")
+
+    def _trunk_of(self, source: Source, topic: Topic) -> Trunk:
+        trunk = self._trunks.get(topic)
+        if trunk is None or trunk.is_over:
+            trunk = self._trunks[topic] = Trunk(source, topic, self.room, self.counts)
+            hold = self._holds[trunk] = ExitStack()
+            hold.enter_context(source_of(topic, self.sources))
+            self._nursery.start_soon(self._run, trunk)
+        return trunk
+
+    def _make_room(self) -> None:
+        """Bounds what clients can have left behind."""
         while len(self._left_at) >= IDLE_MAX:
             self._end(next((left for left in self._left_at if "?" in left.name), next(iter(self._left_at))))
-        if "?" not in name or sum("?" in other for other in self._fanouts) < FILTERED_MAX:
-            return
-        idle = next((left for left in self._left_at if "?" in left.name), None)
-        if idle is None:
-            raise NotReady("too many different filters are in use", retry_after=LOOK_EVERY)
-        self._end(idle)
 
-    async def _run(self, fanout: Fanout) -> None:
-        with fanout.scope:
-            await self._supervise("fanout", fanout.run, topic=fanout.name)
+    def _make_fit(self) -> None:
+        """Let topics forget until all fits: first those that were left longest ago, then those read longest ago."""
+        while self.room.is_full:
+            logs = [
+                (self._is_followed(trunk), log.read_at, number, log)
+                for trunk in self._holds
+                for number, log in enumerate(trunk.logs)
+                if log.end > log.first
+            ]
+            if not logs:
+                return
+            min(logs, key=lambda entry: entry[:3])[3].forget_half()
+
+    def _is_followed(self, trunk: Trunk) -> bool:
+        return any(self._holders[fanout] for fanout in trunk.fanouts)
+
+    async def _run(self, trunk: Trunk) -> None:
+        with trunk.scope:
+            await self._supervise("fanout", trunk.run, topic=str(trunk.topic))
 
     async def _end_the_idle(self) -> None:
         while True:
             await trio.sleep(LOOK_EVERY)
+            is_short = self._pressure is not None and self._pressure.is_high
+            self.room.memory = self.memory.halved() if is_short else self.memory
+            self._make_fit()
             oldest = trio.current_time() - self.memory.seconds
             for fanout, left_at in list(self._left_at.items()):
                 if left_at > oldest:
@@ -144,5 +173,18 @@ class Fanouts:
         self._holders.pop(fanout, None)
         if self._fanouts.get(fanout.name) is fanout:
             del self._fanouts[fanout.name]
-        fanout.close()
-        self._holds.pop(fanout).close()
+        trunk = fanout.trunk
+        trunk.cut(fanout)
+        if not trunk.fanouts:
+            if self._trunks.get(trunk.topic) is trunk:
+                del self._trunks[trunk.topic]
+            self._holds.pop(trunk).close()
+
+
+def _is_collected(topic: Topic, sources: Sources) -> bool:
+    """Whether a topic's symbol needs no further feed, or cannot have one, as will be said."""
+    connector = sources.connectors[topic.exchange]
+    try:
+        return topic.symbol in connector.feeds or connector.catalogue.resolve(topic.symbol).symbol in connector.feeds
+    except MarketError:
+        return True

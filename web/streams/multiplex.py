@@ -24,7 +24,7 @@ from web.server.outbox import TRY_AGAIN_LATER, text_frame
 from web.streams.commands import Ack, Id, Live, Ping, Pong, Subscribe, Unsubscribe
 from web.streams.fanout import Client, Fanout, Opening, Outlet
 from web.streams.fanouts import Fanouts
-from web.streams.memory import Forgotten, Position
+from web.streams.memory import Cursor, Forgotten, Position
 from web.streams.shares import following
 from web.streams.topics import find_by_name
 
@@ -227,7 +227,7 @@ class Multiplex:
                     self._note_topics()
                     self._refuse(command.id, _problem_of(error), topic=fanout.name)
 
-    async def _begin(self, subscription: Subscription, backfill: int | None) -> int:
+    async def _begin(self, subscription: Subscription, backfill: int | None) -> Cursor:
         """Tell the present, behind so many closed bars; where to go on."""
         feed = subscription.fanout.source
         if backfill is not None and isinstance(feed, Feed) and subscription.fanout.topic.interval:
@@ -236,7 +236,7 @@ class Multiplex:
         self._tell_present(subscription.fanout, opening)
         return opening.cursor
 
-    async def _tell_history(self, subscription: Subscription, feed: Feed, interval: str, count: int) -> int:
+    async def _tell_history(self, subscription: Subscription, feed: Feed, interval: str, count: int) -> Cursor:
         fanout = subscription.fanout
         with trio.move_on_after(BEGUN_WITHIN):
             while (known := feed.closed_bars(interval, count)) is None:  # noqa: ASYNC110 (plain state)
@@ -267,13 +267,13 @@ class Multiplex:
 
     def _tell_present(self, fanout: Fanout, opening: Opening) -> None:
         if opening.current is not None:
-            self._outbox.send(text_frame(fanout.numbered(opening.current, opening.seq)))
+            self._outbox.send(text_frame(fanout.numbered_text(opening.current, opening.seq)))
 
-    async def _catch_up(self, subscription: Subscription, cursor: int) -> None:
+    async def _catch_up(self, subscription: Subscription, cursor: Cursor) -> None:
         fanout = subscription.fanout
         while True:
             try:
-                said = fanout.read(cursor, CHUNK)
+                said, cursor = fanout.read(cursor, CHUNK)
             except Forgotten:
                 self._outbox.send(text_frame(fanout.too_old(Position(fanout.epoch, 0))))
                 opening = await fanout.open(subscription)
@@ -282,8 +282,7 @@ class Multiplex:
                 continue
             if not said:
                 break
-            cursor += len(said)
-            await self._write([text for _, _, text in said])
+            await self._write([text for _, text in said])
         if fanout.is_over:
             self._outbox.close(TRY_AGAIN_LATER, "the daemon is overloaded")
         fanout.admit(subscription.client)  # at the present: nothing was awaited since it was read

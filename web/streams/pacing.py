@@ -5,8 +5,9 @@ from math import inf
 
 import trio
 
-from actors.events import Ohlc, Said
-from web.server.outbox import Outbox, payload_of, text_frame
+from actors.events import Ohlc
+from web.server.outbox import Outbox, payloads_of, text_frame
+from web.streams.memory import Encoded
 
 CAPACITY = 1 << 20  # bytes that may wait to be joined; more are sent before their time
 
@@ -17,29 +18,25 @@ class Conflater:
     def __init__(self, max_rate: float) -> None:
         self._period = 1 / max_rate  # seconds
         self._told_at = -inf
-        self._waiting: Ohlc | None = None
+        self._waiting: Encoded | None = None
 
     @property
     def due(self) -> float:
         """When what waits is to be told."""
         return inf if self._waiting is None else self._told_at + self._period
 
-    def take(self, said: Said, now: float) -> list[Said]:
+    def take(self, update: Encoded, now: float) -> list[Encoded]:
         """What is to be told now."""
-        if not isinstance(said, Ohlc):
-            return [*self.flush(now), said]
-        if said.is_closed:
-            self._waiting = None  # an older update of this bar, if any: every update carries the whole bar
-            self._told_at = now
-            return [said]
-        if now < self._told_at + self._period:
-            self._waiting = said
+        if not isinstance(update.said, Ohlc):
+            return [*self.flush(now), update]
+        if now < self._told_at + self._period and not update.said.is_closed:
+            self._waiting = update
             return []
-        self._waiting = None
+        self._waiting = None  # an older update of this bar, if any: every update carries the whole bar
         self._told_at = now
-        return [said]
+        return [update]
 
-    def flush(self, now: float) -> list[Said]:
+    def flush(self, now: float) -> list[Encoded]:
         """What waits, before its time."""
         waiting, self._waiting = self._waiting, None
         if waiting is None:
@@ -58,17 +55,17 @@ class Batcher:
         self._texts: list[bytes] = []
         self._size = 0
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frames: bytes) -> None:
         """As Outbox.send, later."""
-        if self._outbox.closed:
-            return
-        if not self._texts:
-            self._start_soon(self._flush_later)
-        text = payload_of(frame)
-        self._texts.append(text)
-        self._size += len(text)
-        if self._size > CAPACITY:
-            self._flush()
+        for text in payloads_of(frames):
+            if self._outbox.closed:
+                return
+            if not self._texts:
+                self._start_soon(self._flush_later)
+            self._texts.append(text)
+            self._size += len(text)
+            if self._size > CAPACITY:
+                self._flush()
 
     async def write_texts(self, texts: Sequence[bytes]) -> None:
         """As Outbox.write_texts: what waits leaves first, and these as one array."""

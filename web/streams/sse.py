@@ -20,7 +20,7 @@ from web.parameters import MultiArgs
 from web.problems import BadParameter, Denied, InvalidParameters
 from web.streams.fanout import Fanout
 from web.streams.fanouts import Fanouts
-from web.streams.memory import Forgotten, Position
+from web.streams.memory import Cursor, Forgotten, Position
 from web.streams.shares import following
 from web.streams.topics import SPIKES, find_by_name
 
@@ -86,7 +86,7 @@ class _Place:
 
     def __init__(self, fanout: Fanout) -> None:
         self.fanout = fanout
-        self.cursor = 0
+        self.cursor = Cursor(0, 0, 0)
         self.epoch = fanout.epoch
         self.seq = 0
 
@@ -94,7 +94,7 @@ class _Place:
         """Go to the present; what the client is told of it."""
         current, self.seq, self.cursor = await self.fanout.open(self)
         self.epoch = self.fanout.epoch
-        return [] if current is None else [self.fanout.numbered(current, self.seq)]
+        return [] if current is None else [self.fanout.numbered_text(current, self.seq)]
 
     def resume(self, since: Position) -> bool:
         cursor = self.fanout.resume(since)
@@ -185,13 +185,12 @@ class _Stream:
         news: list[bytes] = []
         for place in self._places:
             try:
-                said = place.fanout.read(place.cursor, CHUNK)
+                said, place.cursor = place.fanout.read(place.cursor, CHUNK)
             except Forgotten:
                 news.append(self._event(place.fanout.too_old(Position(place.fanout.epoch, place.seq))))
                 news += map(self._event, await place.enter())
                 continue
-            place.cursor += len(said)
-            for (seq, _), _, text in said:
+            for seq, text in said:
                 place.seq = seq
                 news.append(self._event(text))
                 self._counts.written(place.fanout.topic.kind, 1, len(text))

@@ -15,7 +15,7 @@ from actors.feeds.feed import Feed
 from actors.spikes import Spikes
 from tests.daemon.test_truth import LOCAL, SYMBOL, Connector, Market, Upstream, quiet
 from web.rest.handlers import Connectors
-from web.server.outbox import Outbox
+from web.server.outbox import Outbox, payloads_of
 from web.streams.fanouts import Fanouts
 from web.streams.multiplex import ClientLimits, Multiplex
 from web.streams.topics import Sources
@@ -31,8 +31,8 @@ class Client:
         self.frames: list[Json] = []
         self.closed: int | None = None
 
-    def send(self, frame: bytes) -> None:
-        self.frames.append(msgspec.json.decode(frame[2:] if frame[1] < 126 else frame[4:]))
+    def send(self, frames: bytes) -> None:
+        self.frames += map(msgspec.json.decode, payloads_of(frames))
 
     async def write_texts(self, texts: Sequence[bytes]) -> None:
         self.frames += map(msgspec.json.decode, texts)

@@ -1,0 +1,186 @@
+"""One reader of a source's topic for all topics that clients make of it, filters included.
+
+What waits is taken at once: each event is encoded once, each topic's frames are joined once per kind of client, and a
+client is written to once, however many events came and however many of the topics it follows. One that comes alone is
+sent at once.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
+from typing import Any
+
+import trio
+
+from actors import clock
+from actors.broadcast import Lagged
+from actors.events import Said, Topic
+from web.counts import WebCounts
+from web.server.outbox import TRY_AGAIN_LATER
+from web.streams.fanout import Client, Fanout, Outlet
+from web.streams.memory import Log, Room, encoded
+from web.streams.pacing import Conflater
+from web.streams.topics import Source
+
+# Events that may wait for the trunk; it never waits, so more means the program is overloaded. Trades of a repair and
+# what waited for them are published at one moment: tens of thousands.
+CAPACITY = 100_000
+BURST = 256  # events taken before other tasks get their turn
+
+_numbers = count()
+
+
+class Trunk:
+    """The web layer's reader of one topic of a source."""
+
+    def __init__(self, source: Source, topic: Topic, room: Room, counts: WebCounts | None = None) -> None:
+        self.source, self.topic = source, topic
+        self.room = room
+        self.log = Log(room)
+        self.remembers = False  # the log is kept
+        self.fanouts: dict[Fanout, None] = {}  # in the order in which they were made
+        self.news: list[Fanout] = []  # those that have frames to be written, or whose readers are to be woken
+        self.scope = trio.CancelScope()
+        self.is_over = False  # it lagged
+        self._counts = counts or WebCounts()
+        self._reader = source.subscribe(topic, CAPACITY)
+        self._received = 0  # of what was given to the reader
+        self._settling: dict[object, tuple[int, Fanout, Callable[[], None]]] = {}  # see when_settled
+        self._due: list[tuple[float, int, Fanout]] = []  # when conflated topics may tell what they hold back
+
+    @property
+    def logs(self) -> list[Log]:
+        """Everything that is remembered here."""
+        return [self.log, *(fanout.log for fanout in self.fanouts if fanout.log is not self.log)]
+
+    def grow(
+        self,
+        *,
+        name: str | None = None,
+        accepts: Callable[[Any], bool] | None = None,
+        conflater: Conflater | None = None,
+        epoch: str = "",
+    ) -> Fanout:
+        """A new topic."""
+        fanout = Fanout(self, name=name or str(self.topic), accepts=accepts, conflater=conflater, epoch=epoch)
+        self.fanouts[fanout] = None
+        return fanout
+
+    def cut(self, fanout: Fanout) -> None:
+        """A topic ends."""
+        del self.fanouts[fanout]
+        fanout.close()
+        if not self.fanouts:
+            self.scope.cancel()
+            self._reader.close()
+            self.log.close()
+
+    def when_settled(self, key: object, fanout: Fanout, then: Callable[[], None]) -> None:
+        """Call `then` as soon as all that is published by now has been sent: at once, or right behind it.
+
+        The source's present value already reflects what is still on its way to us; whoever was told the one must not
+        be sent the other. `forget(key)` calls it off.
+        """
+        if self._received == self._reader.given or self.is_over:
+            fanout.flush()
+            self._write()
+            then()
+        else:
+            self._settling[key] = self._reader.given, fanout, then
+
+    def forget(self, key: object) -> None:
+        self._settling.pop(key, None)
+
+    async def run(self) -> None:
+        try:
+            while True:
+                with trio.CancelScope(deadline=self._due[0][0] if self._due else inf) as waiting:
+                    batch = [await self._reader.receive()]
+                if waiting.cancelled_caught:
+                    self._flush_the_due()
+                    continue
+                try:
+                    with suppress(trio.WouldBlock):
+                        while len(batch) < BURST:
+                            batch.append(self._reader.receive_nowait())
+                finally:
+                    self._tell(batch)
+        except Lagged:
+            self.is_over = True
+            for fanout in self.fanouts:
+                fanout.end()
+            # Whoever waits to settle sees that it is over.
+            for key, (_, _, then) in list(self._settling.items()):
+                if isinstance(key, Client):
+                    key.outbox.close(TRY_AGAIN_LATER, "the daemon is overloaded")
+                then()
+        except trio.ClosedResourceError:
+            return  # nobody came back
+
+    def _tell(self, batch: list[Said]) -> None:
+        now = trio.current_time()
+        for said in batch:
+            self._received += 1
+            told = encoded(said, now)
+            if self.remembers:
+                self.log.keep(told)
+            for fanout in self.fanouts:
+                fanout.take(told)
+                if fanout.conflater is not None:
+                    self._note_due(fanout, fanout.conflater.due)
+            if self._settling:
+                self._settle()
+        self._write()
+
+    def _note_due(self, fanout: Fanout, due: float) -> None:
+        if due < inf and due != fanout.noted_due:
+            fanout.noted_due = due
+            heappush(self._due, (due, next(_numbers), fanout))
+
+    def _flush_the_due(self) -> None:
+        now = trio.current_time()
+        while self._due and self._due[0][0] <= now:
+            _, _, fanout = heappop(self._due)
+            if fanout.conflater is not None and fanout.conflater.due <= now:
+                fanout.flush()
+        self._write()
+
+    def _settle(self) -> None:
+        for key, (given, fanout, then) in list(self._settling.items()):
+            if self._received >= given and self._settling.pop(key, None) is not None:  # nobody called it off
+                fanout.flush()
+                self._write()
+                then()
+
+    def _write(self) -> None:
+        """Send what waits: one piece to each client."""
+        told, self.news = self.news, []
+        pieces: dict[Outlet, list[bytes]] = {}
+        deliveries = size = 0
+        for fanout in told:
+            fanout.has_news = False
+            if fanout.numbered.frames and len(told) > 1:  # a client may follow several of them
+                deliveries += fanout.numbered.events * len(fanout.numbered.clients)
+                frames = fanout.numbered.take()
+                for client in fanout.numbered.clients:
+                    pieces.setdefault(client.outbox, []).extend(frames)
+            for audience in (fanout.plain, fanout.status, fanout.numbered):
+                if audience.frames:
+                    deliveries += audience.events * len(audience.clients)
+                    frames = audience.take()
+                    piece = frames[0] if len(frames) == 1 else b"".join(frames)
+                    for send in audience.clients.values():
+                        send(piece)
+                    size += len(piece) * len(audience.clients)
+            if fanout.wakers:
+                fanout.wake()
+        for outlet, frames in pieces.items():
+            piece = b"".join(frames)
+            outlet.send(piece)
+            size += len(piece)
+        if deliveries:
+            self._counts.written(self.topic.kind, deliveries, size)
+            if received_at := self.source.received_at:
+                self._counts.delivery.observe((clock.now() - received_at).total_seconds())
