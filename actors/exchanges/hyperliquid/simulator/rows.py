@@ -182,13 +182,15 @@ def trade_row(coin: Coin, trade: Trade) -> dict[str, object]:
 def l2_book(coin: Coin, now: int) -> dict[str, Any]:
     """Up to 20 levels a side; prices that round to the same are one level."""
     book = book_of(coin.tape, now, 0 if coin.is_delisted else 60)
-    sides = []
+    sides: list[list[dict[str, object]]] = []
+    taken: set[str] = set()  # rounded, the lowest ask may be at the highest bid's price, which is then no ask
     for rows in (book.bids, book.asks):
         levels: dict[str, list[int]] = {}
         for ticks, steps in rows:
             levels.setdefault(coin.price(ticks), []).append(steps)
-        told = [{"px": px, "sz": coin.size(sum(sizes)), "n": len(sizes)} for px, sizes in levels.items()]
-        sides.append(told[:20])
+        told = [(px, sizes) for px, sizes in levels.items() if px not in taken][:20]
+        taken = {px for px, _ in told}
+        sides.append([{"px": px, "sz": coin.size(sum(sizes)), "n": len(sizes)} for px, sizes in told])
     return {"coin": coin.name, "time": now, "levels": sides}
 
 
