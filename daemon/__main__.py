@@ -25,6 +25,8 @@ from daemon.listening import CannotListen
 from daemon.settings import Config
 
 EX_CRASH = 1
+PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+NOT_READ = "is set and not read: a proxy to the exchanges is given in [upstream] or an exchange's own section"
 HARMLESS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)  # what else may be sent to a daemon, and would end it
 
 Program = Callable[[trio.Event], Awaitable[None]]
@@ -61,6 +63,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command in ("check", "export"):
         output.write(sys.stderr, "".join(f"marketd: {doubt}\n" for doubt in doubts))
     if options.command == "check":
+        output.write(sys.stderr, "".join(f"marketd: {name} {NOT_READ}\n" for name in PROXY_NAMES if name in os.environ))
         return output.result(dump(config))
     if options.command == "export":
         return export.run(config, options)

@@ -24,7 +24,7 @@ from actors.exchanges.exchange import Exchange, Rest
 from actors.upstream.budget import Budget, Window
 from actors.upstream.rest import RestClient, open_http, tls_for
 from daemon.export import EX_FAILED, EX_USAGE, time_of
-from daemon.main import open_archive
+from daemon.main import open_archive, way_of
 from daemon.output import fail
 from daemon.progress import Progress, duration
 from daemon.settings import Config
@@ -123,7 +123,7 @@ async def _fetch(config: Config, exchange: Exchange, options: argparse.Namespace
         return datetime.now(UTC) + offset
 
     tls = tls_for(settings.rest_url)
-    async with open_http(settings.rest_url, tls) as http:
+    async with open_http(settings.rest_url, tls, way_of(settings)) as http:
         budget = Budget({name: Window(int(w.limit * SHARE), w.seconds) for name, w in exchange.budget.items()})
         client = RestClient(http, budget, exchange.explain, caller="background", used_header=exchange.used_header)
         plain = exchange.open_rest(client, now)

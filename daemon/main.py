@@ -22,7 +22,8 @@ from actors.facade.desk import Desk, Settings
 from actors.feeds.everything import Everything
 from actors.recording.recorder import Recorded, Recorder
 from actors.spikes import Spikes
-from actors.upstream.seam import LIVE, Upstream
+from actors.upstream.seam import Live, Upstream
+from actors.upstream.way import Way
 from daemon import descriptors
 from daemon.kinds import ConfigError
 from daemon.listening import certificates_of, listen, listen_at, remove_at_end
@@ -66,15 +67,15 @@ async def run(
     exchanges: Mapping[str, Exchange],
     *,
     stop: trio.Event,
-    upstream: Upstream = LIVE,
+    upstream: Upstream | None = None,
     rng: random.Random | None = None,
     manager: Notify = NOBODY,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the daemon until `stop` is set; reports the base URL when it listens.
 
-    `upstream`: how exchanges are reached. `rng`: the chance in the waits before a restart; None: the system's.
-    `manager`: the service manager that is told.
+    `upstream`: how exchanges are reached; None: as the configuration says. `rng`: the chance in the waits before a
+    restart; None: the system's. `manager`: the service manager that is told.
     Raises CannotListen. Ends within GRACE of the stop, whatever clients or exchanges do.
     """
     quiet, proxies = Quiet(), Proxies(config.server.trusted_proxies)
@@ -84,6 +85,7 @@ async def run(
     listeners, url = await listen(config.server, certificates)
     supervised = with_policy(config.supervision, rng)
     archive, recorder = open_archive(config), _recorder(config)
+    upstream = upstream or Live({name: way_of(settings) for name, settings in config.exchanges.items()})
     if recorder is not None:
         upstream = Recorded(upstream, recorder)
     sources = _sources(config, exchanges, supervised, upstream, archive)
@@ -142,6 +144,10 @@ async def run(
             nursery.cancel_scope.cancel()
         keeping.cancel_scope.cancel()
     log.info("daemon.stopped")
+
+
+def way_of(settings: ExchangeSettings) -> Way:
+    return Way(settings.proxy or None, settings.source_address or None, settings.ca_file)
 
 
 def _slots(config: Config, exchanges: Mapping[str, Exchange]) -> int:

@@ -13,9 +13,10 @@ from actors.errors import MarketError, UpstreamGeoBlocked, UpstreamLimited, Upst
 from actors.events import Instrument
 from actors.exchanges.exchange import Rest
 from actors.upstream.rest import Unreachable
+from actors.upstream.way import NoWay
 
 AFTER = 60.0  # seconds from the start: feeds load their own history first, and the archive gets that too
-OF_THE_HOST = (UpstreamLimited, UpstreamGeoBlocked, UpstreamTimeout, Unreachable)  # whatever it is asked for
+OF_THE_HOST = (UpstreamLimited, UpstreamGeoBlocked, UpstreamTimeout, Unreachable, NoWay)  # whatever it is asked for
 PACE = 2.0  # seconds between two series: polling and the feeds wait in the same line for the budget
 EVERY = 3600.0  # seconds; what exchanges do not push is fetched so often
 BACK = timedelta(days=28)  # older holes are left to `marketd backfill`

@@ -17,6 +17,7 @@ from actors.exchanges.exchange import Rest
 from actors.upstream.caller import URGENCY
 from actors.upstream.rest import RestClient
 from actors.upstream.skew import Skew
+from actors.upstream.way import NoWay
 
 EVERY = 3600.0  # seconds
 SOONEST = 30.0  # seconds between two calls, whatever the signs
@@ -54,6 +55,8 @@ class Listings:
         before = clock.now()
         try:
             server_time = await rest.server_time()
+        except NoWay:  # nothing else can be asked for either
+            raise
         except MarketError as error:  # our own clock will do: it only decides which bar is the open one
             log.warning("exchange.clock_unknown", exchange=self._exchange, reason=str(error))
             return

@@ -1,4 +1,4 @@
-"""Opens a WebSocket to an exchange, with one deadline over name lookup, TCP, TLS and handshake.
+"""Opens a WebSocket to an exchange, with one deadline over name lookup, proxy, TCP and TLS, and one over handshake.
 
 trio-websocket's own connect hides TLS errors behind time-outs and does not bound a server that stays silent, so the
 stream is dialled here and only wrapped there. Closing is bounded too: an exchange may take 10 s to answer a close.
@@ -19,6 +19,7 @@ from trio_websocket import ConnectionClosed as ConnectionClosed
 from actors import clock
 from actors.errors import LineLost
 from actors.upstream.inbound import InboundStream
+from actors.upstream.way import DIRECT, NoWay, Way
 
 CONNECT_WITHIN = 10.0  # seconds
 CLOSE_WITHIN = 1.0  # seconds
@@ -71,11 +72,11 @@ class Socket:
 
 
 @asynccontextmanager
-async def open_socket(url: str, tls: ssl.SSLContext | None) -> AsyncIterator[Socket]:
+async def open_socket(url: str, tls: ssl.SSLContext | None, way: Way = DIRECT) -> AsyncIterator[Socket]:
     """A connected WebSocket for as long as the block lasts. Raises LineLost where it cannot be had."""
     try:
         async with trio.open_nursery() as nursery:
-            stream = await _connect(url, tls)
+            stream = await _connect(url, tls, way)
             try:
                 socket = await _shake_hands(nursery, stream, url)
                 yield socket
@@ -92,13 +93,14 @@ async def open_socket(url: str, tls: ssl.SSLContext | None) -> AsyncIterator[Soc
         raise LineLost(f"the WebSocket handshake failed: {group.exceptions[0]!r}") from group
 
 
-async def _connect(url: str, tls: ssl.SSLContext | None) -> trio.abc.Stream:
+async def _connect(url: str, tls: ssl.SSLContext | None, way: Way) -> trio.abc.Stream:
     """Name lookup, TCP and TLS within one deadline."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:
         with trio.fail_after(CONNECT_WITHIN):
-            tcp = await trio.open_tcp_stream(host, parts.port or (443 if parts.scheme == "wss" else 80))
+            way.trust(tls)
+            tcp = await way.open_tcp(host, parts.port or (443 if parts.scheme == "wss" else 80))
             if tls is None or parts.scheme != "wss":
                 return tcp
             stream = trio.SSLStream(tcp, tls, server_hostname=host, https_compatible=True)
@@ -110,6 +112,8 @@ async def _connect(url: str, tls: ssl.SSLContext | None) -> trio.abc.Stream:
             return stream
     except trio.TooSlowError:
         raise LineLost(f"no connection within {CONNECT_WITHIN:g} s", how="timeout") from None
+    except NoWay as error:
+        raise LineLost(str(error)) from None
     except (OSError, trio.BrokenResourceError) as error:  # ssl.SSLError is an OSError
         cause = error.__cause__ or error
         raise LineLost(f"cannot connect: {type(cause).__name__}: {cause}") from error

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import inf
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import httpx
 import trio
@@ -27,6 +27,8 @@ from actors.errors import (
 )
 from actors.upstream.bucket import Caller
 from actors.upstream.budget import Budget
+from actors.upstream.tunnel import Transport
+from actors.upstream.way import DIRECT, NoWay, Way
 
 TIMEOUT = 10.0  # seconds for a whole request
 MAX_BYTES = 64 << 20  # of one answer
@@ -66,7 +68,7 @@ class Unreachable(UpstreamError):
     """The host could not be reached, or the connection broke."""
 
 
-FAILURES = {kind.__name__: kind for kind in (Unreachable, UpstreamTimeout, UpstreamError)}
+FAILURES = {kind.__name__: kind for kind in (Unreachable, NoWay, UpstreamTimeout, UpstreamError)}
 
 
 class Http(Protocol):
@@ -249,13 +251,16 @@ def tls_for(*urls: str) -> ssl.SSLContext | None:
 
 
 @asynccontextmanager
-async def open_http(base_url: str, tls: ssl.SSLContext | None = None) -> AsyncIterator[Http]:
+async def open_http(base_url: str, tls: ssl.SSLContext | None = None, way: Way = DIRECT) -> AsyncIterator[Http]:
     """The connection pool to one REST host."""
+    way.trust(tls)
+    bounds: Any = {"max_connections": CONNECTIONS, "max_keepalive_connections": 20, "keepalive_expiry": 30}
     async with httpx.AsyncClient(
+        transport=None if way == DIRECT else Transport(way, tls, **bounds),
         base_url=base_url,
         verify=tls or False,  # there is none only where nothing is encrypted, and redirects are not followed
         timeout=None,  # RestClient bounds each request as a whole
-        limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=20, keepalive_expiry=30),
+        limits=httpx.Limits(**bounds),
         headers={"Accept-Encoding": "identity", "User-Agent": "marketd"},
         follow_redirects=False,
         trust_env=False,

@@ -5,12 +5,13 @@ for it.
 """
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
 
 from actors.upstream import dial, rest
+from actors.upstream.way import DIRECT, Way
 
 
 class Socket(Protocol):
@@ -40,13 +41,16 @@ class Upstream(Protocol):
 
 
 class Live:
+    def __init__(self, ways: Mapping[str, Way] | None = None) -> None:
+        self._ways = ways or {}  # by exchange; straight to all others
+
     def open_http(self, exchange: str, url: str, tls: ssl.SSLContext | None) -> AbstractAsyncContextManager[rest.Http]:
-        return rest.open_http(url, tls)
+        return rest.open_http(url, tls, self._ways.get(exchange, DIRECT))
 
     def open_socket(
         self, exchange: str, line: int, topics: Sequence[str], url: str, tls: ssl.SSLContext | None
     ) -> AbstractAsyncContextManager[Socket]:
-        return dial.open_socket(url, tls)
+        return dial.open_socket(url, tls, self._ways.get(exchange, DIRECT))
 
 
 LIVE = Live()

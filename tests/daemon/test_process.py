@@ -294,6 +294,18 @@ async def test_check_prints_what_is_in_force_and_no_secret(tmp_path: Path) -> No
     assert process.stderr == b""
 
 
+async def test_check_says_that_a_proxy_of_the_environment_is_not_read(tmp_path: Path) -> None:
+    tmp_path.joinpath("config.toml").write_text('[upstream]\nproxy = "http://me:s3cret@127.0.0.1:3128"\n')
+    env = {"HTTPS_PROXY": "http://other:hush@127.0.0.1:1"}
+    async with started("check", cwd=tmp_path, env=env) as process:
+        assert await process.ends(START_WITHIN) == 0
+        await eventually(lambda: b"HTTPS_PROXY is set and not read" in process.stderr)
+    said = (process.stdout + process.stderr).decode()
+    assert "s3cret" not in said
+    assert "hush" not in said
+    assert "***@127.0.0.1:3128" in said
+
+
 # --- the demo
 
 

@@ -117,12 +117,13 @@ async def venues(
     start: int = START,
     intervals: Sequence[str] = INTERVALS,
     faults: Mapping[str, Faults] | None = None,
+    proxy: str | None = None,
     **changes: Any,
 ) -> AsyncIterator[Venues]:
     """The daemon and a simulator of each exchange; when the block begins, the `served` symbols are live.
 
     `symbols`: the first two of each exchange where nothing is said, and all that are configured are served. `changes`
-    replace parts of the configuration. Market time stands still.
+    replace parts of the configuration. `proxy`: the exchanges have names that it alone knows. Market time stands still.
     """
     chosen = {exchange.name: exchange for exchange in exchanges}
     symbols = {name: exchange.symbols[:2] for name, exchange in chosen.items()} | dict(symbols or {})
@@ -134,7 +135,9 @@ async def venues(
             serve = partial(simulator_of(name).serve, made, faults=(faults or {}).get(name))
             sims[name] = await nursery.start(serve)
             urls = {"rest_url": sims[name].rest_url, "ws_url": sims[name].ws_url}
-            settings[name] = ExchangeSettings(symbols=tuple(symbols[name]), **urls)
+            if proxy is not None:
+                urls = {key: url.replace("127.0.0.1", f"{name}.invalid") for key, url in urls.items()}
+            settings[name] = ExchangeSettings(symbols=tuple(symbols[name]), proxy=proxy, **urls)
         defaults: dict[str, Any] = {
             "server": Server(port=0),
             "streams": Streams(intervals=tuple(intervals)),
