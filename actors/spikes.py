@@ -126,6 +126,7 @@ class Spikes:
         self._symbols = frozenset(symbols)  # of any exchange; none given: every configured one
         self._supervise = supervise
         self._broadcast: Broadcast[Said] = Broadcast()
+        self._watching = trio.CancelScope()
         self.received_at: None = None  # a spike is computed
 
     def subscribe(self, topic: Topic, capacity: int) -> Reader[Said]:
@@ -135,8 +136,21 @@ class Spikes:
     def current(self, topic: Topic) -> Event | None:
         return None
 
+    def change(self, *, timeframes: Sequence[str], window: int, threshold: float, symbols: Sequence[str]) -> None:
+        """Watch by other settings, or other symbols that connectors collect; readers stay."""
+        self.timeframes = tuple(timeframes)
+        self._window, self._threshold = window, threshold
+        self._symbols = frozenset(symbols)
+        self._watching.cancel()
+
     async def run(self) -> None:
         """Watch until cancelled; each symbol and timeframe is a task of its own, and restarts alone."""
+        while True:
+            with trio.CancelScope() as self._watching:
+                await self._watch_all()
+                await trio.sleep_forever()
+
+    async def _watch_all(self) -> None:
         async with trio.open_nursery() as nursery:
             for connector in self._connectors.values():
                 for symbol in connector.symbols:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from math import inf, isfinite
@@ -22,6 +23,7 @@ from daemon.config import Override, load
 from daemon.dump import dump
 from daemon.kinds import EX_CONFIG, ConfigError
 from daemon.listening import CannotListen
+from daemon.reload import Reloader
 from daemon.settings import Config
 
 EX_CRASH = 1
@@ -73,6 +75,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "replay":
         return _replay(options, config, exchanges)
     manager = notify.from_environment(os.environ)
+    reloader = Reloader(configured)
     code = 0
 
     async def program(stop: trio.Event) -> None:
@@ -82,10 +85,19 @@ def _run(options: argparse.Namespace) -> int:
         elif options.command == "demo":
             await demo.run(config, exchanges, stop=stop, announce=_announce)
         else:
-            await daemon.run(config, exchanges, stop=stop, manager=manager)
+            await daemon.run(config, exchanges, stop=stop, manager=manager, reloader=reloader)
+
+    async def reload_when_asked() -> None:
+        """At SIGHUP, for as long as the program runs."""
+        with trio.open_signal_receiver(signal.SIGHUP) as asked:
+            async for _ in asked:  # several that came meanwhile are one
+                manager.reloading()
+                with suppress(ConfigError):  # the log says what is wrong; what ran goes on
+                    reloader.reload()
+                manager.tell("READY=1")
 
     try:
-        trio.run(_until_signalled, program)
+        trio.run(_until_signalled, program, reload_when_asked if options.command is None else None)
     except* ConfigError as group:
         code = _fail(group, EX_CONFIG)
     except* CannotListen as group:
@@ -184,8 +196,8 @@ def _overrides(options: argparse.Namespace) -> list[Override]:
     ]
 
 
-async def _until_signalled(program: Program) -> None:
-    """Run until SIGTERM or SIGINT; a second one ends it at once."""
+async def _until_signalled(program: Program, beside: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Run until SIGTERM or SIGINT; a second one ends it at once. `beside` runs as long as the program."""
     stop = trio.Event()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -197,6 +209,8 @@ async def _until_signalled(program: Program) -> None:
                     stop.set()
 
             nursery.start_soon(listen)
+            if beside is not None:
+                nursery.start_soon(beside)
             await program(stop)
             nursery.cancel_scope.cancel()
 

@@ -18,7 +18,7 @@ from typing import Literal, TextIO
 
 import msgspec
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 # What breaks a line, drives a terminal or turns the reading direction; lone surrogates do not encode.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -30,6 +30,7 @@ _repr = reprlib.Repr()  # survives a __repr__ that raises, and bounds what is sh
 _repr.maxother = _repr.maxstring = 1000
 
 LINES: Counter[str] = Counter()  # written since the start, by level: the log is the process's, as this is
+_steps: list[Processor] = []  # in use: loggers that were bound before hold this very list
 Renderer = Callable[[WrappedLogger, str, EventDict], str]
 
 
@@ -49,15 +50,17 @@ def configure(
     renderer = _console(terminal and "NO_COLOR" not in os.environ) if console else _json
     if format == "auto" and _is_journal(stream):
         renderer = _journal
+    _steps[:] = [
+        structlog.processors.add_log_level,
+        _from(logging.getLevelName(level)),
+        _count,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        renderer,
+    ]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            _count,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
+        processors=_steps,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=lambda *_: _Lines(stream),
     )
     root = logging.getLogger()
@@ -71,6 +74,17 @@ def _is_terminal(stream: TextIO | None) -> bool:
     with suppress(OSError, ValueError):  # closed
         return stream is not None and stream.isatty()
     return False
+
+
+def _from(lowest: int) -> Callable[[WrappedLogger, str, EventDict], EventDict]:
+    """Lines of at least this level. A step of its own: what was bound before another level was chosen heeds it too."""
+
+    def judged(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
+        if logging.getLevelName(fields["level"].upper()) < lowest:
+            raise structlog.DropEvent
+        return fields
+
+    return judged
 
 
 def _count(_logger: WrappedLogger, method: str, fields: EventDict) -> EventDict:

@@ -29,15 +29,18 @@ from daemon.kinds import ConfigError
 from daemon.listening import certificates_of, listen, listen_at, remove_at_end
 from daemon.log import LINES
 from daemon.notify import Notify
+from daemon.reload import Parts, Policy, Reloaded, Reloader
 from daemon.settings import Config, ExchangeSettings, Server, Supervision, is_loopback
-from daemon.supervisor import RestartPolicy, supervise
+from daemon.supervisor import supervise
 from web.app import create_app, too_many_connections
 from web.auth import Auth
 from web.clients import Clients, Seat
 from web.hosts import Hosts
 from web.keys import KeysError
 from web.metrics import Metrics, ProcessCounts, Subjects
+from web.origins import Origins
 from web.pressure import Pressure
+from web.problems import InvalidConfig
 from web.rest.early import Early
 from web.server.connections import Limits as ServerLimits
 from web.server.connections import ServerStatistics, serve
@@ -70,12 +73,14 @@ async def run(
     upstream: Upstream | None = None,
     rng: random.Random | None = None,
     manager: Notify = NOBODY,
+    reloader: Reloader | None = None,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the daemon until `stop` is set; reports the base URL when it listens.
 
     `upstream`: how exchanges are reached; None: as the configuration says. `rng`: the chance in the waits before a
     restart; None: the system's. `manager`: the service manager that is told.
+    `reloader`: what a signal and `/admin/reload` use; None: the configuration stays.
     Raises CannotListen. Ends within GRACE of the stop, whatever clients or exchanges do.
     """
     quiet, proxies = Quiet(), Proxies(config.server.trusted_proxies)
@@ -83,7 +88,8 @@ async def run(
     auth = open_auth(config, slots=slots, may_log=quiet.allows)
     certificates = certificates_of(config.server)
     listeners, url = await listen(config.server, certificates)
-    supervised = with_policy(config.supervision, rng)
+    policy = Policy(config.supervision)
+    supervised = with_policy(policy, rng)
     archive, recorder = open_archive(config), _recorder(config)
     upstream = upstream or Live({name: way_of(settings) for name, settings in config.exchanges.items()})
     if recorder is not None:
@@ -103,7 +109,7 @@ async def run(
             for connector in sources.connectors.values():
                 nursery.start_soon(connector.run)
             nursery.start_soon(sources.spikes.run)
-            streams, origins = config.streams, config.server.cors_origins
+            streams, origins = config.streams, Origins(config.server.cors_origins)
             memory = Memory(streams.resume_frames, streams.resume_seconds, streams.resume_bytes)
             limits = ClientLimits(streams.topics_per_client, streams.commands_per_second)
             pressure = Pressure(config.limits.memory_mb)
@@ -112,17 +118,32 @@ async def run(
             desks = open_desks(config, sources.connectors, supervised)
             for name, desk in desks.items():
                 nursery.start_soon(partial(supervised, "facade", desk.run, exchange=name))
-            front: Any = {"cors_origins": origins, "hosts": _hosts(config.server), "root_path": config.server.root_path}
+            hosts = _hosts(config.server)
+            front: Any = {"hosts": hosts, "root_path": config.server.root_path}
             statistics = ServerStatistics()
-            process = ProcessCounts(log_lines=LINES)
+            loader = reloader or Reloader(lambda: config)
+            process = ProcessCounts(LINES, loader.results, lambda: loader.reloaded_at)
             subjects = Subjects(
                 *(sources.connectors, fanouts, auth, fanouts.counts, statistics, process, slots),
-                symbols=lambda: config.metrics.symbols,
+                symbols=lambda: loader.running.metrics.symbols,
             )
             metrics = Metrics(subjects) if config.metrics.enabled else None
             page = None if config.metrics.listen else metrics
-            app = create_app(fanouts, auth, client_limits=limits, desks=desks, metrics=page, **front)
-            early = Early(app, sources.connectors, auth, counts=fanouts.counts, **front)
+            app = create_app(
+                fanouts,
+                auth,
+                client_limits=limits,
+                desks=desks,
+                metrics=page,
+                cors_origins=origins,
+                reload=partial(_reload, loader),
+                **front,
+            )
+            early = Early(app, sources.connectors, auth, counts=fanouts.counts, origins=origins, **front)
+            parts = Parts(
+                sources, archive, fanouts, auth, early, hosts, origins, proxies, certificates, limits, policy, pressure
+            )
+            loader.begin(config, parts.take)
             nursery.start_soon(auth.watch)
             if metrics is not None:
                 nursery.start_soon(metrics.watch)
@@ -240,14 +261,16 @@ def _recorder(config: Config) -> Recorder | None:
     return Recorder(Path(config.record.path), collected(config), part_bytes=config.record.part_mb * 1_000_000)
 
 
-def with_policy(settings: Supervision, rng: random.Random | None = None) -> Supervise:
+def _reload(reloader: Reloader) -> Reloaded:
+    try:
+        return reloader.reload()
+    except ConfigError as error:
+        raise InvalidConfig(str(error)) from None
+
+
+def with_policy(settings: Supervision | Policy, rng: random.Random | None = None) -> Supervise:
     """The supervisor, bound to the configured policy."""
-    policy = RestartPolicy(
-        delay=settings.reconnect_delay,
-        max_delay=settings.max_reconnect_delay,
-        max_attempts=settings.max_reconnect_attempts,
-        stable_after=settings.stable_after,
-    )
+    policy = settings if isinstance(settings, Policy) else Policy(settings)
     chance = {} if rng is None else {"rng": rng}
 
     async def supervised(
@@ -257,7 +280,7 @@ def with_policy(settings: Supervision, rng: random.Random | None = None) -> Supe
         on_change: Callable[[Any], None] | None = None,
         **context: object,
     ) -> None:
-        await supervise(name, run, policy, on_change=on_change, context=context, **chance)
+        await supervise(name, run, policy.present, on_change=on_change, context=context, **chance)
 
     return supervised
 

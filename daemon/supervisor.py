@@ -56,7 +56,7 @@ class Change:
 async def supervise(
     name: str,
     run: Callable[[], Awaitable[None]],
-    policy: RestartPolicy,
+    policy: RestartPolicy | Callable[[], RestartPolicy],
     *,
     on_change: Callable[[Change], None] | None = None,
     rng: random.Random = _random,
@@ -68,8 +68,10 @@ async def supervise(
     call of `on_change`, which must not raise. An exception whose class has `expected = True` is one
     of the outer world's and logged without a traceback; any other is a fault of the program. One
     with `retry_after` (seconds) is waited for at least so long. Cancellation passes through.
+    A policy that may change is given by a function; the present one counts at each failure.
     """
-    delay = min(policy.delay, policy.max_delay)
+    rules = policy if isinstance(policy, RestartPolicy) else policy()
+    delay = min(rules.delay, rules.max_delay)
     attempt = short_runs = 0
     while True:
         started = trio.current_time()
@@ -77,17 +79,18 @@ async def supervise(
             await run()
             return
         except Exception as error:
-            if trio.current_time() - started >= policy.stable_after:
-                delay = min(policy.delay, policy.max_delay)
+            rules = policy if isinstance(policy, RestartPolicy) else policy()
+            if trio.current_time() - started >= rules.stable_after:
+                delay = min(rules.delay, rules.max_delay)
                 attempt = short_runs = 0
             else:
                 short_runs += 1
             attempt += 1
             wait = None
-            if not policy.max_attempts or short_runs < policy.max_attempts:
-                wait = _wait(delay, _leaves(error), policy.jitter, rng)
+            if not rules.max_attempts or short_runs < rules.max_attempts:
+                wait = _wait(delay, _leaves(error), rules.jitter, rng)
             # A capped value is doubled: delay * 2**n would overflow after a thousand failures.
-            delay = min(delay * 2, policy.max_delay)
+            delay = min(delay * 2, rules.max_delay)
             state: Literal["down", "failed"] = "failed" if wait is None else "down"
             change = Change(state, _reason(error), attempt, wait, error)
             _report(f"{name}.{state}", change, context or {})

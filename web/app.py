@@ -3,6 +3,7 @@
 `create_app` wires; `web.rest.handlers` and `web.streams.paths` say what is answered.
 """
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from inspect import isawaitable
 from time import perf_counter
@@ -25,8 +26,9 @@ from web.front import Front
 from web.hosts import Hosts
 from web.limits import Limits
 from web.metrics import Metrics
+from web.origins import Origins
 from web.parameters import NoQuery, parse
-from web.problems import InvalidParameters, NotFound, Problem, problem, problem_of
+from web.problems import BadParameter, InvalidConfig, InvalidParameters, NotFound, Problem, problem, problem_of
 from web.reference.asyncapi import add_asyncapi
 from web.reference.openapi import add_pages
 from web.rest.gate import Gate
@@ -50,19 +52,22 @@ def create_app(
     fanouts: Fanouts,
     auth: Auth | None = None,
     *,
-    cors_origins: list[str] | str,
+    cors_origins: Origins | list[str] | str,
     client_limits: ClientLimits | None = None,
     hosts: Hosts | None = None,
     root_path: str = "",
     desks: Desks | None = None,
     metrics: Metrics | None = None,
+    reload: Callable[[], object] | None = None,
 ) -> QuartTrio:
     """The HTTP face of the feeds. `auth`: who may do what; None: everybody all but `admin`, within the ordinary limits.
 
     `cors_origins` is "*" or a list of exact origins. `hosts`: the names it is asked by; None: any. `root_path`: below
     which path a proxy serves it. `metrics`: what `/metrics` tells; None: there is no such page.
+    `reload`: takes over the configuration anew and says what changed; raises InvalidConfig. None: it cannot be done.
     """
     auth = auth or Auth(Clients(Limits()))
+    origins = cors_origins if isinstance(cors_origins, Origins) else Origins(cors_origins)
     sources = fanouts.sources
     connectors = sources.connectors
     limits = client_limits or ClientLimits()
@@ -85,6 +90,20 @@ def create_app(
             parse(request.args, NoQuery)
             kind, text = page(request.headers.get("Accept", ""))
             return Response(text, content_type=kind)
+
+    if reload is not None:
+        take_over = reload
+
+        @app.post("/admin/reload")
+        async def admin_reload() -> Response:
+            parse(request.args, NoQuery)
+            if await request.get_data(cache=False):
+                raise InvalidParameters([BadParameter("body", "nothing may be sent here: the configuration is a file")])
+            return as_json(take_over())
+
+        @app.errorhandler(InvalidConfig)
+        async def invalid_config(error: InvalidConfig) -> Response:
+            return as_problem(problem("invalid_config", str(error)))
 
     @app.get("/ws-catalog")
     async def ws_catalog() -> Response:
@@ -110,10 +129,8 @@ def create_app(
         return response
 
     desks = desks or {}
-    below = FacadeHttp(app.asgi_app, desks, cors_origins=cors_origins)
-    over_http = Gate(
-        below, auth, cors_origins=cors_origins, dialect=partial(refusal_below, desks), counts=fanouts.counts
-    )
+    below = FacadeHttp(app.asgi_app, desks, origins=origins)
+    over_http = Gate(below, auth, origins=origins, dialect=partial(refusal_below, desks), counts=fanouts.counts)
 
     async def asgi(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "websocket":
@@ -122,9 +139,9 @@ def create_app(
         await receive()  # says only that it was connected
         with serving(WebSocket(scope, receive, send)):
             if place_of(scope["path"]) is not None:
-                await serve_facade(desks, auth, cors_origins)
+                await serve_facade(desks, auth, origins)
                 return
-            await serve_stream(scope["path"], fanouts, limits, auth, cors_origins)
+            await serve_stream(scope["path"], fanouts, limits, auth, origins)
 
     app.asgi_app = Front(asgi, hosts or Hosts(), root_path=root_path)  # type: ignore[method-assign]  # Quart's way of putting something in front
 
@@ -165,7 +182,7 @@ def create_app(
 
     @app.after_request
     async def vary(response: Response) -> Response:
-        await _vary(response, cors_origins)
+        await _vary(response, origins.allowed)
         if request.method == "HEAD" and response.status_code == 200 and response.content_length == 0:
             del response.headers["Content-Length"]  # a stream is not begun for HEAD: who knows how long it would be
         return response

@@ -45,10 +45,10 @@ Rows = Iterable[tuple[Labels, float]]
 class ProcessCounts:
     """Of the process as a whole. `log_lines` and `reloads` are whoever's who writes and reloads."""
 
-    loop_lag: Histogram = field(default_factory=Histogram)
     log_lines: Mapping[str, int] = field(default_factory=dict)  # by level
     reloads: Mapping[str, int] = field(default_factory=dict)  # by result
     reloaded_at: Callable[[], float] = lambda: 0.0  # Unix seconds of the last good one
+    loop_lag: Histogram = field(default_factory=Histogram)
 
 
 @dataclass(frozen=True)

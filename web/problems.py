@@ -73,6 +73,10 @@ class InvalidParameters(Exception):
         self.errors = errors
 
 
+class InvalidConfig(Exception):
+    """The configuration cannot be taken over; str() is one line that says what is wrong and where."""
+
+
 class NotFound(Exception):
     """There is nothing at this path."""
 

@@ -114,6 +114,12 @@ class Archive:
             lagged=self._lagged + sum(follower.lagged for follower in self._followers),
         )
 
+    def change(self, *, keep: Sequence[ArchiveKind], days: Mapping[ArchiveKind, float]) -> None:
+        """Keep these kinds from now on, each for so many days, 0 = for ever."""
+        self.keep = frozenset(keep)
+        self._days = {kind: limit for kind, limit in days.items() if limit}
+        self._prune_at = float("-inf")
+
     def sizes(self) -> Sizes:
         """Of the files, and of the room beside them, in bytes; 0 where nothing is there."""
         free = 0

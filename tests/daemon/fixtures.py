@@ -28,6 +28,7 @@ from actors.simulation.assets import ASSETS, Asset
 from actors.simulation.market import Clock, Market
 from actors.simulation.server import Faults, Simulator
 from daemon import main
+from daemon.reload import Reloader
 from daemon.settings import Archive, Config, ExchangeSettings, Server, Streams, Supervision
 
 MINUTE = 60_000
@@ -306,14 +307,14 @@ def captured_logs() -> Iterator[list[MutableMapping[str, Any]]]:
 
 
 @asynccontextmanager
-async def serving(config: Config, exchange: Exchange) -> AsyncIterator[Served]:
+async def serving(config: Config, exchange: Exchange, reloader: Reloader | None = None) -> AsyncIterator[Served]:
     """Run the daemon for as long as the block lasts. One that does not end by itself within 10 s fails the test."""
     with captured_logs() as logs:
         async with trio.open_nursery() as nursery:
             stop, stopped = trio.Event(), trio.Event()
 
             async def daemon(task_status: trio.TaskStatus[str]) -> None:
-                await main.run(config, {exchange.name: exchange}, stop=stop, task_status=task_status)
+                await main.run(config, {exchange.name: exchange}, stop=stop, reloader=reloader, task_status=task_status)
                 stopped.set()
 
             url = await nursery.start(daemon)

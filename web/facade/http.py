@@ -13,6 +13,7 @@ import msgspec
 from actors.errors import MarketError, UnknownExchange
 from actors.exchanges.facade import Asked, Reply
 from actors.facade.desk import Desk, Told
+from web.origins import Origins
 from web.problems import problem_of
 from web.rest.headers import choose_encoding, compress, is_compressible, variant_headers
 
@@ -38,10 +39,10 @@ def place_of(path: str) -> tuple[str, str] | None:
 class FacadeHttp:
     """Answers what is below `/as/`, and leaves the rest to `app`."""
 
-    def __init__(self, app: App, desks: Desks, *, cors_origins: list[str] | str) -> None:
+    def __init__(self, app: App, desks: Desks, *, origins: Origins) -> None:
         self._app = app
         self._desks = desks
-        self._origins = cors_origins
+        self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         place = place_of(scope["path"])
@@ -83,7 +84,7 @@ class FacadeHttp:
         if compressible and encoding is not None:
             body = _compressed(body, encoding)
         headers = {"Content-Type": reply.content_type, "Content-Length": str(len(body)), **dict(reply.headers)}
-        headers |= variant_headers(encoding, asked.get(b"origin"), self._origins, compressible=compressible)
+        headers |= variant_headers(encoding, asked.get(b"origin"), self._origins.allowed, compressible=compressible)
         headers |= {"X-Marketd": told.way, "Age": str(int(told.age))}
         if used is not None:
             headers[used[0]] = used[1]

@@ -9,6 +9,7 @@ from actors.facade.relay import Relay
 from web.account import Account
 from web.auth import Auth
 from web.facade.http import Desks, place_of, unknown
+from web.origins import Origins
 from web.server.outbox import Outbox, text_frame
 from web.streams.entry import enter
 from web.streams.fanout import Outlet
@@ -20,7 +21,7 @@ PING = b"\x89\x00"
 POLICY_VIOLATION, NORMAL = 1008, 1000
 
 
-async def serve_facade(desks: Desks, auth: Auth, origins: list[str] | str) -> None:
+async def serve_facade(desks: Desks, auth: Auth, origins: Origins) -> None:
     """One client's life on one socket."""
     exchange, path = place_of(websocket.path) or ("", "")
     desk = desks.get(exchange)

@@ -28,6 +28,7 @@ from web.clients import Seat
 from web.counts import WebCounts
 from web.credentials import take_from_head
 from web.hosts import Hosts
+from web.origins import Origins
 from web.parameters import parse
 from web.problems import InvalidParameters
 from web.rest.gate import PROBES, refusal
@@ -93,7 +94,7 @@ class Early:
         connectors: Connectors,
         auth: Auth,
         *,
-        cors_origins: list[str] | str,
+        origins: Origins,
         hosts: Hosts | None = None,
         root_path: str = "",
         counts: WebCounts | None = None,
@@ -103,7 +104,7 @@ class Early:
         self._hosts = hosts or Hosts()
         self._urls = app.url_map.bind("")
         self._connectors = connectors
-        self._origins = cors_origins
+        self._origins = origins
         self._root_path = root_path
         self._routes = {
             route.path: (held, route.query)
@@ -147,7 +148,7 @@ class Early:
                 else:
                     account.request()
             except RateLimited as error:
-                status, refused, told = refusal(error, account, asked.origin, self._origins)
+                status, refused, told = refusal(error, account, asked.origin, self._origins.allowed)
                 self._counts.answered(body.route, status, perf_counter() - began)
                 return _head(status, refused), told
         self._size += len(body.data) - before
@@ -158,7 +159,7 @@ class Early:
             self._bodies[asked.target, asked.encoding] = body
         headers = {"content-type": CONTENT_TYPE, "content-length": str(len(body.data))}
         compressible = is_compressible(CONTENT_TYPE, body.size)
-        headers |= variant_headers(asked.encoding, asked.origin, self._origins, compressible=compressible)
+        headers |= variant_headers(asked.encoding, asked.origin, self._origins.allowed, compressible=compressible)
         if not account.is_exempt:
             account.sent(len(body.data))
             headers |= account.headers()

@@ -18,6 +18,7 @@ from web.auth import Auth, scope_of, visiting
 from web.clients import Seat
 from web.counts import OTHER, WebCounts
 from web.credentials import take_credentials
+from web.origins import Origins
 from web.problems import Denied, problem_of
 from web.rest.headers import variant_headers
 from web.server.protocol import SEAT
@@ -41,7 +42,7 @@ class Gate:
         app: App,
         auth: Auth,
         *,
-        cors_origins: list[str] | str,
+        origins: Origins,
         dialect: Dialect,
         counts: WebCounts | None = None,
     ) -> None:
@@ -49,7 +50,7 @@ class Gate:
         self._dialect = dialect
         self._auth = auth
         self._counts = counts or WebCounts()
-        self._origins = cors_origins
+        self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
         auth, path = self._auth, scope["path"]
@@ -70,7 +71,7 @@ class Gate:
             auth.check(visit, needed)
         except (Denied, RateLimited) as error:
             origin = next((value.decode("latin1") for name, value in scope["headers"] if name == b"origin"), None)
-            told = refusal(error, account, origin, self._origins)
+            told = refusal(error, account, origin, self._origins.allowed)
             if isinstance(error, RateLimited) and (reply := self._dialect(path, error)) is not None:
                 kept = {"Content-Type": reply.content_type, "Content-Length": str(len(reply.body))}
                 told = reply.status, told[1] | kept | dict(reply.headers), reply.body

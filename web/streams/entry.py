@@ -15,6 +15,7 @@ from web.account import Account
 from web.auth import READ, Auth, Visit, visiting
 from web.clients import Seat
 from web.credentials import take_credentials
+from web.origins import Origins
 from web.problems import Denied, problem
 from web.rest.gate import address_of, refusal, seat_of
 from web.server.connections import OUTBOX
@@ -27,12 +28,12 @@ NO_KEY, NO_SCOPE = 4401, 4403
 Serve = Callable[[Outbox, Account], Awaitable[None]]
 
 
-async def enter(auth: Auth, origins: list[str] | str, serve: Serve) -> None:
+async def enter(auth: Auth, origins: Origins, serve: Serve) -> None:
     """Let the client of the current WebSocket in, or say why not; then `serve` it, until its key is good no more."""
     scope = websocket.scope
     given = take_credentials(scope, token_in_query=auth.token_in_query)
     origin = websocket.headers.get("Origin")
-    if not is_allowed_origin(origin, websocket.host, origins):
+    if not is_allowed_origin(origin, websocket.host, origins.allowed):
         detail = "pages of this origin may not connect: see server.cors_origins"
         told = problem("forbidden_origin", detail)
         await websocket.refuse(told.status, {"Content-Type": "application/problem+json"}, msgspec.json.encode(told))

@@ -89,6 +89,10 @@ class Fanouts:
                 else:
                     self._end(fanout)
 
+    def change(self, memory: Memory) -> None:
+        """Remember so much from the next look on."""
+        self.memory = memory
+
     def subscriptions(self) -> Counter[Kind]:
         """Topics that are followed, once per client."""
         followed: Counter[Kind] = Counter()

@@ -7,9 +7,10 @@ topic's fan-out, behind which nothing is sent before all in front of it.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import trio
@@ -41,8 +42,9 @@ POLICY_VIOLATION, NO_TOPIC = 1008, 4408
 TOPIC_WITHIN = 60.0  # seconds that a connection may be without a topic
 
 
-class ClientLimits(NamedTuple):
-    """What one `/ws` connection may ask for."""
+@dataclass
+class ClientLimits:
+    """What one `/ws` connection may ask for; may change while it is open."""
 
     topics: int = 1000
     commands_per_second: float = 20.0  # and twice as many at once

@@ -12,6 +12,7 @@ from actors.errors import MarketError, RateLimited, UnknownExchange
 from actors.feeds.everything import KINDS
 from web.account import Account
 from web.auth import Auth
+from web.origins import Origins
 from web.parameters import SocketQuery, parse
 from web.problems import InvalidParameters, NotFound, problem_of
 from web.server.outbox import Outbox, text_frame
@@ -29,7 +30,7 @@ ALLOWANCE = 40  # messages that a client may send at once
 ALLOWANCE_PER_SECOND = 20.0
 
 
-async def serve_stream(path: str, fanouts: Fanouts, limits: ClientLimits, auth: Auth, origins: list[str] | str) -> None:
+async def serve_stream(path: str, fanouts: Fanouts, limits: ClientLimits, auth: Auth, origins: Origins) -> None:
     """One client's life on one stream."""
 
     async def serve(outbox: Outbox, account: Account) -> None:

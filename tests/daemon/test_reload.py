@@ -1,0 +1,222 @@
+"""The configuration taken over while the daemon runs: all or nothing, and no client, line or number notices."""
+
+import random
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import trio
+
+from actors.exchanges.binance import simulator
+from actors.exchanges.exchange import load_exchanges
+from actors.simulation.market import Clock, Market
+from daemon.config import load
+from daemon.kinds import ConfigError
+from daemon.main import exchange_defaults
+from daemon.reload import Reloader, difference
+from daemon.settings import Config
+from tests.daemon.fixtures import TWO, Served, configuration, eventually, fast, serving
+from tests.daemon.test_process import Process, listening, simulated
+from tests.web.test_access import KeyFile
+from web.limits import Limits
+
+START = 1_760_000_000_000
+replace = msgspec.structs.replace
+
+
+def changed(config: Config, section: str, **values: Any) -> Config:
+    return replace(config, **{section: replace(getattr(config, section), **values)})
+
+
+def of_binance(config: Config, **values: Any) -> Config:
+    return replace(config, exchanges=config.exchanges | {"binance": replace(config.exchanges["binance"], **values)})
+
+
+@pytest.fixture
+def config() -> Config:
+    return load(None, {}, defaults=exchange_defaults(load_exchanges()))
+
+
+# --- what is new, and what runs then
+
+
+def test_what_needs_a_restart_is_told_and_stays_as_it_is(config: Config) -> None:
+    new = changed(
+        of_binance(config, symbols=("XRPUSDT",), rest_url="http://a"), "server", port=1, cors_origins=["http://b"]
+    )
+    new = changed(new, "archive", enabled=False, ohlc_days=3.0)
+    told, merged = difference(config, new)
+    assert told.changed == ["archive.ohlc_days", "exchanges.binance.symbols", "server.cors_origins"]
+    assert told.restart_needed == ["archive.enabled", "exchanges.binance.rest_url", "server.port"]
+    assert (merged.server.port, merged.server.cors_origins) == (config.server.port, ["http://b"])
+    assert merged.exchanges["binance"].rest_url == config.exchanges["binance"].rest_url
+    assert merged.exchanges["binance"].symbols == ("XRPUSDT",)
+    again, same = difference(merged, new)
+    assert (again.changed, again.restart_needed, same) == ([], told.restart_needed, merged)
+
+
+def test_a_first_certificate_needs_a_restart(config: Config) -> None:
+    told, merged = difference(config, changed(config, "server", certfile="a.pem", keyfile="b.pem"))
+    assert (told.changed, told.restart_needed) == ([], ["server.certfile", "server.keyfile"])
+    assert merged == config
+
+
+def test_what_cannot_be_loaded_or_applied_changes_nothing(config: Config) -> None:
+    def broken() -> Config:
+        raise ConfigError("config.toml: server.port", "expected an integer")
+
+    reloader = Reloader(broken)
+    reloader.begin(config, lambda _: pytest.fail("was applied"))
+    with pytest.raises(ConfigError, match=r"config\.toml: server\.port"):
+        reloader.reload()
+    assert (reloader.running, reloader.results) == (config, {"failed": 1})
+
+
+# --- as an operator does it
+
+
+async def logged(daemon: Process, event: str, count: int = 1) -> dict[str, Any]:
+    await eventually(lambda: len(daemon.logged(event)) >= count, 15, event)
+    return daemon.logged(event)[count - 1]
+
+
+async def test_a_signal_takes_over_a_new_symbol_and_a_mistake_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    async with (
+        simulated(tmp_path) as sim,
+        listening(cwd=tmp_path) as daemon,
+        httpx.AsyncClient(base_url=daemon.url) as client,
+    ):
+        good = file.read_text()
+        feeds = (await client.get("/health")).json()["feeds"]
+        assert [feed["symbol"] for feed in feeds] == ["BTCUSDT"]
+        file.write_text(good.replace('["BTCUSDT"]', '["BTCUSDT", "ETHUSDT"]').replace("port = 0", "port = 1"))
+        daemon.process.send_signal(signal.SIGHUP)
+        entry = await logged(daemon, "config.reloaded")
+        assert (entry["changed"], entry["restart_needed"]) == (["exchanges.binance.symbols"], ["server.port"])
+
+        async def states() -> dict[str, str]:
+            return {feed["symbol"]: feed["state"] for feed in (await client.get("/health")).json()["feeds"]}
+
+        with trio.fail_after(15):
+            while (await states()).get("ETHUSDT") != "live":  # noqa: ASYNC110 (another process)
+                await trio.sleep(0.1)
+        assert sim.connections_total == 1
+
+        file.write_text(good + "\n[nonsense]\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        failed = await logged(daemon, "config.reload_failed")
+        assert failed["reason"] == "config.toml: nonsense: unknown section"
+        assert set(await states()) == {"BTCUSDT", "ETHUSDT"}
+
+        file.write_text(good)
+        daemon.process.send_signal(signal.SIGHUP)
+        await logged(daemon, "config.reloaded", 2)
+        with trio.fail_after(15):
+            while set(await states()) != {"BTCUSDT"}:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+
+
+# --- over HTTP
+
+
+async def test_it_is_asked_for_by_those_who_may(tmp_path: Path) -> None:
+    keys = KeyFile(tmp_path)
+    admin, reader = keys.add("admin"), keys.add("read")
+    async with trio.open_nursery() as nursery:
+        sim = await nursery.start(partial(simulator.serve, Market(assets=TWO, clock=Clock(START))))
+        config = changed(configuration(sim, ["BTCUSDT"]), "auth", keys_file=str(keys.path))
+        current: list[Config | None] = [changed(config, "limits", topics=7)]
+
+        def read() -> Config:
+            if current[0] is None:
+                raise ConfigError("config.toml: streams.intervals", "expected a list")
+            return current[0]
+
+        async with serving(config, fast(), Reloader(read)) as w:
+
+            async def ask(key: str | None, **options: Any) -> httpx.Response:
+                headers = {"X-API-Key": key} if key else {}
+                return await w.client.post("/admin/reload", headers=headers, **options)
+
+            assert (await ask(None)).json()["code"] == "unauthorized"
+            assert (await ask(reader)).json()["code"] == "forbidden"
+            assert (await ask(admin, content=b"{}")).status_code == 422
+            done = await ask(admin)
+            assert (done.status_code, done.json()) == (200, {"changed": ["limits.topics"], "restart_needed": []})
+            assert (await ask(admin)).json() == {"changed": [], "restart_needed": []}
+            current[0] = None
+            failed = await ask(admin)
+            assert (failed.status_code, failed.json()["code"]) == (422, "invalid_config")
+            assert failed.json()["detail"] == "config.toml: streams.intervals: expected a list"
+            assert (await w.client.get("/admin/reload", headers={"X-API-Key": admin})).status_code == 405
+        nursery.cancel_scope.cancel()
+
+
+# --- 200 times under load
+
+
+class Numbers:
+    """One topic's numbers, as a client of `/ws` hears them."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+        self.others: list[dict[str, Any]] = []
+
+    async def follow(self, w: Served, *topics: str) -> None:
+        async with w.stream("/ws") as stream:
+            await stream.say({"op": "subscribe", "topics": list(topics)})
+            while True:
+                await trio.sleep(0.05)
+                for frame in stream.frames[len(self.seen) + len(self.others) :]:
+                    if "seq" in frame:
+                        self.seen.append((frame["epoch"], frame["seq"]))
+                    else:
+                        self.others.append(frame)
+
+
+async def test_random_reloads_under_load_leave_no_hole_in_any_clients_numbers() -> None:
+    chance = random.Random(12)
+    async with trio.open_nursery() as nursery:
+        market = Market(assets=TWO, clock=Clock(START, rate=4.0))
+        sim = await nursery.start(partial(simulator.serve, market))
+        config = configuration(sim, ["BTCUSDT"])
+        current = [config]
+        reloader = Reloader(lambda: current[0])
+        async with serving(config, fast(), reloader) as w:
+            numbers = Numbers()
+            w.nursery.start_soon(numbers.follow, w, "binance:BTCUSDT:trades")
+            await eventually(lambda: len(numbers.seen) > 5, 20, "trades")
+            for _ in range(200):
+                made = of_binance(
+                    config,
+                    symbols=chance.choice([("BTCUSDT",), ("BTCUSDT", "ETHUSDT"), ("ETHUSDT", "BTCUSDT")]),
+                    on_demand=chance.choice([True, False]),
+                )
+                made = changed(
+                    made,
+                    "streams",
+                    intervals=chance.choice([("1m",), ("1m", "5m"), ("5m", "1m", "1h")]),
+                    large_trade_threshold_usd=chance.choice([1000.0, 100_000.0]),
+                    topics_per_client=chance.choice([1, 10, 1000]),
+                    resume_seconds=chance.choice([1.0, 300.0]),
+                )
+                made = replace(made, limits=chance.choice([Limits(), Limits(topics=1, requests_per_second=1.0)]))
+                made = changed(made, "log", level=chance.choice(["INFO", "WARNING"]))
+                current[0] = made
+                reloader.reload()
+                await trio.sleep(chance.choice([0.0, 0.01, 0.03]))
+            count = len(numbers.seen)
+            await eventually(lambda: len(numbers.seen) > count + 5, 20, "trades afterwards")
+            epochs = {epoch for epoch, _ in numbers.seen}
+            seqs = [seq for _, seq in numbers.seen]
+            assert len(epochs) == 1
+            assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
+            assert [frame["type"] for frame in numbers.others] == ["ack"]
+            assert sim.connections_total == 1
+            assert reloader.results == {"ok": 200}
+        nursery.cancel_scope.cancel()
