@@ -73,6 +73,7 @@ class Collection:
         self._counts = counts
         self._on_silence = on_silence  # a topic that should speak does not
         self.feeds: dict[str, Feed] = {}
+        self._taken_out: set[str] = set()  # symbols that were configured: nobody waits for their readers to come back
         self._ending: set[Feed] = set()  # for each a task waits to end it
         self._reach: Reach
 
@@ -135,6 +136,7 @@ class Collection:
     def _change_symbols(self, symbols: tuple[str, ...]) -> None:
         gone = set(self.symbols) - set(symbols)
         self.symbols = symbols
+        self._taken_out = (self._taken_out | gone) - set(symbols)
         for symbol in gone:
             self.end_if_unread(symbol)
         for symbol in symbols:
@@ -276,7 +278,10 @@ class Collection:
 
     def _let_go(self, feed: Feed) -> None:
         """Nobody holds the feed any more: end it, in a while, unless it is configured."""
-        if feed.symbol not in self.symbols:
+        if feed.symbol in self._taken_out:
+            self._taken_out.discard(feed.symbol)
+            self.end_if_unread(feed.symbol)
+        elif feed.symbol not in self.symbols:
             feed.left_at = trio.current_time()
             if feed not in self._ending:  # one task, however often it is taken and left
                 self._ending.add(feed)
