@@ -48,6 +48,7 @@ from actors.upstream.flights import Flights
 from actors.upstream.rest import Http, RestClient, tls_for
 from actors.upstream.seam import LIVE, Socket, Upstream
 from actors.upstream.skew import Skew
+from actors.upstream.tap import Listener, Tapped
 
 log = structlog.get_logger()
 
@@ -152,6 +153,10 @@ class Connector:
         tls = tls_for(self._rest_url)
         async with self._upstream.open_http(self.name, self._rest_url, tls) as http:
             yield self._rest_client(http, "client")
+
+    def tap(self, listener: Listener) -> None:
+        """Show `listener` what the connections bring that are made from now on."""
+        self._upstream = Tapped(self._upstream, listener)
 
     @property
     def ws_url(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from actors.exchanges.facade import Asked, Reply, View
+from actors.exchanges.facade import Asked, Reply, Row, Series, View
 
 
 class Heard(NamedTuple):
@@ -85,6 +85,8 @@ class Dialect:
     ask: Callable[[bool, Sequence[str], int], Sequence[str]]  # (subscribe?, names, number) -> the frames that do it
     read: Callable[[bytes], tuple[str, bytes] | None]  # a frame -> its stream and what it tells; None: of no stream
     memory: Callable[[str], Memory]
+    bars_name: Callable[[Series], str]  # the stream of a series of bars
+    bars: Callable[[bytes], Sequence[tuple[Row, bool]]]  # what such a stream tells -> rows as of REST; closed for good?
     heartbeat: str | None = None
     messages: tuple[int, float] = (2000, 33.0)  # that a client may send at once, and per second
     idle: float | None = None  # seconds without a word to a client, after which the exchange would hang up

@@ -4,6 +4,7 @@ Rows come from what is held, and only what is missing of them is asked for; all 
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import structlog
@@ -21,12 +22,13 @@ from actors.errors import (
 )
 from actors.events import ms
 from actors.exchanges.exchange import Supervise
-from actors.exchanges.facade import Asked, Facade, Pass, Refusal, Reply, Row, Rows
+from actors.exchanges.facade import Asked, Facade, Pass, Refusal, Reply, Row, Rows, Series
 from actors.facade.passing import Passed, Passing, Share
 from actors.facade.relay import Relay
 from actors.facade.rows import MINUTE, Missing, RowStore
 
 BEGUN_WITHIN = 3.0  # seconds that a request waits for the exchange's host to be ready
+WANTED_FOR = 600.0  # seconds since bars were asked for that streams are looked through for more of them
 TRIES = 3  # times that missing rows are asked for until the request is passed on as it is
 
 log = structlog.get_logger()
@@ -59,6 +61,9 @@ class Desk:
         self._rows = RowStore(settings.rows_mb << 20)
         self._passing: Passing | None = None
         self._ready = trio.Event()
+        self._wanted: dict[str, tuple[Series, float]] = {}  # streams of bars that rows are made of, when last asked for
+        if dialect is not None:
+            connector.tap(self._listen)
         self.counts: Counter[str] = Counter()  # by way
 
     @property
@@ -140,7 +145,27 @@ class Desk:
 
     # --- rows ---
 
+    def _listen(self, messages: Sequence[bytes | str]) -> None:
+        """Take bars out of what the lines bring, where somebody asks for them: they are the newest there are."""
+        if not self._wanted or self.dialect is None:
+            return
+        at = trio.current_time()
+        for message in messages:
+            read = self.dialect.read(message.encode() if isinstance(message, str) else message)
+            if read is None or (wanted := self._wanted.get(read[0])) is None:
+                continue
+            if at - wanted[1] > WANTED_FOR:
+                del self._wanted[read[0]]
+                continue
+            for row, is_closed in self.dialect.bars(read[1]):
+                self._rows.push(wanted[0], row, is_closed=is_closed, at=at)
+
+    def _want(self, series: Series) -> None:
+        if self.dialect is not None and series.interval and series.symbol in self._connector.feeds:
+            self._wanted[self.dialect.bars_name(series)] = series, trio.current_time()
+
     async def _cut(self, rows: Rows, asked: Asked) -> Told:
+        self._want(rows.series)
         for _ in range(TRIES):
             now, at = self.now(), trio.current_time()
             cut = self._rows.cut(rows, now, at, self._quiet_since(rows))

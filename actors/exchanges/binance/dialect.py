@@ -11,9 +11,10 @@ from urllib.parse import unquote
 
 import msgspec
 
+from actors.decoding import UNREADABLE
 from actors.exchanges.binance.facade import WORDS, refuse
 from actors.exchanges.dialect import Dialect, Heard, Memory, Nothing, Talk
-from actors.exchanges.facade import Asked, Refusal, Reply, View
+from actors.exchanges.facade import Asked, Refusal, Reply, Row, Series, View
 
 PATH = re.compile(r"(?:/(market|public))?/(ws|stream)(?:/(.*))?")
 METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
@@ -159,4 +160,55 @@ def memory(name: str) -> Memory:
     return Nothing()
 
 
-DIALECT = Dialect(talk=talk, line_of=line_of, ask=ask, read=read, memory=memory, messages=(10, 10.0), ping_every=180.0)
+class _Bar(msgspec.Struct):
+    """The `k` of a kline frame carries all twelve columns of REST."""
+
+    opens: int = msgspec.field(name="t")
+    closes: int = msgspec.field(name="T")
+    open: str = msgspec.field(name="o")
+    high: str = msgspec.field(name="h")
+    low: str = msgspec.field(name="l")
+    close: str = msgspec.field(name="c")
+    volume: str = msgspec.field(name="v")
+    quote: str = msgspec.field(name="q")
+    trades: int = msgspec.field(name="n")
+    taker: str = msgspec.field(name="V")
+    taker_quote: str = msgspec.field(name="Q")
+    ignored: str = msgspec.field(name="B")
+    is_closed: bool = msgspec.field(name="x")
+
+
+class _Kline(msgspec.Struct):
+    bar: _Bar = msgspec.field(name="k")
+
+
+_kline = msgspec.json.Decoder(_Kline).decode
+
+
+def bars_name(series: Series) -> str:
+    return f"{series.symbol.lower()}@kline_{series.interval}"
+
+
+def bars(body: bytes) -> Sequence[tuple[Row, bool]]:
+    try:
+        bar = _kline(body).bar
+    except UNREADABLE:
+        return ()
+    row = (
+        *(bar.opens, bar.open, bar.high, bar.low, bar.close, bar.volume, bar.closes),
+        *(bar.quote, bar.trades, bar.taker, bar.taker_quote, bar.ignored),
+    )
+    return ((Row(bar.opens, bar.closes + 1, _encode(row)), bar.is_closed),)
+
+
+DIALECT = Dialect(
+    talk=talk,
+    line_of=line_of,
+    ask=ask,
+    read=read,
+    memory=memory,
+    bars_name=bars_name,
+    bars=bars,
+    messages=(10, 10.0),
+    ping_every=180.0,
+)

@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
+from actors.decoding import UNREADABLE
 from actors.exchanges.bybit.facade import WORDS
-from actors.exchanges.bybit.normalise import OUR_INTERVALS
+from actors.exchanges.bybit.normalise import OUR_INTERVALS, THEIR_INTERVALS
 from actors.exchanges.dialect import Dialect, Heard, Memory, Nothing, Talk
-from actors.exchanges.facade import Asked, Reply, View
+from actors.exchanges.facade import Asked, Reply, Row, Series, View
 
 PATH = "/v5/public/linear"
 ARGS_MAX = 21_000  # characters of a connection's topics, written as one JSON array
@@ -196,4 +197,48 @@ def memory(name: str) -> Memory:
     return Levels() if name.startswith("orderbook.") else Nothing()
 
 
-DIALECT = Dialect(talk=talk, line_of=line_of, ask=ask, read=read, memory=memory, heartbeat='{"op":"ping"}')
+class _Bar(msgspec.Struct):
+    start: int
+    end: int
+    open: str
+    high: str
+    low: str
+    close: str
+    volume: str
+    turnover: str
+    confirm: bool
+
+
+class _Klines(msgspec.Struct):
+    data: list[_Bar]
+
+
+_klines = msgspec.json.Decoder(_Klines).decode
+
+
+def bars_name(series: Series) -> str:
+    return f"kline.{THEIR_INTERVALS[series.interval]}.{series.symbol}"
+
+
+def bars(body: bytes) -> Sequence[tuple[Row, bool]]:
+    try:
+        told = _klines(body).data
+    except UNREADABLE:
+        return ()
+    found = []
+    for bar in told:
+        row = (str(bar.start), bar.open, bar.high, bar.low, bar.close, bar.volume, bar.turnover)
+        found.append((Row(bar.start, bar.end + 1, _encode(row)), bar.confirm))
+    return found
+
+
+DIALECT = Dialect(
+    talk=talk,
+    line_of=line_of,
+    ask=ask,
+    read=read,
+    memory=memory,
+    bars_name=bars_name,
+    bars=bars,
+    heartbeat='{"op":"ping"}',
+)

@@ -12,7 +12,7 @@ import msgspec
 
 from actors.decoding import UNREADABLE
 from actors.exchanges.dialect import Dialect, Heard, Latest, Memory, Talk
-from actors.exchanges.facade import Asked, Reply, View
+from actors.exchanges.facade import Asked, Reply, Row, Series, View
 from actors.exchanges.hyperliquid.facade import FIXED, TEXT, WORDS
 
 BACKLOG = 30  # trades that a newcomer is told
@@ -201,6 +201,36 @@ def memory(name: str) -> Memory:
     return Trades() if name.startswith("trades ") else Latest()
 
 
+class _Span(msgspec.Struct):
+    t: int
+    T: int
+
+
+_span = msgspec.json.Decoder(_Span).decode
+
+
+def bars_name(series: Series) -> str:
+    return f"candle {series.symbol} {series.interval}"
+
+
+def bars(body: bytes) -> Sequence[tuple[Row, bool]]:
+    """A frame's `data` is REST's row; none is said to be the last of its bar."""
+    try:
+        raw = _push(body).data
+        span = _span(raw)
+    except UNREADABLE:
+        return ()
+    return ((Row(span.t, span.T + 1, bytes(raw)), False),)
+
+
 DIALECT = Dialect(
-    talk=talk, line_of=line_of, ask=ask, read=read, memory=memory, heartbeat='{"method":"ping"}', idle=60.0
+    talk=talk,
+    line_of=line_of,
+    ask=ask,
+    read=read,
+    memory=memory,
+    bars_name=bars_name,
+    bars=bars,
+    heartbeat='{"method":"ping"}',
+    idle=60.0,
 )
