@@ -1,6 +1,6 @@
 """A seeded market: the one world behind every simulated exchange.
 
-Law: no I/O and no exchange in here. Integers throughout, as in simulated_history: ticks, steps, tick x step, and
+Law: no I/O and no exchange in here. Integers throughout, as in `history`: ticks, steps, tick x step, and
 milliseconds of market time. The same seed, assets and starting time give the same world, however often and however
 coarsely it is advanced.
 

@@ -16,6 +16,7 @@ import msgspec
 import trio
 from msgspec import UNSET, Struct, UnsetType
 
+from actors.decoding import UNREADABLE
 from actors.errors import MarketError, NotReady
 from actors.events import Ohlc, bar_end
 from actors.feeds.feed import Feed
@@ -119,7 +120,7 @@ class Multiplex:
             return True
         try:
             command = _decode(message or b"")
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             text = str(error).replace("`", "")
             self._refuse(_id_of(message), problem("invalid_command", f"not a command: {text}"))
             return True
@@ -325,7 +326,7 @@ def _id_of(message: str | bytes | None) -> int | str | None:
     """The id of a command that is otherwise unreadable, where it has a usable one."""
     try:
         id = _decode_id(message or b"").id
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     return id if isinstance(id, int | str) and len(str(id)) <= 64 else None
 

@@ -51,7 +51,7 @@ class BinanceTalk:
         """A control frame; its reply is never wrapped in an envelope."""
         try:
             order = _decode(message)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return _told({"code": 3, "msg": "Invalid JSON: expected value at line 1 column 1"})
         end = f"at line 1 column {len(message)}"
         if not isinstance(order, dict) or "method" not in order:

@@ -9,6 +9,7 @@ from math import ceil
 
 import msgspec
 
+from actors.decoding import UNREADABLE
 from actors.errors import (
     BadMessage,
     MarketError,
@@ -200,7 +201,7 @@ def parse(series: Series, body: bytes) -> list[Row]:
             kline = _kline(raw)
             rows.append(Row(kline[0], kline[6] + 1, bytes(raw)))
         return rows
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadMessage(f"Binance's rows are not what it documents: {error}") from None
 
 

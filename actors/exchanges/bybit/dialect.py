@@ -97,7 +97,7 @@ class BybitTalk:
 def _order(message: str | bytes) -> dict[str, Any]:
     try:
         order = _decode(message)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         order = None
     if not isinstance(order, dict):
         found = message[:1] if isinstance(message, str) else message[:1].decode("latin1")
@@ -187,7 +187,7 @@ _topic = msgspec.json.Decoder(_Push).decode
 def read(frame: bytes) -> tuple[str, bytes] | None:
     try:
         return _topic(frame).topic, frame
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None  # an answer to a request
 
 

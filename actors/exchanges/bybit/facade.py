@@ -9,6 +9,7 @@ from math import ceil
 
 import msgspec
 
+from actors.decoding import UNREADABLE
 from actors.errors import (
     BadMessage,
     MarketError,
@@ -176,7 +177,7 @@ def parse(series: Series, body: bytes) -> list[Row]:
                 time = int(_settled(raw).time)
                 rows.append(Row(time, time + 1, bytes(raw)))
         return rows
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise BadMessage(f"Bybit's rows are not what it documents: {error}") from None
 
 
@@ -224,7 +225,7 @@ def judge(status: int, body: bytes) -> MarketError | None:
         return None if is_for_client else said or UpstreamError(f"the exchange answered {status}")
     try:
         error = wire.decode_refusal(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return UpstreamError("the exchange answered with something that is no answer of its kind")
     if error.code in (10006, 10018, 429):
         return UpstreamLimited(f"Bybit: {error.message[:200]}", retry_after=LIMITED_PAUSE)
@@ -237,7 +238,7 @@ def is_clients_fault(status: int, body: bytes) -> bool:
         return False
     try:
         return wire.decode_refusal(body).code == 10001
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return False
 
 

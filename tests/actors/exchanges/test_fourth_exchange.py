@@ -19,7 +19,7 @@ import trio
 from actors import exchanges
 from actors.events import Topic
 from actors.exchanges.exchange import Exchange, load_exchanges
-from actors.simulation import server as simulator
+from actors.simulation import server
 from actors.simulation.assets import Asset
 from actors.simulation.history import floor_open
 from actors.simulation.market import Clock, Market
@@ -277,7 +277,7 @@ async def toyland(folder: Path) -> AsyncIterator[Toyland]:
     """The daemon as it starts from a file that configures the toy and switches all others off."""
     async with trio.open_nursery() as nursery:
         market = Market(assets=[MARBLE], clock=Clock(START, rate=0))
-        sim = await nursery.start(partial(simulator.serve, market, Faults(), ToyVenue))
+        sim = await nursery.start(partial(server.serve, market, Faults(), ToyVenue))
         stanzas = [f"[exchanges.{name}]\nenabled = false\n" for name in EXCHANGES]
         stanzas.append(f'[exchanges.toy]\nrest_url = "{sim.rest_url}"\nws_url = "{sim.ws_url}"\n')
         file = folder / "config.toml"

@@ -1,4 +1,4 @@
-"""The other end of Binance USD-M futures' wire: paths and tiers, control frames, streams; REST is in simulator_rest.
+"""The other end of Binance USD-M futures' wire: paths and tiers, control frames, streams; REST is in `rest`.
 
 Law: strict where the real exchange breaks clients, and no lie it does not tell: every subscription is acknowledged,
 wrong tier, wrong case and nonsense included, and stays silent; the retired paths deliver book data only.
@@ -10,11 +10,13 @@ its subscribers, encoded once. What nobody subscribed to costs nothing.
 import re
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
 import trio
 
+from actors.decoding import UNREADABLE
 from actors.exchanges.binance.simulator.books import day_ticker, depth_changes, partial_depth, single_trade
 from actors.exchanges.binance.simulator.rest import Limits, Rest
 from actors.exchanges.binance.simulator.rows import listing
@@ -28,10 +30,11 @@ from actors.exchanges.binance.simulator.streams import (
     mark_price,
     mark_prices,
 )
-from actors.simulation import server as simulator
+from actors.simulation import server
 from actors.simulation.history import INTERVALS
 from actors.simulation.market import Market
 from actors.simulation.server import Connection, Faults, Reply, Request, Simulator
+from actors.simulation.subscribers import Subscribers
 
 _encode = msgspec.json.encode
 _PATH = re.compile(r"(?:/(market|public))?/(ws|stream)(?:/(.*))?")
@@ -61,7 +64,7 @@ async def serve(
 ) -> None:
     """Run a simulated Binance until cancelled. `Simulator.ws_url` ends in /market, as the real one in a config."""
     options = options or Options()
-    await simulator.serve(
+    await server.serve(
         market,
         faults or Faults(),
         lambda sim: _Binance(sim, options),
@@ -107,7 +110,7 @@ class _Binance:
         self._symbols = listing(sim.market)
         self._names = {symbol.lower(): symbol for symbol in self._symbols}
         self._clients: dict[Connection, _Client] = {}
-        self._sources: dict[str, tuple[Source, dict[Connection, None]]] = {}
+        self._sources: Subscribers[Source] = Subscribers()
         self._forced = ForcedOrders(self._symbols, options.forced_order)
 
     def answer(self, request: Request) -> Reply:
@@ -133,7 +136,7 @@ class _Binance:
 
     def closed(self, connection: Connection) -> None:
         for name in connection.streams:
-            self._leave(connection, name)
+            self._sources.leave(connection, name)
         del self._clients[connection]
 
     def counted(self, connection: Connection) -> None:
@@ -152,7 +155,7 @@ class _Binance:
         """The reply to a control frame; it is never wrapped in an envelope."""
         try:
             order = msgspec.json.decode(message)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return {"code": 3, "msg": "Invalid JSON: expected value at line 1 column 1"}
         end = f"at line 1 column {len(message)}"
         if not isinstance(order, dict) or "method" not in order:
@@ -172,7 +175,7 @@ class _Binance:
                 for name in params:
                     if isinstance(name, str) and name in connection.streams:
                         del connection.streams[name]
-                        self._leave(connection, name)
+                        self._sources.leave(connection, name)
             case "LIST_SUBSCRIPTIONS":
                 return {"result": list(connection.streams), "id": number}
             case _:
@@ -202,22 +205,15 @@ class _Binance:
             connection.streams[name] = None
             if (tier == "market") == bool(_PUBLIC.search(name)):
                 continue  # another tier's: acknowledged, and silent for ever
-            if name not in self._sources:
-                source = self._source(name)
-                if source is None:
-                    continue
-                next(source)
-                self._sources[name] = source, {}
-            self._sources[name][1][connection] = None
+            self._sources.join(connection, name, partial(self._started, name))
         if len(connection.streams) > self._options.streams_per_connection:
             connection.close(1008, "Too many streams")
 
-    def _leave(self, connection: Connection, name: str) -> None:
-        if name in self._sources:
-            _, subscribers = self._sources[name]
-            subscribers.pop(connection, None)
-            if not subscribers:
-                del self._sources[name]
+    def _started(self, name: str) -> Source | None:
+        source = self._source(name)
+        if source is not None:
+            next(source)
+        return source
 
     def _source(self, name: str) -> Source | None:
         """Nothing for names that do not exist, upper case symbols included, and for what no longer trades."""
@@ -255,10 +251,10 @@ class _Binance:
 
     def tick(self, now: int) -> None:
         self._forced.advance(now)
-        for name, (source, subscribers) in list(self._sources.items()):
+        for name, source, subscribers in self._sources:
             for frame in source.send(now):
                 envelope = b'{"stream":"%b","data":%b}' % (name.encode(), frame)
-                for connection in list(subscribers):
+                for connection in subscribers:
                     wrapped = self._clients[connection].combined
                     self._sim.send(connection, name, envelope if wrapped else frame)
         real = trio.current_time()

@@ -1,4 +1,4 @@
-"""The other end of Bybit's linear wire: control frames and topics; REST is in simulator_rest.
+"""The other end of Bybit's linear wire: control frames and topics; REST is in `rest`.
 
 Law: strict where the real exchange breaks clients. One unknown topic refuses its whole subscribe frame and only the
 first is named, there is one ack per frame, and the names of a connection may not take more than so many characters.
@@ -6,17 +6,20 @@ Order books and other topics that the program does not read have no handler here
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
 import trio
 
+from actors.decoding import UNREADABLE
 from actors.exchanges.bybit.simulator.rest import Limits, Rest
 from actors.exchanges.bybit.simulator.rows import listing
 from actors.exchanges.bybit.simulator.streams import Stream, open_stream
-from actors.simulation import server as simulator
+from actors.simulation import server
 from actors.simulation.market import Market
 from actors.simulation.server import Connection, Faults, Reply, Request, Simulator
+from actors.simulation.subscribers import Subscribers
 
 PATH = "/v5/public/linear"
 
@@ -42,7 +45,7 @@ async def serve(
 ) -> None:
     """Run a simulated Bybit until cancelled. `Simulator.ws_url` has the path of the linear stream, as in a config."""
     options = options or Options()
-    await simulator.serve(
+    await server.serve(
         market, faults or Faults(), lambda sim: _Bybit(sim, options), ws_path=PATH, task_status=task_status
     )
 
@@ -83,7 +86,7 @@ class _Bybit:
         self._rest = Rest(sim.market, options.limits)
         listed = listing(sim.market).items()
         self._symbols = {symbol: tape for symbol, tape in listed if symbol not in options.streamless}
-        self._streams: dict[str, tuple[Stream, dict[Connection, None]]] = {}
+        self._streams: Subscribers[Stream] = Subscribers()
         self._active_at: dict[Connection, float] = {}
 
     def answer(self, request: Request) -> Reply:
@@ -99,7 +102,7 @@ class _Bybit:
 
     def closed(self, connection: Connection) -> None:
         for name in connection.streams:
-            self._leave(connection, name)
+            self._streams.leave(connection, name)
         del self._active_at[connection]
 
     def counted(self, connection: Connection) -> None:
@@ -123,19 +126,20 @@ class _Bybit:
                     for name in _names(order):
                         if name in connection.streams:
                             del connection.streams[name]
-                            self._leave(connection, name)
+                            self._streams.leave(connection, name)
                 case _:
                     raise _Refused("error:invalid op")
         except _Refused as refusal:
             reply |= {"success": False, "ret_msg": str(refusal)}
         connection.send(_encode(reply | {"op": operation}))
         for name in told:
-            self._tell(connection, name, self._streams[name][0].opening(self._sim.market.now))
+            if stream := self._streams.get(name):
+                self._tell(connection, name, stream.opening(self._sim.market.now))
 
     def _order(self, message: str | bytes) -> dict[str, Any]:
         try:
             order = msgspec.json.decode(message)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             order = None
         if not isinstance(order, dict):
             found = str(message[:1])
@@ -151,7 +155,7 @@ class _Bybit:
         for name in names:
             if name in connection.streams or name in fresh:
                 raise _Refused(f"error:already subscribed,topic:{name}")
-            stream = self._streams[name][0] if name in self._streams else open_stream(name, self._symbols, now)
+            stream = self._streams.get(name) or open_stream(name, self._symbols, now)
             if stream is None:
                 raise _Refused(f"error:handler not found,topic:{name}")
             fresh[name] = stream
@@ -160,14 +164,8 @@ class _Bybit:
             raise _Refused(f"args length >{self._options.args_characters}")
         for name, stream in fresh.items():
             connection.streams[name] = None
-            self._streams.setdefault(name, (stream, {}))[1][connection] = None
+            self._streams.join(connection, name, partial(_itself, stream))
         return list(fresh)
-
-    def _leave(self, connection: Connection, name: str) -> None:
-        _, subscribers = self._streams[name]
-        subscribers.pop(connection, None)
-        if not subscribers:
-            del self._streams[name]
 
     def _tell(self, connection: Connection, name: str, frames: list[bytes]) -> None:
         for frame in frames:
@@ -175,14 +173,18 @@ class _Bybit:
             self._sim.send(connection, name, frame)
 
     def tick(self, now: int) -> None:
-        for name, (stream, subscribers) in list(self._streams.items()):
+        for name, stream, subscribers in self._streams:
             frames = stream.due(now)
-            for connection in list(subscribers):
+            for connection in subscribers:
                 self._tell(connection, name, frames)
         real = trio.current_time()
         for connection, active_at in list(self._active_at.items()):
             if real - active_at >= self._options.idle:
                 connection.close(1000, "idle")
+
+
+def _itself(stream: Stream) -> Stream:
+    return stream
 
 
 def _names(order: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The other end of Hyperliquid's wire: one subscription per frame, acks, streams; REST is in simulator_rest.
+"""The other end of Hyperliquid's wire: one subscription per frame, acks, streams; REST is in `rest`.
 
 Law: strict where the real exchange breaks clients: asked for a name that it does not know, it cuts the whole
 connection without a word; its errors have no ids; it ends a connection on which it had nothing to say for a minute.
@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 import trio
 
+from actors.decoding import UNREADABLE
 from actors.exchanges.hyperliquid.simulator.rest import Limits, Rest
-from actors.exchanges.hyperliquid.simulator.rows import listing
+from actors.exchanges.hyperliquid.simulator.rows import Coin, listing
 from actors.exchanges.hyperliquid.simulator.streams import (
     Source,
     book_frame,
@@ -27,10 +28,11 @@ from actors.exchanges.hyperliquid.simulator.streams import (
     trades,
     trades_frame,
 )
-from actors.simulation import server as simulator
+from actors.simulation import server
 from actors.simulation.history import INTERVALS, floor_open
 from actors.simulation.market import Market
 from actors.simulation.server import Connection, Faults, Reply, Request, Simulator
+from actors.simulation.subscribers import Subscribers
 
 CUT_AFTER = 0.12  # seconds from a bad name to the end
 BACKLOG = 30
@@ -60,7 +62,7 @@ async def serve(
 ) -> None:
     """Run a simulated Hyperliquid until cancelled. `Simulator.ws_url` ends in /ws, as the real one in a config."""
     options = options or Options()
-    await simulator.serve(
+    await server.serve(
         market,
         faults or Faults(),
         lambda sim: _Hyperliquid(sim, options),
@@ -106,7 +108,7 @@ class _Hyperliquid:
         self._rest = Rest(sim.market, options.limits, empty_candles=options.empty_candles)
         self._coins = listing(sim.market)
         self._clients: dict[Connection, _Client] = {}
-        self._sources: dict[str, tuple[Source, dict[Connection, None]]] = {}
+        self._sources: Subscribers[Source] = Subscribers()
         self._opened: deque[float] = deque()
         self._messages: deque[float] = deque()
 
@@ -129,7 +131,7 @@ class _Hyperliquid:
 
     def closed(self, connection: Connection) -> None:
         for name in connection.streams:
-            self._leave(connection, name)
+            self._sources.leave(connection, name)
         del self._clients[connection]
 
     def counted(self, connection: Connection) -> None:
@@ -147,7 +149,7 @@ class _Hyperliquid:
             method, subscription = order["method"], order["subscription"]
             kind, coin, interval = subscription["type"], subscription["coin"], subscription.get("interval")
             known = method in ("subscribe", "unsubscribe") and kind in TYPES and isinstance(coin, str)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, KeyError, AttributeError):
+        except (*UNREADABLE, TypeError, KeyError, AttributeError):
             known = False
         if not known or (kind == "candle" and (interval not in INTERVALS or interval == "6h")):
             text = message if isinstance(message, str) else message.decode(errors="replace")
@@ -160,7 +162,7 @@ class _Hyperliquid:
             self._say(connection, _error(f"Already unsubscribed: {_json(subscription)}"))
         else:
             del connection.streams[name]
-            self._leave(connection, name)
+            self._sources.leave(connection, name)
             self._say(connection, _ack("unsubscribe", subscription))
 
     def _say(self, connection: Connection, frame: bytes) -> None:
@@ -187,19 +189,7 @@ class _Hyperliquid:
         listed, now = self._coins[coin], self._sim.market.now
         if listed.is_delisted:
             return  # acknowledged, and silent for ever
-        if name not in self._sources:
-            match kind:
-                case "trades":
-                    source = trades(listed, now)
-                case "candle":
-                    source = candles(listed, interval, now)
-                case "l2Book" | "bbo":
-                    source = books(listed, now, kind)
-                case _:
-                    source = contexts(listed, now)
-            next(source)
-            self._sources[name] = source, {}
-        self._sources[name][1][connection] = None
+        self._sources.join(connection, name, lambda: _source(kind, listed, interval, now))
         if kind == "trades":
             # Newest first, as in recentTrades; nothing tells it from news.
             self._send(connection, name, trades_frame(listed, listed.tape.trades[: -BACKLOG - 1 : -1]))
@@ -214,23 +204,30 @@ class _Hyperliquid:
         self._sim.send(connection, name, frame)
         self._clients[connection].spoken_at = trio.current_time()
 
-    def _leave(self, connection: Connection, name: str) -> None:
-        if name in self._sources:
-            _, subscribers = self._sources[name]
-            subscribers.pop(connection, None)
-            if not subscribers:
-                del self._sources[name]
-
     def tick(self, now: int) -> None:
-        for name, (source, subscribers) in list(self._sources.items()):
+        for name, source, subscribers in self._sources:
             for frame in source.send(now):
-                for connection in list(subscribers):
+                for connection in subscribers:
                     self._send(connection, name, frame)
         real = trio.current_time()
         for connection, client in list(self._clients.items()):
             doomed = client.doomed_at is not None and real >= client.doomed_at
             if doomed or real - client.spoken_at >= self._options.idle:
                 connection.reset()
+
+
+def _source(kind: str, listed: Coin, interval: str, now: int) -> Source:
+    match kind:
+        case "trades":
+            source = trades(listed, now)
+        case "candle":
+            source = candles(listed, interval, now)
+        case "l2Book" | "bbo":
+            source = books(listed, now, kind)
+        case _:
+            source = contexts(listed, now)
+    next(source)
+    return source
 
 
 def _count(times: deque[float], now: float) -> int:

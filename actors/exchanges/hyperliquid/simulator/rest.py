@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from actors.decoding import UNREADABLE
 from actors.exchanges.hyperliquid.simulator.rows import (
     BUILDERS,
     Coin,
@@ -107,7 +108,7 @@ class Rest:
                 raise _Untyped
             said, weight = question(body)
             reply = Reply(body=_encode(said))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             reply = text(400, "Failed to parse the request body as JSON")
         except _Untyped:
             reply = text(422, "Failed to deserialize the JSON body into the target type")
