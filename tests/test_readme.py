@@ -11,7 +11,8 @@ import trio
 
 from tests.daemon.fixtures import Json, assets, eventually, world
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 RUN = """
 
@@ -55,3 +56,12 @@ async def test_the_example_client_hears_every_bar_once_through_lost_connections(
         assert [row["timestamp"] for row in within] == times, "none is missing"
         for bar in heard:
             assert known[bar["timestamp"]].items() <= bar.items()
+
+
+def test_the_walk_of_a_trade_names_at_most_eight_files_each_once() -> None:
+    text = (ROOT / "actors" / "README.md").read_text()
+    walk = text.partition("## One trade")[2].partition("\n## ")[0]
+    files = re.findall(r"`((?:actors|web)/[\w/]+\.py)`", walk)
+    assert 0 < len(files) <= 8
+    assert len(set(files)) == len(files)
+    assert all((ROOT / file).is_file() for file in files)
