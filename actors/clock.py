@@ -64,7 +64,7 @@ class RecordedClock(trio.abc.Clock, trio.abc.Instrument):
 
     def finish(self) -> None:
         """The recording is over: go on at the pace of the world, in which clients must be let go."""
-        self._speed = 1.0
+        self._speed, self._stuck_since = 1.0, None
         self.start()
 
     def utc(self) -> datetime:
@@ -87,6 +87,8 @@ class RecordedClock(trio.abc.Clock, trio.abc.Instrument):
         if self._speed < inf:
             deadline = min(deadline, self._time + HEARTBEAT * self._speed)
         self._target = deadline
+        if deadline == inf:
+            self._stuck_since = None  # nothing to go on to: whoever reads wakes us
         if self._stuck_since is not None:
             return 0.001
         return max(0.0, self._anchor + deadline / self._speed - time.perf_counter()) if deadline < inf else inf

@@ -333,7 +333,9 @@ async def test_without_waits_a_slow_client_is_waited_for(tmp_path: Path) -> None
     async with listening(*arguments, cwd=tmp_path) as daemon:
         heard = await heard_of(daemon, "/ws/binance/BTCUSDT/trades", pause=0.5)
         assert await daemon.process.wait() == 0
-    assert [msgspec.json.decode(said)["trade_id"] for said in heard] == [*range(1, count + 1)]
+    numbers = [msgspec.json.decode(said)["trade_id"] for said in heard]
+    assert numbers[0] < count / 2, "the client was there in time"
+    assert numbers == [*range(numbers[0], count + 1)]
 
 
 async def test_what_cannot_be_replayed_is_refused_in_a_line(tmp_path: Path) -> None:
