@@ -170,6 +170,12 @@ class Exchange:
     facade: Facade | None = None  # its REST dialect, where programs written for it may ask here instead
     dialect: Dialect | None = None  # and that of its streams
     aliases: Callable[[Instrument], Sequence[str]] = lambda instrument: ()  # other spellings that clients may use
+    full_name: str = ""  # for people: "Binance USD-M futures"
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return self.full_name or self.name.capitalize()
 
 
 class Change(Protocol):

@@ -11,6 +11,7 @@ from actors.upstream.budget import Window
 
 EXCHANGE = Exchange(
     name=NAME,
+    full_name="Binance USD-M futures",
     rest_url="https://fapi.binance.com",
     # Only the market tier carries trades, bars, marks and forced orders: the old paths ack them and stay silent.
     ws_url="wss://fstream.binance.com/market",

@@ -10,6 +10,7 @@ from actors.upstream.budget import Window
 
 EXCHANGE = Exchange(
     name=NAME,
+    full_name="Bybit linear perpetuals and futures",
     rest_url="https://api.bybit.com",
     ws_url="wss://stream.bybit.com/v5/public/linear",
     ws_path="",

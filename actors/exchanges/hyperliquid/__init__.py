@@ -11,6 +11,7 @@ from actors.upstream.budget import Window
 
 EXCHANGE = Exchange(
     name=NAME,
+    full_name="Hyperliquid perpetuals",
     rest_url="https://api.hyperliquid.xyz",
     ws_url="wss://api.hyperliquid.xyz/ws",
     ws_path="",
