@@ -121,6 +121,11 @@ class Collection:
         if symbols is not None:
             self._change_symbols(tuple(symbols))
 
+    @property
+    def intervals(self) -> tuple[str, ...]:
+        """Those of bars that are collected of every configured symbol."""
+        return self._intervals
+
     def _change_intervals(self, intervals: tuple[str, ...]) -> None:
         self._intervals = intervals
         for feed in self.feeds.values():

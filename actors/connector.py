@@ -301,6 +301,17 @@ class Connector:
         self.check_interval(interval)
         return feed.ohlc(interval, limit=limit, start=start, end=end) if feed else None
 
+    def known_ohlc(
+        self, symbol: str, interval: str, *, limit: int, end: datetime | None, patience: timedelta
+    ) -> list[Ohlc] | None:
+        """The last `limit` bars before `end` from memory, through a cut too: see Feed.known_ohlc. None: not known."""
+        feed = self.feeds.get(symbol)
+        return feed.known_ohlc(interval, limit=limit, end=end, patience=patience) if feed else None
+
+    def is_configured(self, symbol: str, interval: str) -> bool:
+        """Bars of it are collected whoever asks."""
+        return symbol in self.symbols and interval in self._collection.intervals
+
     async def open_interest(self, symbol: str) -> OpenInterest:
         interest = self.held_open_interest(symbol)
         if interest is not None:

@@ -23,7 +23,7 @@ LEVELS = [
     ["web", "web/server"],
     ["web/rest"],
     ["web/streams"],
-    ["web/facade"],
+    ["web/facade", "web/udf"],
     ["web/reference", "web/metrics.py"],
     ["web/app.py"],
     ["daemon"],

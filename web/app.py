@@ -41,6 +41,9 @@ from web.streams.multiplex import ClientLimits
 from web.streams.paths import catalog, serve_stream
 from web.streams.socket import WebSocket, serving
 from web.streams.sse import respond, topics_of
+from web.udf.routes import BELOW as UDF
+from web.udf.routes import add_udf
+from web.udf.routes import worded as udf_worded
 
 BODY_MAX = 64 << 10  # bytes; no route reads a body
 
@@ -104,6 +107,8 @@ def create_app(
         @app.errorhandler(InvalidConfig)
         async def invalid_config(error: InvalidConfig) -> Response:
             return as_problem(problem("invalid_config", str(error)))
+
+    add_udf(app, fanouts)
 
     @app.get("/ws-catalog")
     async def ws_catalog() -> Response:
@@ -217,7 +222,8 @@ def as_json(body: object, status: int = 200) -> Response:
 
 
 def as_problem(told: Problem) -> Response:
-    response = Response(_encode(told), told.status, content_type="application/problem+json")
+    body = udf_worded(told) if request.path.startswith(f"{UDF}/") else told
+    response = Response(_encode(body), told.status, content_type="application/problem+json")
     if isinstance(told.retry_after, int):
         response.headers["Retry-After"] = str(told.retry_after)
     return response

@@ -127,13 +127,15 @@ class SpikeStreamQuery(StreamQuery, frozen=True):
     timeframes: Annotated[str, Meta(description="Comma separated; none: every timeframe that is watched")] = ""
 
 
-def parse(args: MultiArgs, query: type[T]) -> T:
-    """The query as its struct. Raises InvalidParameters that names every unknown, repeated or unusable one."""
-    fields = {field.name: field for field in msgspec.structs.fields(query)}
+def parse(args: MultiArgs, query: type[T], *, ignore_unknown: bool = False) -> T:
+    """The query as its struct. Raises InvalidParameters that names every missing, unknown, repeated or unusable one."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(query)}
     errors: list[BadParameter] = []
     values: dict[str, Any] = {}
     for name in args.keys():  # noqa: SIM118 - iterating a MultiDict would repeat names
         given = args.getlist(name)
+        if name not in fields and ignore_unknown:
+            continue
         if name not in fields:
             known = ", ".join(fields) or "none"
             errors.append(BadParameter(name, f"unknown parameter; this route takes: {known}"))
@@ -141,9 +143,13 @@ def parse(args: MultiArgs, query: type[T]) -> T:
             errors.append(BadParameter(name, "given more than once"))
         else:
             try:
-                values[name] = _value(given[0], fields[name].type)
+                values[fields[name].name] = _value(given[0], fields[name].type)
             except ValueError as error:
                 errors.append(BadParameter(name, f"{error}, got {given[0][:60]!r}"))
+    named = {error.parameter for error in errors}
+    for name, field in fields.items():
+        if field.required and field.name not in values and name not in named:
+            errors.append(BadParameter(name, "is needed"))
     start, end = values.get("start_time"), values.get("end_time")
     if start is not None and end is not None and end <= start:
         errors.append(BadParameter("end_time", "must be after start_time"))

@@ -335,11 +335,16 @@ class Bars:
         is_current = self.repair_from is None and not self._is_outdated
         return bool(self.rows) and not self.needs_load and is_current
 
-    def newest(self, limit: int) -> list[Ohlc] | None:
-        """The last `limit` bars; None where memory does not reach that far back."""
-        if not self._is_ready() or (len(self.rows) < limit and not self.is_whole):
+    def newest(self, limit: int, end: datetime | None = None) -> list[Ohlc] | None:
+        """The last `limit` bars that opened before `end`; None where memory does not reach that far back."""
+        return self.known(limit, end) if self._is_ready() else None
+
+    def known(self, limit: int, end: datetime | None = None) -> list[Ohlc] | None:
+        """The same as it was known last: newer ones may be missing, and the open one may have gone on."""
+        rows = self.rows if end is None else [row for row in self.rows if row.timestamp < end]
+        if not self.rows or (len(rows) < limit and not self.is_whole):
             return None
-        return list(islice(self.rows, max(0, len(self.rows) - limit), None))
+        return list(islice(rows, max(0, len(rows) - limit), None))
 
     def between(self, start: datetime, end: datetime | None, limit: int) -> list[Ohlc] | None:
         """The first `limit` bars of `[start, end)`; None where memory does not hold them all."""

@@ -16,7 +16,19 @@ from actors import clock
 from actors.broadcast import Reader
 from actors.counts import Counts
 from actors.errors import LineLost
-from actors.events import Event, FundingRate, Kind, LargeTrade, Liquidation, Ohlc, OpenInterest, Said, Status, Topic
+from actors.events import (
+    EPOCH,
+    Event,
+    FundingRate,
+    Kind,
+    LargeTrade,
+    Liquidation,
+    Ohlc,
+    OpenInterest,
+    Said,
+    Status,
+    Topic,
+)
 from actors.exchanges.exchange import Backlog, Change, Exchange, Rest, Supervise, Update
 from actors.feeds.everything import Everything
 from actors.feeds.health import FeedReport, Health
@@ -324,6 +336,12 @@ class Feed:
     def ohlc(self, interval: str, *, limit: int, start: datetime | None, end: datetime | None) -> list[Ohlc] | None:
         """Up to `limit` bars as the public contract orders them: the first after `start`, else the newest."""
         return self._history.ohlc(interval, limit=limit, start=start, end=end) if self._is_current else None
+
+    def known_ohlc(self, interval: str, *, limit: int, end: datetime | None, patience: timedelta) -> list[Ohlc] | None:
+        """The last `limit` bars before `end`, through a cut as they were known before it, for as long as `patience`."""
+        if not self._is_current and clock.now() - (self.health.last_event or EPOCH) > patience:
+            return None
+        return self._history.known_ohlc(interval, limit=limit, end=end)
 
     def closed_bars(self, interval: str, count: int) -> tuple[datetime, list[Ohlc], bool] | None:
         """History up to where live updates go on: see `Bars.history_before_live`. None before the first bar."""

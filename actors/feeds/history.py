@@ -148,8 +148,13 @@ class History:
         if bars is None:
             return None
         if start is None:
-            return bars.newest(limit) if end is None else None
+            return bars.newest(limit, end)
         return bars.between(start, end, limit)
+
+    def known_ohlc(self, interval: str, *, limit: int, end: datetime | None) -> list[Ohlc] | None:
+        """See `Bars.known`; None too where the interval is not kept."""
+        bars = self._bars.get(interval)
+        return bars.known(limit, end) if bars else None
 
     def closed_bars(self, interval: str, count: int) -> tuple[datetime, list[Ohlc], bool] | None:
         """See `Bars.history_before_live`; None too where the interval is not kept."""
