@@ -14,7 +14,7 @@ A field is `null` where the exchange does not say.
 parameter that a route does not know is an error, so that a misspelt one is never ignored.
 
 **Streams** are WebSockets: `/ws-catalog` lists them, `/asyncapi.json` describes every frame. `/sse` carries the same \
-to programs that only have an HTTP client."""
+to programs that only have an HTTP client. TradingView's charts load bars from `/udf`, in the protocol of that name."""
 
 TAGS = {
     "daemon": "The daemon itself: its health, its exchanges, their instruments.",

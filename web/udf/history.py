@@ -55,6 +55,7 @@ async def _collected(
         if missing <= 0:
             break
         page = await before(reached, min(missing, PAGE, MOST - len(rows)))
+        page = [row for row in page if row.timestamp < reached]
         if not page:
             break
         rows = page + rows

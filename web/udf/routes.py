@@ -215,12 +215,13 @@ def _bars_before(fanouts: Fanouts, connector: Connector, instrument: Instrument,
     async def before(time: datetime, count: int) -> list[Ohlc]:
         if time <= EPOCH:
             return []
-        now = connector.now()
-        end = None if time > now else time
-        if end is None or now - time < 2 * INTERVALS[interval]:
+        now, step = connector.now(), INTERVALS[interval]
+        if now - time < 2 * step:
             _collect(fanouts, connector, symbol, interval)
-        rows = connector.known_ohlc(symbol, interval, limit=count, end=end, patience=PATIENCE)
+        rows = connector.known_ohlc(symbol, interval, limit=count, end=time, patience=PATIENCE)
         if rows is None:
+            # Of charts that ask at one moment for all there is, each says another second.
+            end = None if time > now + step else time
             rows = await connector.ohlc(symbol, interval, limit=count, start=None, end=end)
         return rows
 

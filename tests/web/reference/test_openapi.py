@@ -124,7 +124,8 @@ def test_every_component_is_used(document: Json) -> None:
 
 async def test_every_get_rule_of_the_app_is_documented(app: QuartTrio, document: Json) -> None:
     rules = {rule.rule for rule in app.url_map.iter_rules() if not rule.websocket and "GET" in (rule.methods or ())}
-    rules = {rule for rule in rules - PAGES if rule != "/ws" and not rule.startswith("/ws/")}  # WebSocket paths
+    # WebSocket paths, and those of a protocol that TradingView describes.
+    rules = {rule for rule in rules - PAGES if rule != "/ws" and not rule.startswith(("/ws/", "/udf/"))}
     documented = {path.replace("{", "<").replace("}", ">") for path in document["paths"]}
     assert rules == documented
     assert {route.path for route in ROUTES} | {"/ws-catalog", "/sse"} == set(document["paths"])
