@@ -16,7 +16,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
-from actors.errors import MarketError, RateLimited
+from actors.errors import MarketError, Overloaded, RateLimited
 from web.auth import Auth
 from web.clients import Clients
 from web.counts import OTHER
@@ -109,6 +109,11 @@ def create_app(
             return as_problem(problem("invalid_config", str(error)))
 
     add_udf(app, fanouts)
+
+    @app.before_request
+    async def short_of_memory() -> None:
+        if request.path.startswith("/export/") and fanouts.is_short_of_memory:
+            raise Overloaded("the daemon is short of memory: no exports for now")
 
     @app.get("/ws-catalog")
     async def ws_catalog() -> Response:

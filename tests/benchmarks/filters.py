@@ -94,7 +94,8 @@ def main() -> int:
         memory, ages = read_memory(server.pid), sorted(neighbour.ages)
         p99 = ages[len(ages) * 99 // 100] / 1000 if ages else float("nan")
         sys.stdout.write(
-            f"{options.filters} filters, {options.rate:g} events/s: {used / seconds:.1%} of a core, "
+            f"{options.filters} filters, {options.rate:g} events/s: {used / seconds:.1%} of a core "
+            f"({(last.system - cpu.system) / seconds:.1%} in the kernel), "
             f"{used * 1e6 / max(1, delivered):.2f} us per frame, {delivered / seconds:.0f} frames/s; memory "
             f"{before / 1e6:.0f} MB before, {(opened - before) / 1e6:+.0f} MB with them, "
             f"{(memory - before) / 1e6:+.0f} MB after {seconds:.0f} s; the neighbour's p99 {p99:.1f} ms\n"

@@ -43,6 +43,14 @@ def text_frame(payload: bytes) -> bytes:
     return struct.pack("!BBQ", 0x81, 127, size) + payload
 
 
+def joined_frame(first: bytes, second: bytes, third: bytes) -> bytes:
+    """`text_frame` of three parts in a row, copied once."""
+    size = len(first) + len(second) + len(third)
+    if 126 <= size < 1 << 16:
+        return b"".join((b"\x81\x7e", size.to_bytes(2, "big"), first, second, third))
+    return text_frame(first + second + third)
+
+
 def payloads_of(frames: bytes) -> Iterator[bytes]:
     """What `text_frame` framed, once or several times in a row."""
     at = 0

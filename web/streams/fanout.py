@@ -13,7 +13,7 @@ import trio
 
 from actors import clock
 from actors.events import EPOCH, Event, Gap, Said, Status, Topic, bar_end
-from web.server.outbox import TRY_AGAIN_LATER, text_frame
+from web.server.outbox import TRY_AGAIN_LATER, joined_frame, text_frame
 from web.streams.memory import Cursor, Encoded, Log, Position, began, encoded
 from web.streams.pacing import Conflater
 from web.streams.topics import Source
@@ -59,27 +59,40 @@ class Client:
 
 
 class Audience:
-    """Clients that are told the same bytes, and the frames that they are to be told next."""
+    """Those who are told the same bytes, by their way out, and the frames that they are to be told next."""
 
-    __slots__ = ("clients", "events", "frames")
+    __slots__ = ("frames", "sends")
 
     def __init__(self) -> None:
-        self.clients: dict[Client, Callable[[bytes], None]] = {}
+        self.sends: dict[object, Callable[[bytes], None]] = {}
         self.frames: list[bytes] = []
-        self.events = 0  # of the frames; the others are notes
-
-    def add(self, frame: bytes, is_event: bool) -> None:
-        self.frames.append(frame)
-        self.events += is_event
-
-    def take(self) -> list[bytes]:
-        """What waits."""
-        frames, self.frames, self.events = self.frames, [], 0
-        return frames
 
 
 class Fanout:
     """One topic of a trunk: all that is said there, what a filter accepts, or no more than a rate allows."""
+
+    # Filters are thousands, and each is looked at for every event: what that takes must fit into the processor's cache.
+    __slots__ = (
+        "__weakref__",
+        "_accepts",
+        "_begins_at",
+        "_clients",
+        "_forgotten",
+        "_heads",
+        "_numbered",
+        "_numbered_head",
+        "_plain",
+        "_remembers",
+        "_status",
+        "conflater",
+        "epoch",
+        "log",
+        "name",
+        "noted_due",
+        "seq",
+        "trunk",
+        "wakers",
+    )
 
     def __init__(
         self,
@@ -96,9 +109,11 @@ class Fanout:
         self.seq = 0  # of the last event
         self.wakers: dict[object, Callable[[], object]] = {}  # of those who read by themselves: called when it is said
         self.conflater = conflater
-        self.plain, self.status, self.numbered = Audience(), Audience(), Audience()
+        self._clients: dict[Client, Audience] = {}
+        self._plain: Audience | None = None  # each None while there are none
+        self._status: Audience | None = None  # as plain, and notes
+        self._numbered: tuple[Audience, ...] = ()
         self.noted_due = 0.0  # when the trunk means to tell what the conflater holds back
-        self.has_news = False  # it is among the trunk's `news`
         self._accepts = accepts
         # What a filter lets through is part of the trunk's log; what a rate lets through is known to nobody else.
         self.log = trunk.log if conflater is None else Log(trunk.room)
@@ -106,7 +121,7 @@ class Fanout:
         self._forgotten = -1  # the index of the last event that was told and is no longer kept
         self._begins_at = 0  # the index of the first event that has a number
         self._heads: dict[str, bytes] = {}  # the beginning of a frame, by the type of what it says
-        self._numbered_heads: dict[str, bytes] = {}
+        self._numbered_head = b""  # the same of a numbered event: a topic has one type of them
 
     @property
     def source(self) -> Source:
@@ -126,7 +141,7 @@ class Fanout:
     @property
     def followers(self) -> int:
         """How many clients follow it, those too that read by themselves."""
-        return len(self.wakers) + sum(len(one.clients) for one in (self.plain, self.status, self.numbered))
+        return len(self.wakers) + len(self._clients)
 
     def join(self, client: Client) -> None:
         """Send the present value and everything after it, nothing twice: what is on its way goes to the others."""
@@ -138,8 +153,12 @@ class Fanout:
                     client.outbox.send(text_frame(self.numbered_text(current, self.seq)))
                 self.admit(client)
             else:
-                audience = self.status if client.wants_status else self.plain
-                audience.clients[client] = client.outbox.send
+                if client.wants_status:
+                    audience = self._status = self._status or Audience()
+                else:
+                    audience = self._plain = self._plain or Audience()
+                audience.sends[client] = client.outbox.send
+                self._clients[client] = audience
 
         if current is not None and not client.numbered:
             client.outbox.send(text_frame(self._head(current) + _encode(current)[1:]))
@@ -147,14 +166,32 @@ class Fanout:
 
     def admit(self, client: Client) -> None:
         """From the next event on, `client` is sent numbered frames: it has been told all until now."""
-        self.numbered.clients[client] = client.outbox.send
+        if self._accepts is None:
+            audience = self._numbered[0] if self._numbered else Audience()
+            audience.sends[client] = client.outbox.send
+            self._numbered = (audience,)
+        else:  # a client may follow any number of filters
+            audience = self.trunk.lane_of(client.outbox)
+            self._numbered += (audience,)
+        self._clients[client] = audience
 
     def leave(self, client: object) -> None:
         self.trunk.forget(client)
         self.wakers.pop(client, None)
-        if isinstance(client, Client):
-            for audience in (self.plain, self.status, self.numbered):
-                audience.clients.pop(client, None)
+        if not isinstance(client, Client) or (audience := self._clients.pop(client, None)) is None:
+            return
+        if audience in self._numbered and self._accepts is not None:
+            self._numbered = tuple(one for one in self._numbered if one is not audience)
+            self.trunk.leave_lane(client.outbox)
+            return
+        del audience.sends[client]
+        if not audience.sends:
+            if audience is self._plain:
+                self._plain = None
+            elif audience is self._status:
+                self._status = None
+            else:
+                self._numbered = ()
 
     async def open(self, key: object) -> Opening:
         """The present, with nothing of what leads to it still on its way."""
@@ -172,9 +209,8 @@ class Fanout:
 
     def end(self) -> None:
         """The topic is over: its clients are told to come back."""
-        for audience in (self.plain, self.status, self.numbered):
-            for client in audience.clients:
-                client.outbox.close(TRY_AGAIN_LATER, "the daemon is overloaded")
+        for client in self._clients:
+            client.outbox.close(TRY_AGAIN_LATER, "the daemon is overloaded")
         self.wake()
 
     def wake(self) -> None:
@@ -273,11 +309,13 @@ class Fanout:
 
     def take(self, told: Encoded) -> None:
         """Something is said; frames of it wait until the trunk writes."""
-        if self.conflater is not None:
+        if self._accepts is not None and told.is_event and not self._accepts(told.said):
+            return
+        if self.conflater is None:
+            self._tell(told)
+        else:
             for item in self.conflater.take(told, trio.current_time()):
                 self._tell(item)
-        elif self._accepts is None or not told.is_event or self._accepts(told.said):
-            self._tell(told)
 
     def flush(self) -> None:
         """Tell what is held back, before its time: whoever comes now is told the present."""
@@ -286,21 +324,30 @@ class Fanout:
                 self._tell(item)
 
     def _tell(self, told: Encoded) -> None:
-        if not self.has_news:
-            self.has_news = True
-            self.trunk.news.append(self)
-        if self.plain.clients or self.status.clients:
+        if self._plain is not None or self._status is not None:
             frame = text_frame(self._head(told.said) + told.text)
-            if self.status.clients:
-                self.status.add(frame, told.is_event)
-            if told.is_event and self.plain.clients:
-                self.plain.add(frame, True)
+            if self._status is not None:
+                self.trunk.add(self._status, frame, told.is_event)
+            if self._plain is not None and told.is_event:
+                self.trunk.add(self._plain, frame, True)
         if self._remembers:
-            self.seq += told.is_event
-            if self.log is not self.trunk.log:
+            if told.is_event:
+                self.seq += 1
+            if self.conflater is not None:
                 self.log.keep(told)
-            if self.numbered.clients:
-                self.numbered.add(text_frame(self._numbered_text(told, self.seq)), told.is_event)
+            if self._numbered:
+                if told.is_event and self._numbered_head:
+                    frame = joined_frame(self._numbered_head, b"%d," % self.seq, told.text)
+                else:
+                    frame = text_frame(self._numbered_text(told, self.seq))
+                for audience in self._numbered:
+                    if audience.frames and told.is_event:  # most of the time; `add` would do
+                        audience.frames.append(frame)
+                        self.trunk.deliveries += len(audience.sends)
+                    else:
+                        self.trunk.add(audience, frame, told.is_event)
+        if self.wakers:
+            self.trunk.woken[self] = None
 
     # --- frames ---
 
@@ -315,13 +362,12 @@ class Fanout:
     def _numbered_text(self, told: Encoded, seq: int) -> bytes:
         """As `/ws` and `/sse` tell it: with its topic, and an event with its number."""
         said = told.said
-        head = self._numbered_heads.get(said.type)
-        if head is None:
-            if not told.is_event:
-                return self._head(said) + told.text
+        if not told.is_event:
+            return self._head(said) + told.text
+        if not self._numbered_head:
             about = {"type": said.type, "topic": self.name, "epoch": self.epoch}
-            head = self._numbered_heads[said.type] = _encode(about)[:-1] + b',"seq":'
-        return b"%b%d,%b" % (head, seq, told.text)
+            self._numbered_head = _encode(about)[:-1] + b',"seq":'
+        return b"%b%d,%b" % (self._numbered_head, seq, told.text)
 
     def numbered_text(self, said: Said, seq: int) -> bytes:
         """The same of what was not said to all."""

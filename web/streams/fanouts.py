@@ -116,9 +116,14 @@ class Fanouts:
         if fanout in self._left_at:
             self._end(fanout)
 
+    @property
+    def is_short_of_memory(self) -> bool:
+        """Nothing is to be begun that takes more of it."""
+        return self._pressure is not None and self._pressure.is_high
+
     def _check_pressure(self, wanted: Wanted) -> None:
         """Raises Overloaded where memory is short and this would take more of it."""
-        if self._pressure is None or not self._pressure.is_high:
+        if not self.is_short_of_memory:
             return
         topic, name = wanted.topic, name_of(wanted.topic, wanted.query)
         if "?" in name and name not in self._fanouts:
@@ -163,8 +168,7 @@ class Fanouts:
     async def _end_the_idle(self) -> None:
         while True:
             await trio.sleep(LOOK_EVERY)
-            is_short = self._pressure is not None and self._pressure.is_high
-            self.room.memory = self.memory.halved() if is_short else self.memory
+            self.room.memory = self.memory.halved() if self.is_short_of_memory else self.memory
             self._make_fit()
             oldest = trio.current_time() - self.memory.seconds
             for fanout, left_at in list(self._left_at.items()):

@@ -165,7 +165,7 @@ def acceptance(query: p.StreamQuery, spikes: Spikes) -> Callable[[Any], bool] | 
     """Which events are wanted; None for all of them."""
     match query:
         case p.ValueStreamQuery(min_value_usd=least) if least > 0:
-            return lambda event: bool(event.value >= least)
+            return lambda event: event.value >= least
         case p.SpikeStreamQuery(timeframes=text) if text:
             wanted = frozenset(text.split(","))
             if unknown := wanted.difference(spikes.timeframes):

@@ -5,6 +5,7 @@ client is written to once, however many events came and however many of the topi
 sent at once.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from heapq import heappop, heappush
@@ -19,7 +20,7 @@ from actors.broadcast import Lagged
 from actors.events import Said, Topic
 from web.counts import WebCounts
 from web.server.outbox import TRY_AGAIN_LATER
-from web.streams.fanout import Client, Fanout, Outlet
+from web.streams.fanout import Audience, Client, Fanout, Outlet
 from web.streams.memory import Log, Room, encoded
 from web.streams.pacing import Conflater
 from web.streams.topics import Source
@@ -41,7 +42,11 @@ class Trunk:
         self.log = Log(room)
         self.remembers = False  # the log is kept
         self.fanouts: dict[Fanout, None] = {}  # in the order in which they were made
-        self.news: list[Fanout] = []  # those that have frames to be written, or whose readers are to be woken
+        self._lanes: dict[Outlet, Audience] = {}
+        self._followed: Counter[Outlet] = Counter()  # the filters that each lane is for
+        self.news: list[Audience] = []  # those that have frames to be written
+        self.woken: dict[Fanout, None] = {}  # those whose readers are to look again
+        self.deliveries = 0  # of events, since something was written
         self.scope = trio.CancelScope()
         self.is_over = False  # it lagged
         self._counts = counts or WebCounts()
@@ -76,6 +81,28 @@ class Trunk:
             self.scope.cancel()
             self._reader.close()
             self.log.close()
+
+    def lane_of(self, outlet: Outlet) -> Audience:
+        """Of one client alone, for all filters that it follows here: what they tell at one moment is one piece."""
+        lane = self._lanes.get(outlet)
+        if lane is None:
+            lane = self._lanes[outlet] = Audience()
+            lane.sends[outlet] = outlet.send
+        self._followed[outlet] += 1
+        return lane
+
+    def leave_lane(self, outlet: Outlet) -> None:
+        self._followed[outlet] -= 1
+        if not self._followed[outlet]:
+            del self._followed[outlet], self._lanes[outlet]
+
+    def add(self, audience: Audience, frame: bytes, is_event: bool) -> None:
+        """A frame that is to be sent by the next write."""
+        if not audience.frames:
+            self.news.append(audience)
+        audience.frames.append(frame)
+        if is_event:
+            self.deliveries += len(audience.sends)
 
     def when_settled(self, key: object, fanout: Fanout, then: Callable[[], None]) -> None:
         """Call `then` as soon as all that is published by now has been sent: at once, or right behind it.
@@ -156,30 +183,18 @@ class Trunk:
 
     def _write(self) -> None:
         """Send what waits: one piece to each client."""
-        told, self.news = self.news, []
-        pieces: dict[Outlet, list[bytes]] = {}
-        deliveries = size = 0
-        for fanout in told:
-            fanout.has_news = False
-            if fanout.numbered.frames and len(told) > 1:  # a client may follow several of them
-                deliveries += fanout.numbered.events * len(fanout.numbered.clients)
-                frames = fanout.numbered.take()
-                for client in fanout.numbered.clients:
-                    pieces.setdefault(client.outbox, []).extend(frames)
-            for audience in (fanout.plain, fanout.status, fanout.numbered):
-                if audience.frames:
-                    deliveries += audience.events * len(audience.clients)
-                    frames = audience.take()
-                    piece = frames[0] if len(frames) == 1 else b"".join(frames)
-                    for send in audience.clients.values():
-                        send(piece)
-                    size += len(piece) * len(audience.clients)
-            if fanout.wakers:
-                fanout.wake()
-        for outlet, frames in pieces.items():
-            piece = b"".join(frames)
-            outlet.send(piece)
-            size += len(piece)
+        news, self.news = self.news, []
+        size = 0
+        for audience in news:
+            frames, audience.frames = audience.frames, []
+            piece = frames[0] if len(frames) == 1 else b"".join(frames)
+            for send in audience.sends.values():
+                send(piece)
+            size += len(piece) * len(audience.sends)
+        woken, self.woken = self.woken, {}
+        for fanout in woken:
+            fanout.wake()
+        deliveries, self.deliveries = self.deliveries, 0
         if deliveries:
             self._counts.written(self.topic.kind, deliveries, size)
             if received_at := self.source.received_at:
