@@ -126,7 +126,8 @@ class Spikes:
         self._symbols = frozenset(symbols)  # of any exchange; none given: every configured one
         self._supervise = supervise
         self._broadcast: Broadcast[Said] = Broadcast()
-        self._watching = trio.CancelScope()
+        self._watched: dict[tuple[str, str, str], trio.CancelScope] = {}  # exchange, symbol, timeframe
+        self._nursery: trio.Nursery | None = None  # while it runs
         self.received_at: None = None  # a spike is computed
 
     def subscribe(self, topic: Topic, capacity: int) -> Reader[Said]:
@@ -137,34 +138,46 @@ class Spikes:
         return None
 
     def change(self, *, timeframes: Sequence[str], window: int, threshold: float, symbols: Sequence[str]) -> None:
-        """Watch by other settings, or other symbols that connectors collect; readers stay."""
-        self.timeframes = tuple(timeframes)
-        self._window, self._threshold = window, threshold
-        self._symbols = frozenset(symbols)
-        self._watching.cancel()
+        """By other settings, or of other symbols that are collected; readers stay, and what is the same goes on."""
+        if (window, threshold) != (self._window, self._threshold):
+            self._window, self._threshold = window, threshold
+            for scope in self._watched.values():
+                scope.cancel()
+            self._watched.clear()
+        self.timeframes, self._symbols = tuple(timeframes), frozenset(symbols)
+        self._update()
 
     async def run(self) -> None:
         """Watch until cancelled; each symbol and timeframe is a task of its own, and restarts alone."""
-        while True:
-            with trio.CancelScope() as self._watching:
-                await self._watch_all()
-                await trio.sleep_forever()
-
-    async def _watch_all(self) -> None:
         async with trio.open_nursery() as nursery:
-            for connector in self._connectors.values():
-                for symbol in connector.symbols:
-                    if self._symbols and symbol not in self._symbols:
-                        continue
-                    for timeframe in self.timeframes:
-                        if timeframe in connector.exchange.intervals:
-                            nursery.start_soon(self._supervised, connector, symbol, timeframe)
+            self._nursery = nursery
+            self._update()
+            await trio.sleep_forever()
 
-    async def _supervised(self, connector: Connector, symbol: str, timeframe: str) -> None:
+    def _update(self) -> None:
+        """Watch what is to be watched, and nothing else."""
+        if self._nursery is None:
+            return
+        wanted = {
+            (name, symbol, timeframe)
+            for name, connector in self._connectors.items()
+            for symbol in connector.symbols
+            if not self._symbols or symbol in self._symbols
+            for timeframe in self.timeframes
+            if timeframe in connector.exchange.intervals
+        }
+        for over in self._watched.keys() - wanted:
+            self._watched.pop(over).cancel()
+        for name, symbol, timeframe in sorted(wanted - self._watched.keys()):
+            scope = self._watched[name, symbol, timeframe] = trio.CancelScope()
+            self._nursery.start_soon(self._supervised, self._connectors[name], symbol, timeframe, scope)
+
+    async def _supervised(self, connector: Connector, symbol: str, timeframe: str, scope: trio.CancelScope) -> None:
         async def watch() -> None:
             await self._watch(connector, symbol, timeframe)
 
-        await self._supervise("spikes", watch, exchange=connector.name, symbol=symbol, timeframe=timeframe)
+        with scope:
+            await self._supervise("spikes", watch, exchange=connector.name, symbol=symbol, timeframe=timeframe)
 
     async def _watch(self, connector: Connector, symbol: str, timeframe: str) -> None:
         topic = Topic(connector.name, symbol, "ohlc", timeframe)

@@ -24,7 +24,7 @@ from daemon.dump import dump
 from daemon.kinds import EX_CONFIG, ConfigError
 from daemon.listening import CannotListen
 from daemon.reload import Reloader
-from daemon.settings import Config
+from daemon.settings import Config, Server
 
 EX_CRASH = 1
 PROXY_NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
@@ -52,9 +52,16 @@ def _run(options: argparse.Namespace) -> int:
     exchanges = load_exchanges()
     doubts: list[str] = []
 
-    def configured() -> Config:
+    def configured(listening: Server | None = None) -> Config:
         defaults = daemon.exchange_defaults(exchanges)
-        return load(options.config, os.environ, _overrides(options), defaults=defaults, warn=doubts.append)
+        return load(
+            options.config,
+            os.environ,
+            _overrides(options),
+            defaults=defaults,
+            warn=doubts.append if listening is None else _doubt,
+            listening=listening,
+        )
 
     try:
         if options.command == "key":
@@ -71,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
         return export.run(config, options)
     log.configure(config.log.level, config.log.format)
     for doubt in doubts:
-        structlog.get_logger().warning("config.doubtful", detail=doubt)
+        _doubt(doubt)
     if options.command == "replay":
         return _replay(options, config, exchanges)
     manager = notify.from_environment(os.environ)
@@ -127,6 +134,10 @@ def _fail(error: BaseException, code: int) -> int:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return output.fail(error, code)
+
+
+def _doubt(text: str) -> None:
+    structlog.get_logger().warning("config.doubtful", detail=text)
 
 
 def _announce(text: str) -> None:

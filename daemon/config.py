@@ -18,7 +18,7 @@ import msgspec
 from dotenv import dotenv_values
 
 from daemon.kinds import EXCHANGE_KINDS, KINDS, ConfigError, Key, Kind, fitting, from_text, show
-from daemon.settings import Archive, Config, ExchangeSettings, is_loopback
+from daemon.settings import Archive, Config, ExchangeSettings, Server, is_loopback
 
 
 class Override(NamedTuple):
@@ -57,12 +57,14 @@ def load(
     *,
     defaults: Mapping[str, ExchangeSettings],
     warn: Callable[[str], object] = lambda line: None,
+    listening: Server | None = None,
 ) -> Config:
     """The effective configuration; raises ConfigError.
 
     `path` None: ./config.toml where it exists. `defaults`: every known exchange; all of them run where
     the file names none, else those that the file, a variable or an option names. A .env file beside the
     config supplies what `environ` has not. `warn` gets a line for each variable that looks like one of ours, misspelt.
+    `listening`: where a daemon listens that runs already: what follows from that follows from this.
     """
     file = Path("config.toml") if path is None else path
     kinds = KINDS | {("exchanges", name, key): kind for name in defaults for key, kind in EXCHANGE_KINDS.items()}
@@ -101,7 +103,7 @@ def load(
         asked_for = {*named, *(key[1] for key in given if key[0] == "exchanges")}
         for name in defaults.keys() - asked_for:
             settings["exchanges", name, "enabled"] = False
-    return _assemble(settings, origins, defaults, file.parent)
+    return _assemble(settings, origins, defaults, file.parent, listening)
 
 
 def _assemble(
@@ -109,6 +111,7 @@ def _assemble(
     origins: Mapping[Key, str],
     defaults: Mapping[str, ExchangeSettings],
     folder: Path,
+    listening: Server | None,
 ) -> Config:
     exchanges = {name: msgspec.structs.asdict(default) for name, default in defaults.items()}
     tree: dict[str, dict[str, object]] = {name: {} for name in Config.__struct_fields__}
@@ -136,7 +139,7 @@ def _assemble(
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
         except OSError as error:  # ssl's own are such
             raise ConfigError(origins[key], f"cannot be used: {error.strerror or error}") from None
-    return _with_own_archive(_filled_in(config, settings.keys(), folder), defaults)
+    return _with_own_archive(_filled_in(config, settings.keys(), folder, listening or config.server), defaults)
 
 
 def _authorities(config: Config) -> Iterator[tuple[Key, str]]:
@@ -145,12 +148,12 @@ def _authorities(config: Config) -> Iterator[tuple[Key, str]]:
     return (((*place, "ca_file"), table.ca_file) for place, table in tables.items() if table.ca_file is not None)
 
 
-def _filled_in(config: Config, given: Collection[Key], folder: Path) -> Config:
-    """What is not given and follows from what is. `folder`: the config file's."""
+def _filled_in(config: Config, given: Collection[Key], folder: Path, listening: Server) -> Config:
+    """What is not given and follows from what is. `folder`: the config file's. `listening`: says where it listens."""
     change = msgspec.structs.replace
-    server, auth, local = config.server, config.auth, is_loopback(config.server)
+    server, auth, local = config.server, config.auth, is_loopback(listening)
     if local and not server.allowed_hosts:
-        host = f"[{server.host}]" if ":" in server.host else server.host.lower()
+        host = f"[{listening.host}]" if ":" in listening.host else listening.host.lower()
         server = change(server, allowed_hosts=tuple(dict.fromkeys(("localhost", "127.0.0.1", "[::1]", host))))
     if not local and ("auth", "anonymous") not in given:
         auth = change(auth, anonymous=tuple(scope for scope in auth.anonymous if scope != "metrics"))

@@ -121,7 +121,7 @@ async def run(
             hosts = _hosts(config.server)
             front: Any = {"hosts": hosts, "root_path": config.server.root_path}
             statistics = ServerStatistics()
-            loader = reloader or Reloader(lambda: config)
+            loader = reloader or Reloader(lambda _: config)
             process = ProcessCounts(LINES, loader.results, lambda: loader.reloaded_at)
             subjects = Subjects(
                 *(sources.connectors, fanouts, auth, fanouts.counts, statistics, process, slots),

@@ -18,7 +18,7 @@ from actors.archive.archive import Archive
 from actors.archive.series import KINDS
 from daemon import log as log_settings
 from daemon.kinds import ConfigError
-from daemon.settings import Config, Supervision
+from daemon.settings import Config, Server, Supervision
 from daemon.supervisor import RestartPolicy
 from web.auth import Auth
 from web.hosts import Hosts
@@ -53,9 +53,9 @@ class Reloaded(Struct, frozen=True):
 
 
 class Reloader:
-    """`load` gives the configuration as it is now, or raises ConfigError."""
+    """`load` gives the configuration as it is now for a daemon that listens where it does, or raises ConfigError."""
 
-    def __init__(self, load: Callable[[], Config]) -> None:
+    def __init__(self, load: Callable[[Server], Config]) -> None:
         self._load = load
         self.running: Config
         self._has_begun = False
@@ -73,7 +73,7 @@ class Reloader:
         if not self._has_begun:  # it is only starting: what it has just read is new enough
             return Reloaded([], [])
         try:
-            new = self._load()
+            new = self._load(self.running.server)
             told, merged = difference(self.running, new)
             self._apply(merged)
         except ConfigError as error:

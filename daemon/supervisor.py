@@ -86,6 +86,7 @@ async def supervise(
             else:
                 short_runs += 1
             attempt += 1
+            delay = min(max(delay, rules.delay), rules.max_delay)
             wait = None
             if not rules.max_attempts or short_runs < rules.max_attempts:
                 wait = _wait(delay, _leaves(error), rules.jitter, rng)

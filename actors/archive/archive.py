@@ -119,6 +119,8 @@ class Archive:
         self.keep = frozenset(keep)
         self._days = {kind: limit for kind, limit in days.items() if limit}
         self._prune_at = float("-inf")
+        for follower in self._followers:
+            follower.follow(self.keep)
 
     def sizes(self) -> Sizes:
         """Of the files, and of the room beside them, in bytes; 0 where nothing is there."""

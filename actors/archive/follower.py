@@ -43,6 +43,12 @@ class Follower:
         self.lagged = 0  # times that events were lost because they were collected too late
         self._subscribe()
 
+    def follow(self, keep: frozenset[ArchiveKind]) -> None:
+        """Take these kinds from now on."""
+        if keep != self._keep:
+            self._keep = keep
+            self._subscribe()
+
     def _subscribe(self) -> None:
         topics = [
             self._feed.topic(topic, None)  # type: ignore[arg-type]

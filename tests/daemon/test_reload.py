@@ -10,15 +10,17 @@ import httpx
 import msgspec
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from actors.exchanges.binance import simulator
 from actors.exchanges.exchange import load_exchanges
 from actors.simulation.market import Clock, Market
 from daemon.config import load
-from daemon.kinds import ConfigError
+from daemon.kinds import EXCHANGE_KINDS, KINDS, ConfigError
 from daemon.main import exchange_defaults
 from daemon.reload import Reloader, difference
-from daemon.settings import Config
+from daemon.settings import Config, ExchangeSettings, Facade, Server
 from tests.daemon.fixtures import TWO, Served, configuration, eventually, fast, serving
 from tests.daemon.test_process import Process, listening, simulated
 from tests.web.test_access import KeyFile
@@ -65,8 +67,72 @@ def test_a_first_certificate_needs_a_restart(config: Config) -> None:
     assert merged == config
 
 
+def test_what_follows_from_the_address_follows_from_the_one_that_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that waits for a restart neither closes the door that is open nor opens one."""
+    monkeypatch.chdir(tmp_path)
+    defaults = exchange_defaults(load_exchanges())
+    for used, said in (("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0")):
+        Path("config.toml").write_text(f'[server]\nhost = "{used}"\n')
+        running = load(None, {}, defaults=defaults)
+        taken: list[Config] = []
+        reloader = Reloader(lambda server: load(None, {}, defaults=defaults, listening=server))
+        reloader.begin(running, taken.append)
+        Path("config.toml").write_text(f'[server]\nhost = "{said}"\n')
+        told = reloader.reload()
+        assert (told.changed, told.restart_needed) == ([], ["server.host"])
+        assert taken == [running]
+
+
+RESTART = {
+    *("server.host", "server.port", "server.unix_socket", "server.root_path", "metrics.enabled", "metrics.listen"),
+    *("archive.enabled", "archive.path", "record.path", "record.part_mb", "streams.history"),
+    *("upstream.proxy", "upstream.source_address", "upstream.ca_file"),
+    *(f"exchanges.binance.{key}" for key in ("enabled", "rest_url", "ws_url", "proxy", "source_address", "ca_file")),
+    *(f"facade.{key}" for key in Facade.__struct_fields__),
+}
+NAMES = {"binance": ExchangeSettings(symbols=("A",), rest_url="https://a", ws_url="wss://a")}
+TLS = Config(server=Server(certfile="c", keyfile="k"), exchanges=NAMES)
+KEYS = [*KINDS, *(("exchanges", "binance", key) for key in EXCHANGE_KINDS)]
+
+
+def other(value: Any) -> Any:
+    """A value that is not this one."""
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 1
+        case tuple():
+            return value[:-1] if value else ("x",)
+        case list():
+            return ["https://x"]
+    return "x"
+
+
+@given(st.lists(st.sampled_from(KEYS), unique=True))
+@settings(deadline=None)
+def test_every_key_is_taken_over_or_said_to_wait(places: list[tuple[str, ...]]) -> None:
+    """What waits is said again each time, until the restart."""
+    new = TLS
+    for section, *between, key in places:
+        if between:
+            new = of_binance(new, **{key: other(getattr(new.exchanges["binance"], key))})
+        else:
+            new = changed(new, section, **{key: other(getattr(getattr(new, section), key))})
+    told, merged = difference(TLS, new)
+    names = {".".join(place) for place in places}
+    assert set(told.restart_needed) == names & RESTART
+    assert set(told.changed) == names - RESTART
+    again, same = difference(merged, new)
+    assert (again.changed, again.restart_needed, same) == ([], told.restart_needed, merged)
+    back, before = difference(merged, TLS)
+    assert (back.restart_needed, before) == ([], TLS)
+
+
 def test_what_cannot_be_loaded_or_applied_changes_nothing(config: Config) -> None:
-    def broken() -> Config:
+    def broken(_: Server) -> Config:
         raise ConfigError("config.toml: server.port", "expected an integer")
 
     reloader = Reloader(broken)
@@ -132,7 +198,7 @@ async def test_it_is_asked_for_by_those_who_may(tmp_path: Path) -> None:
         config = changed(configuration(sim, ["BTCUSDT"]), "auth", keys_file=str(keys.path))
         current: list[Config | None] = [changed(config, "limits", topics=7)]
 
-        def read() -> Config:
+        def read(_: Server) -> Config:
             if current[0] is None:
                 raise ConfigError("config.toml: streams.intervals", "expected a list")
             return current[0]
@@ -154,6 +220,35 @@ async def test_it_is_asked_for_by_those_who_may(tmp_path: Path) -> None:
             assert (failed.status_code, failed.json()["code"]) == (422, "invalid_config")
             assert failed.json()["detail"] == "config.toml: streams.intervals: expected a list"
             assert (await w.client.get("/admin/reload", headers={"X-API-Key": admin})).status_code == 405
+        nursery.cancel_scope.cancel()
+
+
+async def test_spikes_that_stay_the_same_go_on() -> None:
+    """A reload of something else costs no call of the exchange, and nothing that was learnt is lost."""
+    async with trio.open_nursery() as nursery:
+        sim = await nursery.start(partial(simulator.serve, Market(assets=TWO, clock=Clock(START))))
+        config = changed(configuration(sim, ["BTCUSDT"]), "oi_vol", timeframes=("5m",))
+        current = [config]
+        reloader = Reloader(lambda _: current[0])
+        async with serving(config, fast(), reloader) as w:
+
+            def taught() -> list[str]:
+                return [served.path for served in sim.requests if served.path.endswith("openInterestHist")]
+
+            await eventually(lambda: len(taught()) == 1, 15, "history of open interest")
+            await w.is_live()
+            current[0] = changed(config, "limits", topics=7)
+            reloader.reload()
+            await trio.sleep(0.3)
+            assert len(taught()) == 1
+            current[0] = of_binance(current[0], symbols=("BTCUSDT", "ETHUSDT"))
+            reloader.reload()
+            await eventually(lambda: len(taught()) == 2, 15, "history of the new symbol's open interest")
+            await trio.sleep(0.3)
+            assert len(taught()) == 2
+            current[0] = changed(current[0], "oi_vol", window=50)
+            reloader.reload()
+            await eventually(lambda: len(taught()) == 4, 15, "history of both, for another window")
         nursery.cancel_scope.cancel()
 
 
@@ -186,7 +281,7 @@ async def test_random_reloads_under_load_leave_no_hole_in_any_clients_numbers() 
         sim = await nursery.start(partial(simulator.serve, market))
         config = configuration(sim, ["BTCUSDT"])
         current = [config]
-        reloader = Reloader(lambda: current[0])
+        reloader = Reloader(lambda _: current[0])
         # As slowly as the exchange wants it: it cuts those who ask too often.
         async with serving(config, fast(frames_per_second=8.0), reloader) as w:
             numbers = Numbers()

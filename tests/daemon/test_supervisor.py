@@ -92,6 +92,21 @@ async def test_a_first_wait_above_the_longest_is_the_longest(autojump_clock: Moc
     assert script.waits([0, 0]) == [2, 2]
 
 
+async def test_another_policy_counts_from_the_next_failure_on(autojump_clock: MockClock) -> None:
+    script = Script(*failing(6), (0, None))
+    present = EXACT
+
+    def change(_: Change) -> None:
+        nonlocal present
+        if len(script.starts) == 4:
+            present = RestartPolicy(delay=1, max_delay=3, jitter=0)
+        if len(script.starts) == 5:
+            present = RestartPolicy(delay=20, max_delay=60, jitter=0)
+
+    await supervise("line", script, lambda: present, on_change=change)
+    assert script.waits([0] * 6) == [1, 2, 4, 8, 3, 20]
+
+
 async def test_many_failures_do_not_overflow(autojump_clock: MockClock) -> None:
     script = Script(*failing(2000), (0, None))
     with capture_logs() as logs:

@@ -171,6 +171,18 @@ async def test_only_what_is_to_be_kept_is_kept(path: Path) -> None:
     assert (len(events(path, FORCED)), events(path, BARS)) == (1, [])
 
 
+async def test_what_is_to_be_kept_changes_for_feeds_that_are_followed(path: Path) -> None:
+    feed: Any = TellingFeed()
+    async with archived(path, keep=("liquidations",)) as archive:
+        with archive.following(feed, now):
+            feed.say(liquidation(1), bar(1))
+            archive.change(keep=("ohlc",), days={})
+            feed.say(liquidation(2), bar(2))
+        await archive.flush()
+    assert [event.timestamp for event in events(path, BARS)] == [bar(2).timestamp]
+    assert len(events(path, FORCED)) <= 1
+
+
 async def test_what_was_said_last_is_written_at_the_end(path: Path) -> None:
     feed: Any = TellingFeed()
     archive = Archive(path, keep=KINDS)
