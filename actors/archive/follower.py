@@ -55,8 +55,9 @@ class Follower:
             for kind, topic in TOPICS.items()
             if kind in self._keep
         ]
+        self._intervals = self._feed.intervals
         if "ohlc" in self._keep:
-            topics += [self._feed.topic("ohlc", interval) for interval in self._feed.intervals]
+            topics += [self._feed.topic("ohlc", interval) for interval in self._intervals]
         for topic in topics:
             if topic not in self._readers:
                 self._readers[topic] = self._feed.subscribe(topic, CAPACITY)
@@ -72,7 +73,7 @@ class Follower:
 
     def collect(self) -> list[Write]:
         """What the feed said since the last time."""
-        if len(self._feed.intervals) + len(TOPICS) > len(self._readers):
+        if self._feed.intervals != self._intervals:
             self._subscribe()  # an interval was added
         found: list[Write] = []
         for topic, reader in list(self._readers.items()):
