@@ -12,6 +12,7 @@ import trio.to_thread
 from actors.archive import store
 
 AT_ONCE = 4  # questions; more of them wait
+STEPS = 100_000  # of SQLite's machine (milliseconds) between two looks whether anybody still waits
 
 T = TypeVar("T")
 
@@ -34,16 +35,15 @@ class Reads:
         async with self._limit:
             generation = self._generation
             idle = [self._idle.pop() if self._idle else None]  # whoever takes it out sees to it
-            used: list[store.Connection] = []
             is_wanted = True
 
             def work() -> tuple[store.Connection, T]:
                 connection = idle.pop() or store.open_reader(self._path)
-                used.append(connection)
                 try:
-                    if not is_wanted:
-                        raise Unreadable("nobody waits for the answer")
+                    # `interrupt` would be lost on a connection that is about to begin.
+                    connection.set_progress_handler(lambda: not is_wanted, STEPS)
                     found = query(connection)
+                    connection.set_progress_handler(None, 0)
                 except BaseException:
                     connection.close()
                     raise
@@ -58,10 +58,7 @@ class Reads:
                 with suppress(IndexError):
                     if (unused := idle.pop()) is not None:
                         unused.close()
-                for connection in used:  # the thread ends soon, and closes it
-                    with suppress(sqlite3.Error):
-                        connection.interrupt()
-                raise
+                raise  # the thread ends soon, and closes what it took
             except (sqlite3.Error, OSError, store.NotOurs) as error:
                 if not store.is_outside(error):
                     raise
