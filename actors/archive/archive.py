@@ -1,13 +1,13 @@
 """The archive: the actor that keeps what the feeds say, and what was fetched, on the user's own disk.
 
-Rows wait in memory, within a bound, until one thread has committed them; only then do they count as written. Whatever
-the disk does, nobody else waits for it: while it is full, locked or not there, rows are held and the write is tried
-again; beyond the bound the oldest are dropped and counted. SQL lives in `store.py` and `queries.py`.
+Rows wait in memory (`waiting`) until one thread has committed them; only then do they count as written. Whatever the
+disk does, nobody else waits for it: while it is full, locked or not there, rows are held and the write is tried again;
+beyond a bound they are dropped and counted. SQL lives in `store.py` and `queries.py`.
 """
 
 import os
 import sqlite3
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
@@ -21,10 +21,12 @@ import trio.to_thread
 from msgspec import Struct
 
 from actors import clock
-from actors.archive import store
+from actors.archive import check, store
 from actors.archive.follower import Follower
 from actors.archive.reads import Reads
 from actors.archive.series import ArchiveKind, Row, Series, Write, us
+from actors.archive.waiting import Waiting
+from actors.archive.writer import Writer
 from actors.counts import Histogram
 from actors.feeds.feed import Feed
 
@@ -33,10 +35,10 @@ BATCH = 10_000  # rows of one transaction
 PENDING = 200_000  # rows that may wait in memory
 RETRY = 2.0  # seconds between tries while the disk does not take them
 LAST_WRITE = 1.5  # seconds at the end: SQLite waits for a lock for one, and a disk that hangs must not hold us
-ASKED_AGAIN = 3  # times at most, where a write came in between
 PATIENCE = 3.0  # seconds that a reader waits for what is pending
 EXPORTS = 2  # at a time
 PRUNE_EVERY = 3600.0  # seconds
+PRUNED = 5_000  # rows of one transaction
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -72,7 +74,6 @@ class Archive:
         self.path = path
         self.keep = frozenset(keep)
         self._days = {kind: some for kind, some in (days or {}).items() if some > 0}  # retention
-        self._bound = pending
         self._state: Literal["starting", "ok", "failing"] = "starting"
         self._since = clock.now()
         self._reason: str | None = None
@@ -81,20 +82,17 @@ class Archive:
         self.commits = Histogram()  # how long a batch took
         self.dropped = 0  # rows lost to the bound
         self._lagged = 0  # of followers that are gone
-        self._pending: deque[Write] = deque()
-        self._rows_pending = 0
-        self._away: list[Write] = []  # what a thread is writing
-        self._rows_away = 0  # those of the pending that are in it
-        self._writes = 0  # begun so far
+        self._rows = Waiting(pending)
         self._is_dropping = False
         self._followers: dict[Follower, None] = {}
         self._wanted = trio.Event()  # a write now instead of in a while
-        self._waiting: list[trio.Event] = []  # set after the next write
-        self._writer: store.Writer | None = None
+        self._flushed: list[trio.Event] = []  # set after the next write
+        self._writer: Writer | None = None
         self._opened = trio.Event()
+        self._may_be_damaged = False  # when it was opened first
         self._damage: str | None = None
-        self._replaced = 0  # files that were put aside
         self._prune_at = float("-inf")
+        self._round: list[tuple[ArchiveKind, int]] = []  # kinds that are yet to be pruned, and up to when
         self.reads = Reads(path, on_damage=self._damaged)
         self.exports = trio.CapacityLimiter(EXPORTS)
         self._write_limit = trio.CapacityLimiter(1)
@@ -109,7 +107,7 @@ class Archive:
             since=self._since,
             reason=self._reason,
             written=self.written,
-            pending=self._rows_pending,
+            pending=self._rows.size,
             dropped=self.dropped,
             lagged=self._lagged + sum(follower.lagged for follower in self._followers),
         )
@@ -118,7 +116,7 @@ class Archive:
         """Keep these kinds from now on, each for so many days, 0 = for ever."""
         self.keep = frozenset(keep)
         self._days = {kind: limit for kind, limit in days.items() if limit}
-        self._prune_at = float("-inf")
+        self._prune_at, self._round = float("-inf"), []
         for follower in self._followers:
             follower.follow(self.keep)
 
@@ -148,34 +146,19 @@ class Archive:
         """Rows to be written soon."""
         for write in writes:
             if write.series.kind in self.keep:
-                self._pending.append(write)
-                self._rows_pending += _size(write)
+                self._rows.add(write)
         self._keep_bound()
 
     def _keep_bound(self) -> None:
-        # What a thread has at the moment is older than all that waits, and is dropped first if it comes back.
-        while self._rows_pending - self._rows_away > self._bound:
-            oldest = self._pending.popleft()
-            self._rows_pending -= _size(oldest)
-            self.dropped += len(oldest.rows)
-            if not self._is_dropping:
-                self._is_dropping = True
-                log.error("archive.dropping", reason=self._reason or "the disk is too slow", pending=self._rows_pending)
+        dropped = self._rows.trim()
+        self.dropped += dropped
+        if dropped and not self._is_dropping:
+            self._is_dropping = True
+            log.error("archive.dropping", reason=self._reason or "the disk is too slow", pending=self._rows.size)
 
     def pending_rows(self, series: Series) -> list[Row]:
-        """What waits to be written, or is just being written."""
-        waiting = (*self._away, *self._pending)
-        return [row for write in waiting if write.series == series for row in write.rows]
-
-    async def ask(self, series: Series, query: Callable[[store.Connection], T]) -> tuple[T, list[Row]]:
-        """What `query` finds on disk, and the rows that it cannot have found. Raises Unreadable."""
-        for _ in range(ASKED_AGAIN):  # a write at the same time may be in the one, or both, or neither
-            writes, was_writing = self._writes, bool(self._away)
-            waiting = self.pending_rows(series)
-            found = await self.reads.ask(query)
-            if not waiting or (writes == self._writes and not was_writing):
-                break
-        return found, waiting
+        """What waits to be written, or is just being written: the file may have these already."""
+        return self._rows.rows(series)
 
     async def flush(self) -> None:
         """Return once everything that was said so far is on disk, or cannot be written at present."""
@@ -183,7 +166,7 @@ class Archive:
             self._collect()
             return
         done = trio.Event()
-        self._waiting.append(done)
+        self._flushed.append(done)
         self._wanted.set()
         with trio.move_on_after(PATIENCE):
             await done.wait()
@@ -198,7 +181,7 @@ class Archive:
         """Write until cancelled; what is pending then is written if the disk takes it."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._collect_often)
-            nursery.start_soon(self._verify)
+            nursery.start_soon(self._check)
             await self._write_often()
 
     async def _collect_often(self) -> None:
@@ -217,22 +200,25 @@ class Archive:
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_WRITE) as scope:
                 await self._write()
-                await self._close_writer()
+                self.reads.close()  # who closes last folds the log into the file
+                await self._close_writer(is_end=True)
             if scope.cancelled_caught:
-                log.error("archive.not_ended", path=str(self.path), pending=self._rows_pending)
+                log.error("archive.not_ended", path=str(self.path), pending=self._rows.size)
             self.reads.close()
 
     async def _write(self) -> None:
         """Everything that is pending, as far as the disk takes it."""
-        waiting, self._waiting = self._waiting, []
+        flushed, self._flushed = self._flushed, []
         self._collect()
         try:
             if self._damage is not None:
                 await self._replace(self._damage)
             if self._writer is None:
                 self._writer = await self._open_writer()
-                self._opened.set()
-            while self._pending:
+                if not self._opened.is_set():
+                    self._may_be_damaged = not self._writer.was_ended
+                    self._opened.set()
+            while self._rows:
                 await self._write_batch(self._writer)
             await self._prune(self._writer)
         except (sqlite3.Error, OSError, store.NotOurs) as error:
@@ -243,14 +229,14 @@ class Archive:
         else:
             self._succeed()
         finally:
-            for done in waiting:
+            for done in flushed:
                 done.set()
 
-    async def _open_writer(self) -> store.Writer:
+    async def _open_writer(self) -> Writer:
         is_wanted = True
 
-        def work() -> store.Writer:
-            writer = store.Writer(self.path)
+        def work() -> Writer:
+            writer = Writer(self.path)
             if not is_wanted:
                 writer.close()
             return writer
@@ -261,54 +247,51 @@ class Archive:
             is_wanted = False
             raise
 
-    async def _close_writer(self) -> None:
+    async def _close_writer(self, *, is_end: bool = False) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
-            await self._in_thread(writer.close)
+            await self._in_thread(writer.end if is_end else writer.close)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """One after the other: what was abandoned has to end before anything else begins."""
         return await trio.to_thread.run_sync(work, limiter=self._write_limit, abandon_on_cancel=True)
 
-    async def _write_batch(self, writer: store.Writer) -> None:
-        batch: list[Write] = []
-        rows = 0
-        while self._pending and (rows < BATCH or not batch):
-            batch.append(self._pending.popleft())
-            rows += _size(batch[-1])
-        self._away, self._rows_away = batch, rows
-        self._writes += 1
+    async def _write_batch(self, writer: Writer) -> None:
+        batch = self._rows.take(BATCH)
         began = trio.current_time()
         try:
             await self._in_thread(partial(writer.write, batch))
         except BaseException as error:
-            self._away, self._rows_away = [], 0
             if store.is_outside(error) or isinstance(error, trio.Cancelled):
-                self._pending.extendleft(reversed(batch))  # while they were away they counted as pending
+                self._rows.give_back()
                 self._keep_bound()
             else:
-                self._rows_pending -= rows
-                self.dropped += sum(len(write.rows) for write in batch)
+                self.dropped += self._rows.done()
             raise
-        self._away, self._rows_away = [], 0
-        self._rows_pending -= rows
         for write in batch:
             self.rows[write.series.kind] += len(write.rows)
-        self.written += sum(len(write.rows) for write in batch)
+        self.written += self._rows.done()
         self.commits.observe(trio.current_time() - began)
 
-    async def _prune(self, writer: store.Writer) -> None:
-        """One step of deleting what is older than it should be; more of them while there is more."""
-        if not self._days or trio.current_time() < self._prune_at:
-            return
-        deleted = 0
-        for kind, days in self._days.items():
-            before = us(clock.now() - timedelta(days=days))
-            deleted += await self._in_thread(partial(writer.prune, kind, before))
-        if not deleted:
+    async def _prune(self, writer: Writer) -> None:
+        """One step of deleting what is older than it should be; between two rounds of steps it rests."""
+        if not self._round and trio.current_time() >= self._prune_at:
             self._prune_at = trio.current_time() + PRUNE_EVERY
+            self._round = [(kind, us(clock.now() - timedelta(days=days))) for kind, days in self._days.items()]
+        room = PRUNED
+        while self._round and room > 0:
+            deleted = await self._in_thread(partial(writer.prune, *self._round[-1], room))
+            if deleted < room:
+                self._round.pop()
+            room -= deleted
 
     # --- what may be wrong
+
+    async def _check(self) -> None:
+        """Damage shows before it is met, where there may be any."""
+        await self._opened.wait()
+        if self._may_be_damaged:
+            await check.read_over(self.reads)
 
     def _fail(self, error: Exception) -> None:
         reason = str(error)
@@ -318,7 +301,7 @@ class Archive:
             if self._state != "failing":
                 self._since = clock.now()
             self._state, self._reason = "failing", reason
-            log.error("archive.failing", path=str(self.path), reason=reason, pending=self._rows_pending)
+            log.error("archive.failing", path=str(self.path), reason=reason, pending=self._rows.size)
 
     def _damaged(self, reason: str) -> None:
         self._damage = reason  # the next write begins with a new file
@@ -336,7 +319,6 @@ class Archive:
         """Put a damaged file aside; a new one takes its place."""
         await self._close_writer()
         self.reads.close()
-        self._replaced += 1
         aside = await self._in_thread(self._move_aside)
         self.reads.close()  # whoever has asked since has the old file
         self._damage = None
@@ -346,39 +328,6 @@ class Archive:
         with suppress(FileNotFoundError):  # somebody has done it already
             return store.move_aside(self.path, clock.now())
         return None
-
-    async def _verify(self) -> None:
-        """Read the whole file once, beside everything else: damage shows before it is met."""
-        await self._opened.wait()
-        replaced = self._replaced
-        connection: list[store.Connection] = []
-
-        def work() -> str | None:
-            connection.append(store.open_reader(self.path))
-            try:
-                return store.check(connection[0])
-            except sqlite3.DatabaseError as error:
-                if store.is_corrupt(error):
-                    return str(error)
-                return None  # interrupted, or locked: whoever meets damage later says so
-            finally:
-                connection[0].close()
-
-        try:
-            damage = await trio.to_thread.run_sync(work, abandon_on_cancel=True)
-        except (sqlite3.Error, OSError, store.NotOurs):
-            return  # it cannot even be opened, which is the writing task's to say
-        finally:
-            with suppress(sqlite3.Error):
-                for open_one in connection:
-                    open_one.interrupt()
-        if damage is not None and replaced == self._replaced:
-            self._damaged(damage)
-
-
-def _size(write: Write) -> int:
-    """What a write counts for in the bound: coverage alone takes room too."""
-    return len(write.rows) + len(write.covered)
 
 
 def _size_of(path: Path) -> int:

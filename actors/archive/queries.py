@@ -1,6 +1,6 @@
 """What is asked of the archive's file. SQL for reading, and nothing else; see `store.py`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from actors.archive.flows import Sums
 from actors.archive.series import SEEN, ArchiveKind, Piece, Range, Row, Series, pieces
@@ -91,6 +91,16 @@ def sums(
     return found[::-1] if newest else found
 
 
+def unwritten(connection: Connection, series: Series, rows: Sequence[Row]) -> list[Row]:
+    """Those of the rows that the file does not have, each once, as it would be there."""
+    keys, columns = KEYS[series.kind], COLUMNS[series.kind]
+    where = [columns.index(key) for key in keys]
+    by_key = {tuple(row[index] for index in where): row for row in rows}
+    number = number_of(connection, series)
+    known = f"SELECT 1 FROM {series.kind} WHERE series = ? AND {' AND '.join(f'{key} = ?' for key in keys)}"
+    return [row for key, row in by_key.items() if not connection.execute(known, (number, *key)).fetchone()]
+
+
 def find_series(
     connection: Connection,
     kind: ArchiveKind,
@@ -148,3 +158,21 @@ def chunks(connection: Connection, series: Series, start: int, end: int, size: i
             return
         last = [rows[-1][index] for index in where]
         rows = connection.execute(f"{after} {order}", (number, last[0], end, *last, size)).fetchall()
+
+
+def read_newest(connection: Connection, series: Series, count: int) -> None:
+    """Read the newest rows of a series, all of each, for damage alone."""
+    connection.execute(
+        f"SELECT count({COLUMNS[series.kind][-1]}) FROM ({_SELECT[series.kind]} ORDER BY time DESC LIMIT ?)",
+        (number_of(connection, series), count),
+    ).fetchone()
+
+
+def read_over(connection: Connection, series: Series, start: int, count: int) -> int | None:
+    """Read so many rows from a time on, for damage alone; returns where to go on, None at the end."""
+    read, last, _ = connection.execute(
+        f"SELECT count(*), max(time), count({COLUMNS[series.kind][-1]}) "
+        f"FROM ({_SELECT[series.kind]} AND time >= ? ORDER BY time LIMIT ?)",
+        (number_of(connection, series), start, count),
+    ).fetchone()
+    return None if read < count else int(max(last, start + 1))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
-from actors.archive import flows, queries
+from actors.archive import flows, queries, store
 from actors.archive.archive import Archive
 from actors.archive.flows import Sums
 from actors.archive.reads import Unreadable
@@ -117,15 +117,19 @@ class Seen(Generic[S]):
         """None where the archive cannot be read."""
         series, (begin, final) = self.series, _bounds(start, end)
         await archive.flush()
+        waiting = [row for row in archive.pending_rows(series) if begin <= row[0] < final]
+
+        def query(connection: store.Connection) -> tuple[list[Sums], list[Row]]:
+            # What waited before the file is read is either in it by then or not: as of one moment, which.
+            with store.snapshot(connection):
+                found = queries.sums(connection, series, begin, final, length, limit, newest=start is None)
+                return found, queries.unwritten(connection, series, waiting)
+
         try:
-            found, pending = await archive.ask(
-                series,
-                lambda connection: queries.sums(connection, series, begin, final, length, limit, newest=start is None),
-            )
+            found, unwritten = await archive.reads.ask(query)
         except Unreadable:
             return None
-        waiting = [row for row in pending if begin <= row[0] < final]
-        return flows.added(found, flows.of_rows(waiting, length))
+        return flows.added(found, flows.of_rows(unwritten, length))
 
 
 def _bounds(start: datetime | None, end: datetime | None) -> tuple[int, int]:

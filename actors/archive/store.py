@@ -1,25 +1,24 @@
-"""The archive's file and its writer. SQL is spoken here and in `queries.py` alone, as plain functions for threads.
+"""The archive's file. SQL is spoken here, in `writer.py` and in `queries.py` alone, as plain functions for threads.
 
 Embedded SQLite in WAL mode: readers never wait for the writer. `synchronous=NORMAL` means that a commit survives the
 death of the process at any moment, but the last ones may not survive the machine's losing power. Primary keys make
-writing twice harmless. A server database would replace these two modules and nothing else.
+writing twice harmless. A server database would replace these three modules and nothing else.
 """
 
-import os
 import sqlite3
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from actors.archive.series import FIELDS, KINDS, ArchiveKind, Range, Row, Series, Write, merged
+from actors.archive.series import FIELDS, KINDS, ArchiveKind, Series
 
 Connection = sqlite3.Connection
 APPLICATION_ID = 0x6D6B7464  # "mktd", in the file's header
 BUSY = 1.0  # seconds to wait for another program's lock
 CACHE = 8 << 20  # bytes, of each connection
-PRUNED = 5_000  # rows of one transaction
-LOCK_PAGES = 2_000  # of the WAL before it is folded into the file
+LOG_PAGES = 2_000  # of the WAL before it is folded into the file
+LOG_SIZE = 8 << 20  # bytes that it keeps for itself afterwards
 
 MIGRATIONS = (
     """
@@ -60,6 +59,7 @@ MIGRATIONS = (
         PRIMARY KEY (series, time, trade_id)
     ) WITHOUT ROWID;
     """,
+    "CREATE TABLE ended (id INTEGER PRIMARY KEY CHECK (id = 1), time INTEGER NOT NULL);",
 )
 """Each brings the schema from its index to the next version (`PRAGMA user_version`). Never change a released one.
 
@@ -72,10 +72,6 @@ KEYS: dict[ArchiveKind, tuple[str, ...]] = {kind: ("time",) for kind in KINDS} |
 }
 COLUMNS: dict[ArchiveKind, tuple[str, ...]] = {
     kind: ("time", *FIELDS[kind], *(("number",) if kind == "liquidations" else ())) for kind in KINDS
-}
-_INSERT = {
-    kind: f"INSERT OR REPLACE INTO {kind} (series, {', '.join(columns)}) VALUES (?{', ?' * len(columns)})"
-    for kind, columns in COLUMNS.items()
 }
 
 
@@ -93,7 +89,8 @@ def open_writer(path: Path) -> Connection:
         _refuse_others(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {LOCK_PAGES}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_SIZE}")
         connection.execute(f"PRAGMA cache_size = -{CACHE >> 10}")
         _migrate(connection)
     except BaseException:
@@ -158,11 +155,38 @@ def is_outside(error: BaseException) -> bool:
     return isinstance(error, OSError | sqlite3.OperationalError | NotOurs) or is_corrupt(error)
 
 
-def check(connection: Connection) -> str | None:
-    """What is damaged in the file; None: nothing. Reads all of it; `connection.interrupt()` ends it."""
-    complaints = [str(text) for (text,) in connection.execute("PRAGMA quick_check(20)") if text != "ok"]
-    # Values that a constraint forbids are no damage to the file, and some versions see them where there are none.
-    return next((text for text in complaints if " value in " not in text), None)
+def log_size(path: Path) -> int:
+    """Bytes of what was written and is not yet folded into the file."""
+    try:
+        return path.with_name(path.name + "-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+class Damaged(sqlite3.DatabaseError):
+    """What SQLite itself would say by an error code."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
+def check_index(connection: Connection) -> None:
+    """Read the small tables by which all else is found. Raises Damaged."""
+    for table in ("series", "coverage"):
+        for (text,) in connection.execute(f"PRAGMA quick_check({table})").fetchall():
+            # Values that a constraint forbids are no damage, and some versions see them where there are none.
+            if text != "ok" and " value in " not in text:
+                raise Damaged(text)
+
+
+@contextmanager
+def snapshot(connection: Connection) -> Iterator[None]:
+    """All questions of the block are answered as of one moment; it should be short, as it holds up the log."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
 
 
 def move_aside(path: Path, now: datetime) -> Path:
@@ -175,99 +199,8 @@ def move_aside(path: Path, now: datetime) -> Path:
     return aside
 
 
-# --- writing
-
-
-class Writer:
-    """The connection that writes, and the series that it knows the numbers of."""
-
-    def __init__(self, path: Path) -> None:
-        self._connection = open_writer(path)
-        self._path, self._file = path, path.stat()
-        self._ids: dict[Series, int] = {}
-
-    def close(self) -> None:
-        with suppress(sqlite3.Error):
-            self._connection.close()
-
-    def write(self, writes: Sequence[Write]) -> None:
-        """One transaction: all of it is on disk when this returns, none of it when it raises."""
-        if not os.path.samestat(self._path.stat(), self._file):
-            raise OSError(f"{self._path} was replaced")  # SQLite would go on writing to what nobody can open any more
-        connection, new = self._connection, dict[Series, int]()
-        rows: dict[ArchiveKind, list[Row]] = {}
-        covered: dict[int, list[Range]] = {}
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for series, some, ranges in writes:
-                number = self._ids.get(series) or new.get(series)
-                if number is None:
-                    number = new[series] = _new_number(connection, series)
-                rows.setdefault(series.kind, []).extend((number, *row) for row in some)
-                if ranges:
-                    covered.setdefault(number, []).extend(ranges)
-            for kind, many in rows.items():
-                connection.executemany(_INSERT[kind], many)
-            for number, found in covered.items():
-                for whole in merged(found):
-                    _cover(connection, number, whole)
-            connection.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            raise
-        self._ids |= new
-
-    def prune(self, kind: ArchiveKind, before: int) -> int:
-        """Delete some of the rows of a kind that are older than a time, first of what is held; returns how many."""
-        connection, deleted = self._connection, 0
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for (number,) in connection.execute("SELECT id FROM series WHERE kind = ?", (kind,)).fetchall():
-                old = connection.execute(
-                    "SELECT start, end FROM coverage WHERE series = ? AND start < ?", (number, before)
-                ).fetchall()
-                for start, end in old:
-                    connection.execute("DELETE FROM coverage WHERE series = ? AND start = ?", (number, start))
-                    if end > before:
-                        connection.execute("INSERT INTO coverage VALUES (?, ?, ?)", (number, before, end))
-                until = connection.execute(
-                    f"SELECT time FROM {kind} WHERE series = ? AND time < ? ORDER BY time LIMIT 1 OFFSET {PRUNED}",
-                    (number, before),
-                ).fetchone()
-                cursor = connection.execute(
-                    f"DELETE FROM {kind} WHERE series = ? AND time < ?", (number, until[0] + 1 if until else before)
-                )
-                deleted += cursor.rowcount
-                if deleted >= PRUNED:
-                    break
-            connection.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            raise
-        return deleted
-
-
-def _new_number(connection: Connection, series: Series) -> int:
-    connection.execute("INSERT OR IGNORE INTO series (kind, exchange, symbol, interval) VALUES (?, ?, ?, ?)", series)
-    number = number_of(connection, series)
-    assert number is not None
-    return number
-
-
 def number_of(connection: Connection, series: Series) -> int | None:
     found = connection.execute(
         "SELECT id FROM series WHERE kind = ? AND exchange = ? AND symbol = ? AND interval = ?", series
     ).fetchone()
     return found and int(found[0])
-
-
-def _cover(connection: Connection, number: int, new: Range) -> None:
-    touching = connection.execute(
-        "SELECT start, end FROM coverage WHERE series = ? AND start <= ? AND end >= ?", (number, new.end, new.start)
-    ).fetchall()
-    (whole,) = merged([new, *(Range(*row) for row in touching)])
-    for start, _ in touching:
-        connection.execute("DELETE FROM coverage WHERE series = ? AND start = ?", (number, start))
-    connection.execute("INSERT INTO coverage VALUES (?, ?, ?)", (number, *whole))

@@ -25,9 +25,11 @@ from typing import Any
 import msgspec
 import trio
 
-from actors.archive import queries, store
+from actors.archive import check, queries
 from actors.archive.archive import Archive
+from actors.archive.reads import Reads
 from actors.archive.series import FAR, KINDS, Range, Row, Series, Write, event_of, us
+from actors.archive.writer import Writer
 from daemon import log
 from tests.actors.archive.fixtures import T0, TellingFeed, large_trade, now
 from web.rest.dump import Job
@@ -58,7 +60,7 @@ def rows_of(first: int, count: int) -> list[Row]:
 
 
 def write(path: Path, rows: int) -> None:
-    writer = store.Writer(path)
+    writer = Writer(path)
     wall, cpu = time.perf_counter(), time.process_time()
     spent = 0.0  # making rows is not writing them
     for first in range(0, rows, BATCH):
@@ -109,6 +111,17 @@ async def questions(path: Path, rows: int, seed: int) -> None:
     say(f"range     p50 {median(took):.1f} ms, p99 {quantiles(took, n=100)[98]:.1f} ms for 1000 rows of {rows:,}")
 
 
+async def check_all(path: Path) -> None:
+    began, cpu = time.perf_counter(), time.process_time()
+    damage: list[str] = []
+    reads = Reads(path, on_damage=damage.append)
+    await check.read_over(reads)
+    reads.close()
+    assert not damage
+    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+    say(f"check     {wall:.1f} s to read the whole file for damage beside everything else, {cpu:.1f} s of CPU")
+
+
 def export(path: Path, rows: int, format: str) -> None:
     job = Job(path=str(path), kind="ohlc", format=format, interval="1m", end=us(T0) + rows // 2 * MINUTE)
     command = [sys.executable, "-c", MEASURE, msgspec.json.encode(job).decode()]
@@ -146,11 +159,7 @@ def main() -> int:
         write(path, options.rows)
         trio.run(events, Path(folder) / "events.db")
         trio.run(questions, path, options.rows, options.seed)
-        began = time.perf_counter()
-        connection = store.open_reader(path)
-        assert store.check(connection) is None
-        connection.close()
-        say(f"check     {time.perf_counter() - began:.1f} s to read the whole file for damage")
+        trio.run(check_all, path)
         # Half a range of two series or more: as many rows as are asked for, whatever the file holds.
         several = max(1, options.rows // PER_SERIES)
         for format in FORMATS:

@@ -21,8 +21,8 @@ import pyarrow.parquet
 import pytest
 import trio
 
-from actors.archive import store
 from actors.archive.series import Series, Write
+from actors.archive.writer import Writer
 from actors.exchanges.binance import simulator as binance
 from actors.exchanges.exchange import load_exchanges
 from actors.simulation.market import Clock, Market
@@ -237,7 +237,7 @@ async def test_bad_exports_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 async def test_what_is_listed_no_more_can_be_exported(tmp_path: Path) -> None:
     row = (1_700_000_000_000_000, "buy", 1.0, 2.0, 2.0, 0)
-    writer = store.Writer(tmp_path / "marketd.db")
+    writer = Writer(tmp_path / "marketd.db")
     writer.write([Write(Series("liquidations", "binance", "GONEUSDT"), [row])])
     writer.close()
     async with keeping(tmp_path) as w:

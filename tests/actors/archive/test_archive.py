@@ -12,11 +12,13 @@ import structlog.testing
 import trio
 
 from actors.archive import archive as archive_module
+from actors.archive import check, queries, store
 from actors.archive import follower as follower_module
-from actors.archive import queries, store
 from actors.archive.archive import Archive
-from actors.archive.reads import Unreadable
-from actors.archive.series import FAR, KINDS, Piece, Series, Write, event_of, row_of, us
+from actors.archive.follower import Follower
+from actors.archive.reads import Reads, Unreadable
+from actors.archive.series import FAR, KINDS, Piece, Row, Series, Write, event_of, row_of, us
+from actors.archive.writer import Writer
 from actors.events import Event, Topic
 from tests.actors.archive.fixtures import (
     MINUTE,
@@ -142,6 +144,29 @@ async def test_an_interval_that_is_added_later_is_followed(path: Path) -> None:
     assert events(path, BARS._replace(interval="5m")) == [bar(0, interval="5m")]
 
 
+async def test_a_feed_is_asked_for_its_topics_only_when_they_change(path: Path) -> None:
+    feed: Any = TellingFeed()
+    follower = Follower(feed, frozenset({"ohlc", "liquidations"}), now)
+    asked, topic = list[Topic](), feed.topic
+
+    def counted(*arguments: Any) -> Topic:
+        asked.append(topic(*arguments))
+        return asked[-1]
+
+    feed.topic = counted
+    for _ in range(3):
+        follower.collect()
+    assert asked == []
+    feed.intervals = ("5m", "1m")
+    for _ in range(3):
+        follower.collect()
+    assert sorted(str(one) for one in asked) == [
+        "binance:BTCUSDT:liquidations",
+        "binance:BTCUSDT:ohlc:1m",
+        "binance:BTCUSDT:ohlc:5m",
+    ]
+
+
 async def test_a_reader_that_lagged_is_a_hole_that_is_counted_and_logged(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,15 +235,97 @@ async def test_a_write_that_is_cancelled_is_made_up_for(path: Path) -> None:
     assert len(events(path, LARGE)) == 12
 
 
+DAY = 86_400_000_000  # microseconds
+
+
+def forced(days: float, number: int = 0) -> Row:
+    """A liquidation so many days ago."""
+    return (us(datetime.now(T0.tzinfo)) - round(days * DAY), "buy", 1.0, 1.0, 1.0, number)
+
+
 async def test_old_rows_go(path: Path) -> None:
     async with archived(path, days={"liquidations": 1}) as archive:
-        fresh = us(datetime.now(T0.tzinfo))
-        rows = [(fresh - days * 86_400_000_000, "buy", 1.0, 1.0, 1.0, 0) for days in (3, 2, 0)]
+        rows = [forced(days) for days in (3, 2, 0)]
         archive.put([Write(FORCED, rows)])
-        archive._prune_at = float("-inf")
+        archive.change(keep=KINDS, days={"liquidations": 1})
         await archive.flush()
         await archive.flush()
-    assert [us(event.timestamp) for event in events(path, FORCED)] == [fresh]
+    assert [us(event.timestamp) for event in events(path, FORCED)] == [rows[-1][0]]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_deleting_old_rows_rests_though_there_are_always_some(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something passes its age in each moment: rounds are an hour apart, and a round goes on only while it has much."""
+    deleted: list[int] = []
+    prune = Writer.prune
+
+    def counted(writer: Writer, *arguments: Any) -> int:
+        deleted.append(prune(writer, *arguments))
+        return deleted[-1]
+
+    monkeypatch.setattr(Writer, "prune", counted)
+    monkeypatch.setattr(archive_module, "PRUNED", 100)
+    writer = Writer(path)
+    writer.write([Write(FORCED, [forced(2, number) for number in range(250)])])
+    writer.end()
+    async with archived(path, days={"liquidations": 1}) as archive:
+        for number in range(20):
+            archive.put([Write(FORCED, [forced(2, 1000 + number)])])
+            await archive.flush()
+    assert [many for many in deleted if many == 100] == [100, 100]
+    assert len(deleted) == 3
+    assert 50 <= deleted[-1] < 60
+
+
+# --- is anything damaged?
+
+
+def touched(path: Path) -> None:
+    """A file with a row, which was not closed in order."""
+    writer = Writer(path)
+    writer.write([Write(BARS, [row_of("ohlc", bar(1))])])
+    writer.close()
+
+
+async def test_a_file_is_read_over_unless_it_was_closed_in_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Reads] = []
+    over = check.read_over
+
+    async def read_over(reads: Reads) -> None:
+        await over(reads)
+        read.append(reads)
+
+    monkeypatch.setattr(check, "read_over", read_over)
+    touched(path)
+    async with archived(path) as archive:
+        await until(lambda: read)
+        # Readers that are idle at the end must not keep the log from being folded into the file.
+        assert await archive.reads.ask(lambda c: queries.read(c, BARS, 0, FAR, 5))
+    for _ in range(2):
+        async with archived(path) as archive:
+            assert await archive.reads.ask(lambda c: queries.read(c, BARS, 0, FAR, 5))
+            assert not archive._may_be_damaged
+    assert len(read) == 1
+
+
+async def test_reading_a_file_over_does_not_hold_up_its_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "PIECE", 50)
+    read_over, busy = queries.read_over, list[int]()
+    writer = Writer(path)
+    writer.write([Write(BARS, [row_of("ohlc", bar(minute)) for minute in range(500)])])
+
+    def and_write(*arguments: Any) -> int | None:
+        found = read_over(*arguments)
+        writer.write([Write(BARS, [row_of("ohlc", bar(1000 + len(busy)))])])
+        busy.append(writer._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+        return found
+
+    monkeypatch.setattr(queries, "read_over", and_write)
+    await check.read_over(Reads(path, on_damage=pytest.fail))
+    assert len(busy) >= 10
+    assert set(busy) == {0}
 
 
 # --- what may be wrong with a disk
@@ -344,7 +451,7 @@ async def test_a_read_only_folder_is_said_and_waited_for(path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("place", ["first page", "middle"])
 async def test_a_damaged_file_is_put_aside_and_a_new_one_begun(path: Path, place: str) -> None:
-    writer = store.Writer(path)
+    writer = Writer(path)
     writer.write([Write(BARS, [row_of("ohlc", bar(minute)) for minute in range(20_000)])])
     writer.close()
     data = bytearray(path.read_bytes())
@@ -400,19 +507,20 @@ async def test_a_new_file_is_not_blamed_for_the_damage_of_the_old_one(
 ) -> None:
     is_read, is_replaced = threading.Event(), threading.Event()
 
-    def check(connection: store.Connection) -> str:
+    def damaged(connection: store.Connection) -> None:
         is_read.set()
-        is_replaced.wait(5)
-        return "damaged"
+        is_replaced.wait(10)
+        raise store.Damaged("damaged")
 
-    monkeypatch.setattr(store, "check", check)
+    monkeypatch.setattr(store, "check_index", damaged)
+    touched(path)
     with structlog.testing.capture_logs() as logs:
         async with archived(path) as archive:
             await until(is_read.is_set)
             archive._damaged("met by a question")
             await until(lambda: "corrupt" in states(logs))
             is_replaced.set()
-            await trio.sleep(0.2)
+            await until(lambda: archive.reads._threads.borrowed_tokens == 0)
             await archive.flush()
     assert states(logs).count("corrupt") == 1
 
@@ -432,7 +540,7 @@ async def test_a_damaged_file_that_somebody_removed_is_not_waited_for(path: Path
 async def test_a_disk_that_hangs_does_not_hold_up_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive_module, "LAST_WRITE", 0.1)
     is_back = threading.Event()
-    monkeypatch.setattr(store.Writer, "write", lambda *_: is_back.wait(10))
+    monkeypatch.setattr(Writer, "write", lambda *_: is_back.wait(10))
     try:
         with structlog.testing.capture_logs() as logs, trio.fail_after(2):
             async with archived(path) as archive:
@@ -444,14 +552,27 @@ async def test_a_disk_that_hangs_does_not_hold_up_the_end(path: Path, monkeypatc
         is_back.set()
 
 
-async def test_a_question_that_nobody_waits_for_ends(path: Path) -> None:
+@pytest.mark.parametrize("moment", ["before it begins", "while it runs"])
+async def test_a_question_that_nobody_waits_for_ends(path: Path, moment: str) -> None:
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+    is_asked, is_left = threading.Event(), threading.Event()
+
+    def question(connection: store.Connection) -> None:
+        is_asked.set()
+        if moment == "before it begins":
+            is_left.wait(10)
+        connection.execute(endless).fetchall()
+
     async with archived(path) as archive:
         for _ in range(6):
-            with trio.move_on_after(0.05) as scope, trio.fail_after(2):
-                await archive.reads.ask(lambda c: c.execute(endless).fetchall())
-            assert scope.cancelled_caught
-        await until(lambda: archive.reads._threads.borrowed_tokens == 0)
+            is_asked.clear()
+            is_left.clear()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(archive.reads.ask, question)
+                await until(is_asked.is_set)
+                nursery.cancel_scope.cancel()
+            is_left.set()
+            await until(lambda: archive.reads._threads.borrowed_tokens == 0)
         assert await archive.reads.ask(lambda c: queries.read(c, FORCED, 0, FAR, 5)) == []
 
 

@@ -14,12 +14,12 @@ import trio
 
 from actors.archive import archive as archive_module
 from actors.archive import refill as refill_module
-from actors.archive import store
 from actors.archive.archive import Archive
 from actors.archive.recall import KeptRest, Recall, fetch_of
 from actors.archive.refill import Refill, fill
 from actors.archive.seen import Seen, sampled, with_sampled_interest
 from actors.archive.series import Piece, Range, Series, Write, row_of, us
+from actors.archive.writer import Writer
 from actors.errors import UpstreamError, UpstreamLimited
 from actors.events import Ohlc, OpenInterest
 from actors.exchanges.binance import EXCHANGE
@@ -313,16 +313,49 @@ async def test_what_a_thread_is_writing_is_seen(tmp_path: Path, monkeypatch: pyt
     async with archived(tmp_path / "marketd.db") as archive:
         archive.put([Write(series, rows[:1])])
         await archive.flush()
-        monkeypatch.setattr(store.Writer, "write", lambda *_: is_back.wait(10))
+        monkeypatch.setattr(Writer, "write", lambda *_: is_back.wait(10))
         archive.put([Write(series, rows[1:])])
         await archive.flush()
-        assert archive._away
+        assert archive._rows.is_away
         seen: Seen[Any] = Seen(archive, series, [])
         events = await seen.events(limit=9, start=None, end=None, least=0.0)
         ((_, count, _, sells),) = await seen.bars("1m", limit=9, start=None, end=None)
         is_back.set()
     assert events == [liquidation(1)] * 2
     assert (count, sells) == (2, 2000.0)
+
+
+@pytest.mark.parametrize("moment", ["before the file is read", "after it was read"])
+async def test_each_event_counts_once_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    monkeypatch.setattr(archive_module, "PATIENCE", 0.0)  # nothing waits for the disk, as while it is slow
+    monkeypatch.setattr(archive_module, "BATCH_EVERY", 60.0)
+    series = Series("large_trades", "binance", "BTCUSDT")
+    trades = [large_trade(number, number) for number in range(5)]
+    async with archived(tmp_path / "marketd.db") as archive:
+        await until(lambda: archive.report().state == "ok")
+        ask = archive.reads.ask
+
+        async def all_written() -> None:
+            archive._wanted.set()
+            await until(lambda: archive.report().pending == 0)
+
+        async def while_writing(query: Any) -> Any:
+            if moment == "after it was read":
+                found = await ask(query)
+                await all_written()
+                return found
+            await all_written()
+            return await ask(query)
+
+        archive.reads.ask = while_writing  # type: ignore[method-assign]
+        seen: Seen[Any] = Seen(archive, series, trades)
+        archive.put([Write(series, [row_of("large_trades", trade) for trade in trades[:4]])])
+        ((_, count, _, _),) = await seen.bars("1m", limit=9, start=None, end=None)
+        archive.put([Write(series, [row_of("large_trades", trades[4])])])
+        found = await seen.events(limit=9, start=None, end=None, least=0.0)
+    assert (count, found) == (4, trades)
 
 
 @pytest.mark.parametrize("is_kept", [True, False])

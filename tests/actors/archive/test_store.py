@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.archive import queries, store
+from actors.archive import writer as writer_module
 from actors.archive.series import (
     FAR,
     FIELDS,
@@ -27,6 +28,7 @@ from actors.archive.series import (
     row_of,
     us,
 )
+from actors.archive.writer import Writer
 from actors.events import Event
 from tests.actors.archive.fixtures import T0, bar, funding, interest, large_trade, liquidation
 
@@ -61,7 +63,7 @@ def count(path: Path, table: str) -> int:
 def test_what_is_written_is_read_and_twice_is_once(path: Path, kind: Any) -> None:
     event, series = EVENTS[kind], series_of(kind)
     row = (*row_of(kind, event), *((0,) if kind == "liquidations" else ()))
-    writer = store.Writer(path)
+    writer = Writer(path)
     for _ in range(2):
         writer.write([Write(series, [row])])
     assert count(path, kind) == 1
@@ -72,7 +74,7 @@ def test_what_is_written_is_read_and_twice_is_once(path: Path, kind: Any) -> Non
 
 
 def test_ids_keep_their_type_and_equal_liquidations_are_told_apart(path: Path) -> None:
-    writer = store.Writer(path)
+    writer = Writer(path)
     ids: list[int | str] = [1, "1", 2**63, "x"]
     trades = Series("large_trades", "binance", "BTCUSDT")
     writer.write([Write(trades, [row_of("large_trades", large_trade(1, one)) for one in ids])])
@@ -97,7 +99,7 @@ def test_the_schema_has_a_column_for_every_field(path: Path) -> None:
 
 
 def test_a_transaction_is_all_or_nothing(path: Path) -> None:
-    writer = store.Writer(path)
+    writer = Writer(path)
     good, bad = row_of("ohlc", bar(1)), (us(T0), "no number", None)
     with pytest.raises(sqlite3.Error):
         writer.write([Write(SERIES, [good], [Range(0, 10)]), Write(SERIES, [bad])])
@@ -128,28 +130,29 @@ def test_a_newer_schema_is_left_alone(path: Path) -> None:
 
 
 def test_an_older_schema_is_brought_up_to_date(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = store.Writer(path)
+    writer = Writer(path)
     writer.write([Write(SERIES, [row_of("ohlc", bar(1))])])
     writer.close()
     monkeypatch.setattr(store, "MIGRATIONS", (*store.MIGRATIONS, "ALTER TABLE ohlc ADD COLUMN extra;"))
     connection = store.open_writer(path)
     assert connection.execute("SELECT time, extra FROM ohlc").fetchall() == [(us(bar(1).timestamp), None)]
-    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(store.MIGRATIONS),)
 
 
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.open_writer(path).close()
+    version = len(store.MIGRATIONS)
     monkeypatch.setattr(store, "MIGRATIONS", (*store.MIGRATIONS, "CREATE TABLE u (x); CREATE TABLE u (x);"))
     with pytest.raises(sqlite3.Error):
         store.open_writer(path)
     with sqlite3.connect(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (version,)
         assert connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'u'").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("damage", ["garbage", "header", "middle"])
 def test_damage_is_told_from_other_trouble_and_put_aside(path: Path, damage: str) -> None:
-    writer = store.Writer(path)
+    writer = Writer(path)
     writer.write([Write(SERIES, [row_of("ohlc", bar(minute)) for minute in range(5000)])])
     writer.close()
     data = bytearray(path.read_bytes())
@@ -164,10 +167,8 @@ def test_damage_is_told_from_other_trouble_and_put_aside(path: Path, damage: str
     def meet() -> None:
         connection = store.open_reader(path)
         try:
-            if problem := store.check(connection):
-                error = sqlite3.DatabaseError(problem)
-                error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-                raise error
+            store.check_index(connection)
+            queries.read_over(connection, SERIES, 0, 5000)
         finally:
             connection.close()
 
@@ -181,7 +182,7 @@ def test_damage_is_told_from_other_trouble_and_put_aside(path: Path, damage: str
 
 
 def test_a_reader_without_a_writer_reads_a_file_in_a_folder_of_others(path: Path) -> None:
-    writer = store.Writer(path)
+    writer = Writer(path)
     writer.write([Write(SERIES, [row_of("ohlc", bar(1))])])
     writer.close()
     assert not path.with_name("marketd.db-wal").exists()
@@ -216,7 +217,7 @@ def test_the_file_covers_what_it_was_told_in_whatever_order(writes: list[list[Ra
     connection.executescript(store.MIGRATIONS[0])
     for ranges in writes:
         for one in merged(ranges):
-            store._cover(connection, 1, one)
+            writer_module._cover(connection, 1, one)
     rows = [Range(*row) for row in connection.execute("SELECT start, end FROM coverage ORDER BY start")]
     assert rows == merged([one for ranges in writes for one in ranges])
 
@@ -225,7 +226,7 @@ def test_the_file_covers_what_it_was_told_in_whatever_order(writes: list[list[Ra
 
 
 def filled(path: Path, series: Series, rows: list[Any]) -> store.Connection:
-    writer = store.Writer(path)
+    writer = Writer(path)
     writer.write([Write(series, rows)])
     writer.close()
     return store.open_reader(path)
@@ -285,25 +286,97 @@ def test_sums_are_per_bar_and_side(path: Path, newest: bool) -> None:
     assert found == (bars[-6:] if newest else bars[:6])
 
 
-def test_pruning_keeps_what_is_young_and_covers_no_more_than_that(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "PRUNED", 4)
-    writer = store.Writer(path)
+def test_pruning_keeps_what_is_young_and_covers_no_more_than_that(path: Path) -> None:
+    writer = Writer(path)
     rows = [row_of("ohlc", bar(minute)) for minute in range(20)]
     begin, cut, end = us(T0), us(bar(15).timestamp), us(bar(20).timestamp)
     writer.write([Write(SERIES, rows, [Range(begin, end)])])
-    steps = 0
-    while writer.prune("ohlc", cut):
-        steps += 1
-    assert steps >= 3
+    assert [writer.prune("ohlc", cut, 4) for _ in range(2)] == [4, 4]
     connection = store.open_reader(path)
+    so_far = us(bar(7).timestamp) + 1  # what was not deleted yet is held
+    assert queries.coverage(connection, SERIES, begin, end) == [Piece(begin, so_far, False), Piece(so_far, end, True)]
+    assert [writer.prune("ohlc", cut, 4) for _ in range(3)] == [4, 3, 0]
     assert [from_us(row[0]) for row in queries.read(connection, SERIES, 0, FAR, 99)] == [
         bar(minute).timestamp for minute in range(15, 20)
     ]
     assert queries.coverage(connection, SERIES, begin, end) == [Piece(begin, cut, False), Piece(cut, end, True)]
 
 
+def test_pruning_writes_nothing_of_series_that_have_nothing_old(path: Path) -> None:
+    writer = Writer(path)
+    young = SERIES._replace(symbol="ETHUSDT")
+    begin, cut, end = us(T0), us(bar(15).timestamp), us(bar(20).timestamp)
+    for series, first in ((SERIES, 0), (young, 15)):  # nothing traded in the beginning of one, and that is known
+        writer.write([Write(series, [row_of("ohlc", bar(n)) for n in range(first, 20)], [Range(begin, end)])])
+    assert writer.prune("ohlc", cut, 100) == 15
+    connection = store.open_reader(path)
+    assert queries.coverage(connection, young, begin, end) == [Piece(begin, end, True)]
+
+
+# --- was it closed in order?
+
+
+def test_a_file_that_was_closed_in_order_and_not_touched_since_says_so(path: Path) -> None:
+    writer = Writer(path)
+    assert writer.was_ended  # it is new
+    writer.write([Write(SERIES, [row_of("ohlc", bar(1))])])
+    writer.end()
+    for _ in range(2):
+        writer = Writer(path)
+        assert writer.was_ended
+        writer.end()
+
+
+@pytest.mark.parametrize("after", ["not closed in order", "touched", "killed"])
+def test_a_file_that_may_be_damaged_says_so(path: Path, after: str) -> None:
+    Writer(path).end()
+    writer = Writer(path)
+    writer.write([Write(SERIES, [row_of("ohlc", bar(1))])])
+    if after == "killed":  # the log is still there
+        copy = path.with_name("copy.db")
+        for suffix in ("", "-wal"):
+            copy.with_name(copy.name + suffix).write_bytes(path.with_name(path.name + suffix).read_bytes())
+        path = copy
+    elif after == "touched":
+        writer.end()
+        with path.open("r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"x")
+    else:
+        writer.close()
+    assert not Writer(path).was_ended
+
+
+def test_the_log_does_not_keep_what_it_once_needed(path: Path) -> None:
+    writer, reader = Writer(path), store.open_reader(path)
+    with store.snapshot(reader):  # which holds the log up
+        reader.execute("SELECT count(*) FROM series").fetchone()
+        for first in range(0, 300_000, 10_000):
+            writer.write([Write(SERIES, [row_of("ohlc", bar(minute)) for minute in range(first, first + 10_000)])])
+        assert store.log_size(path) > 2 * store.LOG_SIZE
+    for minute in range(300_000, 300_003):
+        writer.write([Write(SERIES, [row_of("ohlc", bar(minute))])])
+    assert store.log_size(path) <= store.LOG_SIZE
+
+
+def test_every_row_is_read_over(path: Path) -> None:
+    """Many of one moment, too."""
+    writer = Writer(path)
+    series = Series("liquidations", "binance", "BTCUSDT")
+    writer.write([Write(series, [(*row_of("liquidations", liquidation(n // 10)), n % 10) for n in range(95)])])
+    connection = store.open_reader(path)
+    start: int | None = 0
+    reached = []
+    while start is not None:
+        reached.append(start)
+        start = queries.read_over(connection, series, start, 25)
+    assert len(reached) < 12
+    assert us(liquidation(9).timestamp) - reached[-1] < 2_500_000
+    queries.read_newest(connection, series, 10)
+
+
 def test_series_are_found_in_any_case(path: Path) -> None:
-    writer = store.Writer(path)
+    writer = Writer(path)
     for kind, symbol in (("ohlc", "kPEPE"), ("ohlc", "BTC"), ("funding", "BTC")):
         series = Series(kind, "hyperliquid", symbol, "1m" if kind == "ohlc" else "")  # type: ignore[arg-type]
         writer.write([Write(series, [])])
