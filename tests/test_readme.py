@@ -7,12 +7,17 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import pytest
 import trio
 
 from tests.daemon.fixtures import Json, assets, eventually, world
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+STREAMS = (ROOT / "web" / "README.md").read_text()
+
+PAGES = [
+    page for page in sorted(ROOT.rglob("README.md")) if not any(p.startswith(".") for p in page.relative_to(ROOT).parts)
+]
 
 RUN = """
 
@@ -25,7 +30,7 @@ asyncio.run(main())
 
 
 async def test_the_example_client_hears_every_bar_once_through_lost_connections() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (example,) = re.findall(r"```python\n(.*?)```", STREAMS, re.DOTALL)
     heard: list[Json] = []
     async with world(rate=60, market=assets("BTC")) as w:
         url = w.url.replace("http", "ws", 1) + "/ws"
@@ -56,6 +61,22 @@ async def test_the_example_client_hears_every_bar_once_through_lost_connections(
         assert [row["timestamp"] for row in within] == times, "none is missing"
         for bar in heard:
             assert known[bar["timestamp"]].items() <= bar.items()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if "://" in link:
+            continue
+        name, _, place = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE) if place else []
+        assert not place or place in [re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings], link
+
+
+def test_a_stranger_reads_no_more_than_170_lines() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 170
 
 
 def test_the_walk_of_a_trade_names_at_most_eight_files_each_once() -> None:
