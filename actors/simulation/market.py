@@ -101,6 +101,7 @@ class Tape:
         today = genesis - genesis % DAY
         self.listed = today - asset.listed_days * DAY
         self.ended = today - asset.delisted_days * DAY if asset.delisted_days else None
+        self.lost: list[tuple[int, int]] = []  # [from, to) that the exchange has no bars of, for good
         self.trades: list[Trade] = []  # the newest, ids contiguous up to next_id - 1
         self.liquidations: list[Liquidation] = []  # all, number = position
 
@@ -249,13 +250,17 @@ class Tape:
         if start is not None:
             aligned = floor_open(interval, start)
             first = max(first, aligned if aligned == start else shift_open(interval, aligned, 1))
-        if start is None or newest:
-            first = max(first, shift_open(interval, last, 1 - limit))
+        step = -1 if start is None or newest else 1
+        opening = last if step < 0 else first
         found: list[Bar] = []
-        while first <= last and len(found) < limit:
-            found.append(self.bar(interval, first))
-            first = shift_open(interval, first, 1)
-        return found
+        while first <= opening <= last and len(found) < limit:
+            if not self.lost or not self._is_lost(opening, shift_open(interval, opening, 1)):
+                found.append(self.bar(interval, opening))
+            opening = shift_open(interval, opening, step)
+        return found[::step]
+
+    def _is_lost(self, start: int, end: int) -> bool:
+        return any(lost <= start and end <= until for lost, until in self.lost)
 
     def span(self, start: int, end: int) -> Bar:
         """The bar over any whole minutes that have begun."""

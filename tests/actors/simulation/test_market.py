@@ -204,6 +204,18 @@ def test_ranges() -> None:
     assert [bar.open_time for bar in newest] == [floor_open("5m", START) - step, floor_open("5m", START)]
 
 
+def test_bars_that_an_exchange_lost_are_not_there_and_not_counted() -> None:
+    market, _ = world()
+    tape, now = market.tapes["BTC"], market.now
+    whole = tape.bars("1h", now, limit=30)
+    tape.lost.append((whole[20].open_time, whole[24].open_time))
+    left = whole[:20] + whole[24:]
+    assert tape.bars("1h", now, start=whole[0].open_time, limit=30) == left
+    assert tape.bars("1h", now, start=whole[18].open_time, limit=3) == [*whole[18:20], whole[24]]
+    assert tape.bars("1h", now, end=whole[25].open_time, limit=3) == [whole[19], *whole[24:26]]
+    assert tape.bars("1h", now, start=whole[21].open_time, end=whole[23].open_time, limit=9, newest=True) == []
+
+
 def test_calendar() -> None:
     def ms(year: int, month: int, day: int) -> int:
         return int(datetime(year, month, day, tzinfo=UTC).timestamp()) * 1000
