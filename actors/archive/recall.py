@@ -2,6 +2,8 @@
 
 Whatever is fetched is kept, with the range that the answer covers completely. A range counts as held only if it was
 seen without a gap or fetched whole, so a hole is always asked for again; rows within a hole are given nevertheless.
+An exchange may lack bars itself: what it had nothing of a day later is settled. With the bars around it such a range
+is held, hole included; without them nothing is written, and it is not asked for again for a while (`nothing`).
 Where the archive cannot be read, the exchange alone answers.
 """
 
@@ -12,6 +14,7 @@ from typing import Any
 
 from actors.archive import queries
 from actors.archive.archive import Archive
+from actors.archive.nothing import Nothing
 from actors.archive.reads import Unreadable
 from actors.archive.series import (
     FAR,
@@ -23,6 +26,7 @@ from actors.archive.series import (
     Write,
     event_of,
     from_us,
+    pieces,
     row_of,
     step_of,
     us,
@@ -32,6 +36,7 @@ from actors.exchanges.exchange import Exchange, Rest
 
 HOLES = 12  # filled for one answer; where there are more, everything from there on is fetched
 SETTLED = timedelta(hours=1)  # older history has no rows that are still to come
+FINAL = timedelta(days=1)  # bars that are missing for so long do not come any more
 SURE = timedelta(seconds=5)  # after a bar's end its last trades are in it, whichever of the exchange's servers answers
 
 Fetch = Callable[[datetime | None, datetime | None, int], Awaitable[list[Any]]]
@@ -60,36 +65,54 @@ class Recall:
         self.archive = archive
         self.exchange = exchange
         self._now = now  # the exchange's clock
+        self._nothing = Nothing()
 
     def keep(
         self, series: Series, events: Sequence[Event], start: datetime | None, end: datetime | None, limit: int
     ) -> None:
         """Put what was answered to (start, end, limit) into the archive, and what it says completely."""
-        settled = self._now() - SURE
-        final = [e for e in events if not isinstance(e, Ohlc) or (e.is_closed and _end_of(e) <= settled)]
-        if not final:
-            return  # that there is nothing is not believed: the exchange may have forgotten it
+        now = self._now()
+        final = [e for e in events if not isinstance(e, Ohlc) or (e.is_closed and _end_of(e) <= now - SURE)]
         is_whole = start is None or len(events) < limit  # nothing between the last row and the end
-        # Where there would have to be bars, none means that the answer stopped too early.
-        may_be_empty = series.kind != "ohlc" or not self.exchange.has_empty_bars
+        not_yet = events[len(final)].timestamp if len(final) < len(events) else None
+        reach = not_yet or (end if is_whole else None)
+        covered = self._covered(series, final, start, reach, now)
+        if final:  # that there is nothing is not believed: the exchange may have forgotten it
+            self.archive.put([Write(series, [row_of(series.kind, event) for event in final], covered)])
+        begin = start or (events[0].timestamp if events else reach)
+        until = reach or (_end_of(final[-1]) if final else begin)
+        if begin and until:
+            for piece in pieces(covered, us(begin), us(until)):
+                if not piece.is_held and piece.end <= us(now - FINAL):
+                    self._nothing.add(series, Range(piece.start, piece.end), us(now))
+
+    def _covered(
+        self, series: Series, events: list[Event], start: datetime | None, end: datetime | None, now: datetime
+    ) -> list[Range]:
+        """What an answer says completely; `end`: as far as it reaches, where it reaches beyond its last row."""
         covered = []
-        runs = self._runs(series, final)
+        runs = self._runs(series, events, now - FINAL)
+        # Where there would have to be bars, none means that the answer stopped too early.
+        is_to_end = end is not None and end <= now - SETTLED and not self._has_every_bar(series)
         for run in runs:
             first, last = run[0].timestamp, _end_of(run[-1])
             # No row can be missing before the first one, unless the exchange has forgotten it; rates it never forgets.
             is_first = series.kind == "funding_history" or (start is not None and first < start + step_of(series))
             if run is runs[0] and start is not None and is_first:
                 first = min(start, first)
-            if run is runs[-1] and is_whole and may_be_empty and end is not None and end <= self._now() - SETTLED:
+            if run is runs[-1] and end is not None and is_to_end:
                 last = max(last, end)
             covered.append(Range(us(first), us(last)))
-        self.archive.put([Write(series, [row_of(series.kind, event) for event in final], covered)])
+        return covered
 
-    def _runs(self, series: Series, events: list[Event]) -> list[list[Event]]:
-        """The rows, cut where bars are missing on an exchange that makes every bar."""
-        runs = [events[:1]]
+    def _has_every_bar(self, series: Series) -> bool:
+        return series.kind == "ohlc" and self.exchange.has_empty_bars
+
+    def _runs(self, series: Series, events: list[Event], final: datetime) -> list[list[Event]]:
+        """The rows, cut where bars are missing that may yet come, on an exchange that makes every bar."""
+        runs = [events[:1]] if events else []
         for older, newer in pairwise(events):
-            if series.kind == "ohlc" and self.exchange.has_empty_bars and _end_of(older) != newer.timestamp:
+            if self._has_every_bar(series) and _end_of(older) != newer.timestamp and newer.timestamp > final:
                 runs.append([])
             runs[-1].append(newer)
         return runs
@@ -139,8 +162,10 @@ class Recall:
                 rows += held
                 continue
             holes += 1
-            until = end if holes > HOLES or piece.end == FAR else from_us(piece.end)
-            asked = await self._ask(series, fetch, max(piece.start, horizon), until, missing)
+            if holes <= HOLES:
+                asked = await self._ask_hole(series, fetch, piece, missing, horizon)
+            else:
+                asked = await self._ask(series, fetch, max(piece.start, horizon), end, missing)
             if len(asked) >= missing:  # there is more, so what is held behind is not next
                 held = [event for event in held if event.timestamp <= asked[-1].timestamp]
             if holes > HOLES:
@@ -153,19 +178,22 @@ class Recall:
         self, series: Series, fetch: Fetch, found: list[Piece], limit: int, end: datetime | None, horizon: int
     ) -> list[Any]:
         rows: list[Event] = []
-        is_exhausted = False  # the exchange has nothing older
+        told: list[Event] | None = None  # all that the exchange has up to here, once it has nothing older
         for piece in reversed(found):
             missing = limit - len(rows)
             if missing <= 0:
                 break
             held = await self._read(series, piece.start, piece.end, missing, newest=True)
-            if not piece.is_held and not is_exhausted and piece.end > horizon:
-                until = end if piece.end == FAR else from_us(piece.end)
+            if not piece.is_held and told is not None:
+                held = _joined(held, _within(told, piece))
+            elif not piece.is_held and piece.end > horizon:
                 width = (us(self._now()) if piece.end == FAR else piece.end) - max(piece.start, horizon)
                 count = max(1, min(missing, width // (step_of(series) // MICROSECOND) + 2))
-                asked = await fetch(None, until, count)
-                is_exhausted = len(asked) < count
-                held = _joined(held, [event for event in asked if us(event.timestamp) >= piece.start])
+                wide = self.with_neighbours(series, piece)
+                count += wide.end > piece.end
+                asked = await fetch(None, None if piece.end == FAR else from_us(wide.end), count)
+                told = asked if len(asked) < count else None
+                held = _joined(held, _within(asked, piece))
             rows = held[-missing:] + rows
         return rows
 
@@ -177,9 +205,31 @@ class Recall:
         count = min(limit, width // (step_of(series) // MICROSECOND) + 2)
         return await fetch(from_us(start), end, max(1, count))
 
+    def with_neighbours(self, series: Series, hole: Piece) -> Piece:
+        """A hole as it should be asked for: with a bar on each side, if these can show that there is nothing between.
+
+        They do so where every bar is made, and none that is missing comes any more.
+        """
+        if not self._has_every_bar(series) or hole.end > us(self._now() - FINAL):
+            return hole
+        around = (timedelta(days=31) if series.interval == "1M" else step_of(series)) // MICROSECOND
+        return Piece(max(0, hole.start - around), hole.end + around, False)
+
+    async def _ask_hole(self, series: Series, fetch: Fetch, hole: Piece, limit: int, horizon: int) -> list[Event]:
+        """The first `limit` rows of a hole."""
+        wide = self.with_neighbours(series, hole)
+        limit += 2 * (wide != hole)
+        asked = await self._ask(
+            series, fetch, max(wide.start, horizon), None if hole.end == FAR else from_us(wide.end), limit
+        )
+        return _within(asked, hole)
+
     async def coverage(self, series: Series, start: int, end: int) -> list[Piece]:
         """`[start, end)` cut into what is held and what is not. Raises Unreadable."""
-        return await self.archive.reads.ask(lambda connection: queries.coverage(connection, series, start, end))
+        found = await self.archive.reads.ask(lambda connection: queries.coverage(connection, series, start, end))
+        nothing = self._nothing.ranges(series, us(self._now()))
+        held = [Range(piece.start, piece.end) for piece in found if piece.is_held]
+        return pieces([*held, *nothing], start, end) if nothing else found
 
     async def _read(self, series: Series, start: int, end: int, limit: int, *, newest: bool = False) -> list[Event]:
         rows = await self.archive.reads.ask(
@@ -191,6 +241,10 @@ class Recall:
 def _end_of(event: Event) -> datetime:
     """The earliest time of the next row."""
     return bar_end(event.timestamp, event.interval) if isinstance(event, Ohlc) else event.timestamp + MICROSECOND
+
+
+def _within(events: Sequence[Event], piece: Piece) -> list[Event]:
+    return [event for event in events if piece.start <= us(event.timestamp) < piece.end]
 
 
 def _joined(held: Sequence[Event], asked: Sequence[Event]) -> list[Event]:

@@ -10,7 +10,7 @@ from actors.archive.reads import Unreadable
 from actors.archive.recall import Fetch, Recall, fetch_of
 from actors.archive.series import Piece, Series, from_us, step_of, us
 from actors.errors import MarketError, UpstreamGeoBlocked, UpstreamLimited, UpstreamTimeout
-from actors.events import Instrument
+from actors.events import Event, Instrument, bar_end
 from actors.exchanges.exchange import Rest
 from actors.upstream.rest import Unreachable
 from actors.upstream.way import NoWay
@@ -42,16 +42,25 @@ def page_of(series: Series) -> int:
 async def fill(recall: Recall, series: Series, fetch: Fetch, holes: Iterable[Piece], progress: Progress) -> None:
     """Fetch holes page by page, each on disk before the next is asked for. Raises MarketError.
 
-    Where the exchange has nothing, nothing is said to be held.
+    Only an answer without rows ends a hole early: a short one may be as much as the exchange tells at a time. Where the
+    exchange has nothing, nothing is said to be held.
     """
     for hole in holes:
-        at = hole.start
-        while at < hole.end:
-            rows = await fetch(from_us(at), from_us(hole.end), page_of(series))
+        wide = recall.with_neighbours(series, hole)
+        at, end = from_us(wide.start), from_us(wide.end)
+        while at < end:
+            rows = await fetch(at, end, page_of(series))
             await recall.archive.flush()
-            is_last = len(rows) < page_of(series)
-            at = hole.end if is_last else us(rows[-1].timestamp) + 1
-            progress(from_us(at), len(rows))
+            is_over = not rows or rows[-1].timestamp < at  # or not what was asked for
+            at = end if is_over else _after(series, rows[-1])
+            progress(at, len(rows))
+
+
+def _after(series: Series, last: Event) -> datetime:
+    """From where on there may be more rows."""
+    if series.kind == "funding_history":  # settled a little early or late: the step may be too long
+        return last.timestamp + timedelta(milliseconds=1)
+    return bar_end(last.timestamp, series.interval)
 
 
 class Refill:

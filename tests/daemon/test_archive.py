@@ -31,7 +31,7 @@ from daemon import backfill
 from daemon.__main__ import main as program
 from daemon.settings import Archive
 from daemon.supervisor import RestartPolicy
-from tests.actors.exchanges.fixtures import quick, venues
+from tests.actors.exchanges.fixtures import Venues, quick, venues
 from tests.daemon.fixtures import START, TWO, Json, World, eventually, iso, world
 from tests.daemon.test_process import listening
 
@@ -113,6 +113,46 @@ async def test_history_is_asked_for_once(tmp_path: Path) -> None:
             asked = [request.query for request in w.sim.requests if request.path == upstream]
             # What feeds and spikes ask for has no start.
             assert [query for query in asked if "startTime" in query] == [], path
+
+
+async def test_hours_that_an_exchange_lacks_for_good_are_asked_for_once(tmp_path: Path) -> None:
+    """Four of them, two days ago: rows as the exchange has them, nothing invented, and no second question."""
+    hour = 60 * MINUTE
+    at = START - START % hour - 48 * hour
+    names = {"binance": ("/fapi/v1/klines", "endTime"), "bybit": ("/v5/market/kline", "end")}
+    chosen = [quick(load_exchanges()[name]) for name in names]
+    archive = Archive(path=str(tmp_path / "marketd.db"))
+    questions: list[dict[str, int]] = [
+        {"start_time": at + hour, "end_time": at + 3 * hour, "limit": 500},
+        {"start_time": at - 2 * hour, "end_time": at + 6 * hour, "limit": 500},
+        {"end_time": at + 5 * hour, "limit": 100},
+        {"start_time": at - hour, "limit": 80},
+    ]
+
+    def asked(w: Venues) -> int:
+        """Questions for the past: feeds ask for the latest bars, without times."""
+        return sum(
+            request.path == path and end in request.query
+            for name, (path, end) in names.items()
+            for request in w.sims[name].requests
+        )
+
+    async def answers(w: Venues) -> list[Json]:
+        return [await w.get(f"/{name}/ohlc/BTCUSDT/1m", **query) for name in names for query in questions]
+
+    async with venues(chosen, archive=archive) as w:
+        w.market.tapes["BTC"].lost.append((at, at + 4 * hour))
+        first = await answers(w)
+        assert [len(rows) for rows in first] == [0, 240, 100, 80] * 2
+        await w.client.get("/export/ohlc", params={"interval": "1m", "format": "csv"})  # all is on disk
+        count = asked(w)
+        assert count
+        assert await answers(w) == first
+        assert asked(w) == count
+    async with venues(chosen, archive=archive) as w:
+        w.market.tapes["BTC"].lost.append((at, at + 4 * hour))
+        assert await answers(w) == first
+        assert asked(w) == 0
 
 
 async def test_an_exchange_without_a_history_of_interest(tmp_path: Path) -> None:

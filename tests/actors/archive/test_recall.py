@@ -15,6 +15,7 @@ import trio
 from actors.archive import archive as archive_module
 from actors.archive import refill as refill_module
 from actors.archive.archive import Archive
+from actors.archive.nothing import FOR, RANGES, Nothing
 from actors.archive.recall import KeptRest, Recall, fetch_of
 from actors.archive.refill import Refill, fill
 from actors.archive.seen import Seen, sampled, with_sampled_interest
@@ -32,6 +33,7 @@ from tests.actors.archive.fixtures import (
     Remembering,
     archived,
     bar,
+    funding,
     interest,
     large_trade,
     liquidation,
@@ -84,11 +86,17 @@ def minutes(bars: list[Ohlc]) -> list[int]:
 # --- the same as the exchange
 
 
-@pytest.mark.parametrize("seed", range(8))
-async def test_any_question_is_answered_as_the_exchange_alone_would(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("is_settled", [False, True])
+@pytest.mark.parametrize("seed", range(9))
+async def test_any_question_is_answered_as_the_exchange_alone_would(
+    tmp_path: Path, seed: int, is_settled: bool
+) -> None:
+    """Whether every bar is there, or there are none where nobody traded, or the exchange lacks some for good."""
     rng = random.Random(seed)
-    quiet = set(rng.sample(range(1, LENGTH - 1), 20)) if seed % 2 else set()
-    async with past(tmp_path, market(quiet), QUIET if seed % 2 else EXCHANGE) as world:
+    missing = set(rng.sample(range(1, LENGTH - 1), 20)) if seed % 3 else set()
+    async with past(tmp_path, market(missing), QUIET if seed % 3 == 1 else EXCHANGE) as world:
+        if is_settled:
+            world.recall._now = lambda: world.now + timedelta(days=2)
         for _ in range(4):
             first = rng.randrange(LENGTH - 8)
             world.hold(first, first + rng.randrange(1, 8))
@@ -166,6 +174,79 @@ async def test_a_missing_bar_of_an_exchange_that_makes_every_bar_is_a_hole(tmp_p
         assert minutes(await world.ask(limit=10, start=16)) == list(range(16, 26))
 
 
+async def test_bars_that_the_exchange_lacks_for_good_are_not_asked_for_again(tmp_path: Path) -> None:
+    missing = set(range(20, 30))
+    left = [minute for minute in range(10, 50) if minute not in missing]
+    async with past(tmp_path, market(missing)) as world:
+        world.recall._now = lambda: T0 + timedelta(days=2)
+        assert minutes(await world.ask(limit=100, start=10, end=50)) == left
+        await world.archive.flush()
+        asked = len(world.rest.asked)
+        assert minutes(await world.ask(limit=100, start=10, end=50)) == left
+        assert minutes(await world.ask(limit=20, end=40)) == left[:20]
+        assert minutes(await world.ask(limit=3, start=18)) == [18, 19, 30]
+        assert await world.ask(limit=9, start=22, end=28) == []
+        assert len(world.rest.asked) == asked
+
+
+@pytest.mark.parametrize("question", [{"start": 10, "end": 50}, {"end": 50}, {"start": 10}])
+async def test_the_bars_around_a_hole_show_that_it_is_the_exchanges_own(
+    tmp_path: Path, question: dict[str, int]
+) -> None:
+    """One question for it, and none after a restart either: it is written down."""
+    missing = set(range(20, 30))
+    left = [minute for minute in range(10, 50) if minute not in missing]
+    async with past(tmp_path, market(missing)) as world:
+        world.recall._now = lambda: T0 + timedelta(days=2)
+        world.hold(10, 20)
+        world.hold(30, 50)
+        await world.archive.flush()
+        assert minutes(await world.ask(limit=30, **question)) == left
+        assert len(world.rest.asked) == 1
+        await world.archive.flush()
+        world.recall = Recall(world.archive, EXCHANGE, world.recall._now)
+        assert minutes(await world.ask(limit=30, **question)) == left
+        assert len(world.rest.asked) == 1
+
+
+async def test_an_empty_answer_is_not_asked_for_again_for_a_while_and_never_written(tmp_path: Path) -> None:
+    async with past(tmp_path, market(missing=set(range(20, 30)))) as world:
+        at = T0 + timedelta(days=2)
+        world.recall._now = lambda: at
+        for _ in range(3):
+            assert await world.ask(limit=100, start=22, end=28) == []
+        assert len(world.rest.asked) == 1
+        assert minutes(await world.ask(limit=100, start=15, end=28)) == list(range(15, 20))
+        at += timedelta(hours=2)
+        world.rest.bars = market()  # it was in trouble then
+        assert minutes(await world.ask(limit=100, start=15, end=28)) == list(range(15, 28))
+
+
+async def test_what_may_still_come_is_asked_for_again(tmp_path: Path) -> None:
+    async with past(tmp_path, market(missing=set(range(20, 30)))) as world:
+        world.recall._now = lambda: T0 + timedelta(hours=24, minutes=29)  # bar 30 opened less than a day ago
+        for _ in range(2):
+            asked = len(world.rest.asked)
+            assert len(await world.ask(limit=100, start=10, end=50)) == 30
+            assert await world.ask(limit=100, start=20, end=30) == []
+            await world.archive.flush()
+            assert len(world.rest.asked) == asked + 2
+
+
+def test_what_is_remembered_of_nothing_is_bounded() -> None:
+    nothing = Nothing()
+    for number in range(RANGES + 10):
+        nothing.add(BARS, Range(number, number + 1), now=number)
+    nothing.add(BARS, Range(10, 11), now=RANGES)  # again: it is the newest
+    nothing.add(BARS, Range(-1, 0), now=RANGES)
+    found = nothing.ranges(BARS, now=RANGES)
+    assert len(found) == RANGES
+    assert Range(10, 11) in found
+    assert Range(11, 12) not in found
+    assert nothing.ranges(BARS._replace(symbol="ETHUSDT"), now=RANGES) == []
+    assert nothing.ranges(BARS, now=RANGES + 10 + FOR) == []
+
+
 async def test_an_answer_that_stops_short_does_not_hide_bars(tmp_path: Path) -> None:
     async with past(tmp_path, market()) as world:
         world.recall._now = lambda: T0 + timedelta(days=1)
@@ -174,6 +255,22 @@ async def test_an_answer_that_stops_short_does_not_hide_bars(tmp_path: Path) -> 
         await world.archive.flush()
         world.rest.bars = market()
         assert minutes(await world.ask(limit=100, start=10, end=50)) == list(range(10, 50))
+
+
+@pytest.mark.parametrize("exchange", [EXCHANGE, QUIET])
+async def test_a_long_bar_that_is_still_open_is_not_forgotten(tmp_path: Path, exchange: Any) -> None:
+    """It began days ago, and the question ends after that, days ago too."""
+    weeks = BARS._replace(interval="1w")
+    bars = [bar(0, interval="1w"), bar(7 * 24 * 60, interval="1w", closed=False)]
+    async with past(tmp_path, bars, exchange) as world:
+        world.recall._now = lambda: T0 + timedelta(days=11)
+        kept: Any = KeptRest(world.rest, world.recall)
+        for _ in range(3):
+            found = await world.recall.answer(
+                weeks, fetch_of(kept, weeks, INSTRUMENT), limit=9, start=T0, end=T0 + timedelta(days=9)
+            )
+            assert found == bars
+            await world.archive.flush()
 
 
 async def test_a_bar_that_has_only_just_ended_is_not_kept(tmp_path: Path) -> None:
@@ -231,6 +328,47 @@ async def test_a_fill_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: 
         world.rest.asked.clear()
         assert minutes(await world.ask(limit=100, start=0, end=50)) == list(range(50))
         assert world.rest.asked == []
+
+
+async def test_only_an_answer_without_rows_ends_a_fill(tmp_path: Path) -> None:
+    """The exchange tells no more than seven rows at a time, whatever is asked for; in the middle it has none."""
+    async with past(tmp_path, market(missing=set(range(23, 40)))) as world:
+        world.recall._now = lambda: T0 + timedelta(days=2)
+        kept: Any = KeptRest(world.rest, world.recall)
+        whole = fetch_of(kept, BARS, INSTRUMENT)
+        asked: list[datetime] = []
+
+        async def fetch(start: Any, end: Any, limit: int) -> list[Any]:
+            asked.append(start)
+            return await whole(start, end, min(limit, 7))
+
+        end = T0 + 50 * MINUTE
+        for _ in range(2):
+            found = await world.recall.coverage(BARS, us(T0), us(end))
+            holes = [piece for piece in found if not piece.is_held]
+            await fill(world.recall, BARS, fetch, holes, lambda at, rows: None)
+        world.rest.asked.clear()
+        assert len(await world.ask(limit=100, start=0, end=50)) == 33
+        assert world.rest.asked == []
+    assert [round((at - T0) / MINUTE) for at in asked] == [-1, 7, 14, 21, 45]
+
+
+async def test_a_fill_of_rates_has_each_of_them(tmp_path: Path) -> None:
+    """They are settled some milliseconds early or late, and two hours are not always two steps apart."""
+    series = Series("funding_history", "binance", "BTCUSDT")
+    rates = [funding(hour * 3600 + (0.02 if hour % 2 else 0.0), rate=hour / 1e6) for hour in range(30)]
+    asked = 0
+
+    async def fetch(start: Any, end: Any, limit: int) -> list[Any]:
+        nonlocal asked
+        asked += 1
+        return [rate for rate in rates if start <= rate.timestamp < end][:1]
+
+    told: list[int] = []
+    async with past(tmp_path, []) as world:
+        hole = Piece(us(T0), us(T0 + timedelta(hours=40)), False)
+        await fill(world.recall, series, fetch, [hole], lambda at, rows: told.append(rows))
+    assert told == [1] * 30 + [0]
 
 
 async def test_recent_holes_are_filled_and_older_ones_left_alone(
