@@ -125,6 +125,7 @@ async def run(
             process = ProcessCounts(LINES, loader.results, lambda: loader.reloaded_at)
             subjects = Subjects(
                 *(sources.connectors, fanouts, auth, fanouts.counts, statistics, process, slots),
+                desks=desks,
                 symbols=lambda: loader.running.metrics.symbols,
             )
             metrics = Metrics(subjects) if config.metrics.enabled else None

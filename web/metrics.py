@@ -27,6 +27,7 @@ from actors.archive.archive import Archive
 from actors.connector import Connector
 from actors.counts import BOUNDS, Histogram
 from actors.events import Kind
+from actors.facade.desk import Desk
 from web.auth import Auth
 from web.counts import WebCounts
 from web.rest.handlers import archive_of
@@ -35,6 +36,7 @@ from web.streams.fanouts import Fanouts
 
 KEPT = 1.0  # seconds that an answer is
 LAG_EVERY = 0.1  # seconds between two looks how late a timer is
+KINDS: tuple[Kind, ...] = ("ohlc", "trades", "large_trades", "liquidations", "funding", "oi")
 STATES = ("starting", "live", "stale", "down", "failed")
 
 Labels = tuple[str, ...]
@@ -62,6 +64,7 @@ class Subjects:
     server: ServerStatistics
     process: ProcessCounts
     connections_limit: int
+    desks: Mapping[str, Desk] = field(default_factory=dict)  # of the façade, by exchange
     symbols: Callable[[], bool] = lambda: False  # the series that are one per symbol, too
 
 
@@ -126,6 +129,7 @@ class _Collector(Collector):
         yield from _clients(self._s)
         yield _accepted(self._s.server.accepted, is_open=self._is_open)
         yield from _http(self._s)
+        yield from _facade(self._s.desks)
         archive = archive_of(self._s.connectors)
         if archive is not None:
             yield from _archive(archive)
@@ -174,10 +178,12 @@ def _events(s: Subjects) -> Iterator[Metric]:
     yield _counter("events", "Events told to readers", of, _by_kind(connectors, lambda c: c.counts.events))
     duplicates = _by_kind(connectors, lambda c: c.duplicates())
     yield _counter("duplicates", "Deliveries dropped as told already or too late", of, duplicates)
+    # The first one is a rise only where there was a zero before it.
     gaps = [
-        ((name, kind, str(repaired).lower()), count)
+        ((name, kind, str(repaired).lower()), connector.counts.gaps[kind, repaired])
         for name, connector in connectors.items()
-        for (kind, repaired), count in connector.counts.gaps.items()
+        for kind in KINDS
+        for repaired in (True, False)
     ]
     yield _counter("gaps", "Losses noticed", ("exchange", "kind", "repaired"), gaps)
     seconds = _by_kind(connectors, lambda c: c.counts.gap_seconds)
@@ -267,6 +273,13 @@ def _http(s: Subjects) -> Iterator[Metric]:
     yield _gauge("exports", "Exports that are running", (), [((), float(running))])
 
 
+def _facade(desks: Mapping[str, Desk]) -> Iterator[Metric]:
+    asked = [((name, way), count) for name, desk in desks.items() for way, count in desk.counts.items()]
+    yield _counter("facade_requests", "Requests in an exchange's dialect, by who answered", ("exchange", "way"), asked)
+    saved = [((name,), float(desk.saved)) for name, desk in desks.items()]
+    yield _counter("facade_saved_weight", "Weight that sharing and remembering spared", ("exchange",), saved)
+
+
 def _archive(archive: Archive) -> Iterator[Metric]:
     report, sizes = archive.report(), archive.sizes()
     yield _gauge("archive_up", "Whether the archive takes rows", (), [((), float(report.state == "ok"))])
@@ -286,7 +299,7 @@ def _process(process: ProcessCounts) -> Iterator[Metric]:
     yield _gauge("tasks", "Trio's tasks", (), [((), float(tasks))])
     about = (version("marketd"), platform.python_version())
     yield _gauge("build_info", "What runs", ("version", "python"), [(about, 1.0)])
-    reloads = [((result,), count) for result, count in process.reloads.items()]
+    reloads = [((result,), process.reloads.get(result, 0)) for result in ("ok", "failed")]
     yield _counter("config_reloads", "Tries to load the configuration anew", ("result",), reloads)
     at = process.reloaded_at()
     yield _gauge("config_reload_timestamp_seconds", "When the configuration was loaded last", (), [((), at)])

@@ -11,7 +11,13 @@ from pathlib import Path
 
 from daemon import output
 
-FILES = {"systemd": "marketd.service", "compose": "compose.yaml", "kubernetes": "kubernetes.yaml"}
+FILES = {
+    "systemd": "marketd.service",
+    "compose": "compose.yaml",
+    "kubernetes": "kubernetes.yaml",
+    "alerts": "alerts.yaml",
+    "grafana": "grafana.json",
+}
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

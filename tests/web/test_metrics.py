@@ -20,7 +20,8 @@ NAMES = set(
     budget_waiting build_info clients_cut_total clock_skew_seconds config_reload_timestamp_seconds
     config_reloads_total connections connections_limit connections_refused_total connections_total deliveries_total
     delivery_seconds duplicates_total event_age_seconds event_lag_seconds events_total exchange_up exports fanouts
-    feeds gap_seconds_total gaps_total http_request_seconds http_requests_total line_connects_total
+    facade_requests_total facade_saved_weight_total feeds gap_seconds_total gaps_total http_request_seconds
+    http_requests_total line_connects_total
     line_disconnects_total lines log_lines_total loop_lag_seconds on_demand_feeds outbox_bytes rate_limited_total
     resume_bytes sent_bytes_total subscriptions tasks upstream_bad_frames_total upstream_bytes_total
     upstream_frames_total upstream_request_seconds upstream_requests_total
