@@ -17,7 +17,7 @@ import trio
 from actors import collection
 from actors.exchanges.binance import EXCHANGE
 from actors.exchanges.binance.simulator import BAD_FRAMES
-from actors.exchanges.binance.simulator.rest import banned, error, html, restricted, too_many_requests, unavailable
+from actors.exchanges.binance.simulator.limits import banned, error, html, restricted, too_many_requests, unavailable
 from actors.exchanges.exchange import Exchange
 from actors.simulation.server import Faults, Reply, RestFault
 from actors.upstream import dial, flights, rest

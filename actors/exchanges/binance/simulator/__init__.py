@@ -18,7 +18,8 @@ import trio
 
 from actors.decoding import UNREADABLE
 from actors.exchanges.binance.simulator.books import day_ticker, depth_changes, partial_depth, single_trade
-from actors.exchanges.binance.simulator.rest import Limits, Rest
+from actors.exchanges.binance.simulator.limits import Limits
+from actors.exchanges.binance.simulator.rest import Rest
 from actors.exchanges.binance.simulator.rows import listing
 from actors.exchanges.binance.simulator.streams import (
     ForcedOrders,

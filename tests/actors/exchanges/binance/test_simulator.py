@@ -18,7 +18,7 @@ import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, open_websocket_url
 
 from actors.exchanges.binance.simulator import BAD_FRAMES, Options, serve
-from actors.exchanges.binance.simulator.rest import Limits, banned, html, restricted, too_many_requests, unavailable
+from actors.exchanges.binance.simulator.limits import Limits, banned, html, restricted, too_many_requests, unavailable
 from actors.exchanges.binance.simulator.rows import delivery
 from actors.simulation.assets import ASSETS
 from actors.simulation.history import DAY, HOUR, MINUTE
