@@ -1,6 +1,6 @@
 """The Quart application: routes from their tables, errors as problems, CORS. No market logic.
 
-`create_app` wires; `web.rest.handlers` and `web.streams.paths` say what is answered.
+`create_app` wires; `web.rest.routes` and `web.streams.paths` say what is answered.
 """
 
 from collections.abc import Callable
@@ -32,8 +32,8 @@ from web.problems import BadParameter, InvalidConfig, InvalidParameters, NotFoun
 from web.reference.asyncapi import add_asyncapi
 from web.reference.openapi import add_pages
 from web.rest.gate import Gate
-from web.rest.handlers import Answer, Connectors, Route
 from web.rest.headers import choose_encoding, compress, is_compressible, variant_headers
+from web.rest.route import Answer, Connectors, Route
 from web.rest.routes import routes_below
 from web.server.accepting import refusal
 from web.streams.fanouts import Fanouts

@@ -30,7 +30,7 @@ from actors.events import Kind
 from actors.facade.desk import Desk
 from web.auth import Auth
 from web.counts import WebCounts
-from web.rest.handlers import archive_of
+from web.rest.route import archive_of
 from web.server.settings import ServerStatistics
 from web.streams.fanouts import Fanouts
 

@@ -19,7 +19,7 @@ from web.problems import Problem
 from web.reference import stream_words as words
 from web.reference.openapi import choices_of, explain_fields, query_parameters, samples_of
 from web.reference.words import CODES, FIELDS, PARAMETERS
-from web.rest.handlers import VERSION
+from web.rest.state import VERSION
 from web.streams.commands import NAME_LENGTH, Ack, Live, Ping, Pong, Subscribe, Unsubscribe
 from web.streams.memory import Memory
 from web.streams.multiplex import SOCKET, ClientLimits

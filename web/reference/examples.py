@@ -23,8 +23,8 @@ from actors.feeds.quality import Lag, TopicReport
 from actors.upstream.bucket import BucketReport
 from actors.upstream.budget import BudgetReport
 from web.problems import problem
-from web.rest.handlers import VERSION, ExchangesAnswer, ExchangeSummary, FeedQuality, Health, Live, Ready, Root
 from web.rest.multi import MultiFunding, MultiLargeTradeBars, MultiLiquidationBars, MultiOhlc, MultiOpenInterest
+from web.rest.state import VERSION, ExchangesAnswer, ExchangeSummary, FeedQuality, Health, Live, Ready, Root
 
 
 def _at(hour: int, minute: int, second: int = 0, millisecond: int = 0) -> datetime:

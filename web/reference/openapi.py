@@ -25,8 +25,9 @@ from web.reference.pages import add_docs, add_reference
 from web.reference.words import ABOUT, CHALLENGE, CODES, FIELDS, KEYS, PARAMETERS, RATE_LIMIT, TAGS
 from web.rest.formats import FORMATS
 from web.rest.gate import PROBES
-from web.rest.handlers import VERSION, Route
+from web.rest.route import Route
 from web.rest.routes import ROUTES
+from web.rest.state import VERSION
 from web.streams.paths import StreamCatalog, catalog
 from web.streams.sse import CONTENT_TYPE, KEEP_ALIVE, RETRY_MS, TOPICS_MAX
 from web.streams.topics import Sources

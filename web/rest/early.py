@@ -32,8 +32,8 @@ from web.origins import Origins
 from web.parameters import parse
 from web.problems import InvalidParameters
 from web.rest.gate import PROBES, refusal
-from web.rest.handlers import Answer, Connectors
 from web.rest.headers import Encoding, choose_encoding, compress, is_compressible, variant_headers
+from web.rest.route import Answer, Connectors
 from web.rest.routes import routes_below
 
 HEAD_MAX = 4096  # bytes of a request's head

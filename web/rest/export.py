@@ -23,7 +23,7 @@ from web.auth import ENDING, VISIT
 from web.problems import BadParameter, InvalidParameters, NotFound
 from web.rest.dump import Job
 from web.rest.formats import FORMATS, file_name, missing
-from web.rest.handlers import Connectors, Route, archive_of, connector_of
+from web.rest.route import Connectors, Route, archive_of, connector_of
 
 PIECE = 256 << 10  # bytes handed on at a time
 ENDS_WITHIN = 2.0  # seconds, once it was killed

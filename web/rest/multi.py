@@ -13,7 +13,8 @@ from actors.events import FundingRate, Instrument, Ohlc, OpenInterest, Predicted
 from actors.exchanges.exchange import load_exchanges
 from web import parameters as p
 from web.problems import Problem, problem_of
-from web.rest.handlers import Connectors, Route, bars_of_large_trades, bars_of_liquidations, connector_of
+from web.rest.handlers import bars_of_large_trades, bars_of_liquidations
+from web.rest.route import Connectors, Route, connector_of
 
 
 def _by_exchange(name: str, answer: Any) -> Any:

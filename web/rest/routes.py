@@ -2,11 +2,10 @@
 
 from functools import partial
 
-from web.rest import export, multi
-from web.rest import handlers as rest
-from web.rest.handlers import Route
+from web.rest import export, handlers, multi, state
+from web.rest.route import Route
 
-ROUTES = [*rest.ROUTES, *multi.ROUTES, *export.ROUTES]
+ROUTES = [*state.ROUTES, *handlers.ROUTES, *multi.ROUTES, *export.ROUTES]
 
 
 def routes_below(root_path: str) -> list[Route]:
@@ -14,6 +13,6 @@ def routes_below(root_path: str) -> list[Route]:
     if not root_path:
         return ROUTES
     return [
-        route._replace(handler=partial(rest.root, root_path=root_path)) if route.path == "/" else route
+        route._replace(handler=partial(state.root, root_path=root_path)) if route.path == "/" else route
         for route in ROUTES
     ]

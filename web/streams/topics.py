@@ -18,7 +18,7 @@ from actors.feeds.everything import ALL, KINDS, Everything
 from actors.spikes import OiSpike, Spikes
 from web import parameters as p
 from web.problems import BadParameter, InvalidParameters, NotFound
-from web.rest.handlers import Connectors, connector_of
+from web.rest.route import Connectors, connector_of
 from web.streams.pacing import Conflater
 
 

@@ -21,7 +21,7 @@ from actors.events import EPOCH, INTERVALS, Gap, Instrument, Ohlc, from_ms
 from web.auth import VISIT
 from web.parameters import parse
 from web.problems import BadParameter, Denied, InvalidParameters, NotFound, Problem
-from web.rest.handlers import connector_of
+from web.rest.route import connector_of
 from web.streams.fanouts import Fanouts
 from web.streams.shares import following
 from web.streams.topics import find_by_name

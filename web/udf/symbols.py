@@ -8,7 +8,7 @@ from actors.connector import Connector
 from actors.errors import NotReady, UnknownInterval, UnknownSymbol
 from actors.events import Instrument
 from web.problems import BadParameter, InvalidParameters
-from web.rest.handlers import Connectors, connector_of
+from web.rest.route import Connectors, connector_of
 
 RESOLUTIONS = {
     **{"1": "1m", "3": "3m", "5": "5m", "15": "15m", "30": "30m"},

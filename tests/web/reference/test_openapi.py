@@ -21,8 +21,9 @@ from web.reference.openapi import build_document, codes_of
 from web.reference.pages import inline, pretty, prose
 from web.reference.stream_words import CLOSES
 from web.reference.words import CODES, FIELDS, PARAMETERS
-from web.rest.handlers import Connectors, Ready, Route
+from web.rest.route import Connectors, Route
 from web.rest.routes import ROUTES
+from web.rest.state import Ready
 from web.streams.fanouts import Fanouts
 from web.streams.paths import StreamCatalog
 from web.streams.sse import RETRY_MS
