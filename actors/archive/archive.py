@@ -23,7 +23,7 @@ from msgspec import Struct
 from actors import clock
 from actors.archive import check, store
 from actors.archive.follower import Follower
-from actors.archive.reads import Reads
+from actors.archive.reads import Reads, Unreadable
 from actors.archive.series import ArchiveKind, Row, Series, Write, us
 from actors.archive.waiting import Waiting
 from actors.archive.writer import Writer
@@ -291,7 +291,10 @@ class Archive:
         """Damage shows before it is met, where there may be any."""
         await self._opened.wait()
         if self._may_be_damaged:
-            await check.read_over(self.reads)
+            began = trio.current_time()
+            with suppress(Unreadable):  # which has been seen to
+                await check.read_over(self.reads)
+                log.info("archive.checked", path=str(self.path), seconds=round(trio.current_time() - began, 1))
 
     def _fail(self, error: Exception) -> None:
         reason = str(error)

@@ -310,14 +310,35 @@ async def test_a_file_is_read_over_unless_it_was_closed_in_order(path: Path, mon
     assert len(read) == 1
 
 
+async def test_rows_are_taken_while_a_file_is_read_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long that takes: nobody waits for it."""
+    is_read, may_end = threading.Event(), threading.Event()
+
+    def read_newest(*_: Any, **__: Any) -> None:
+        is_read.set()
+        may_end.wait(10)
+
+    monkeypatch.setattr(queries, "read_newest", read_newest)
+    touched(path)
+    with structlog.testing.capture_logs() as logs:
+        async with archived(path) as archive:
+            await until(is_read.is_set)
+            archive.put([Write(FORCED, [(1, "buy", 1.0, 1.0, 1.0, 0)])])
+            await archive.flush()
+            assert len(await archive.reads.ask(lambda c: queries.read(c, FORCED, 0, FAR, 5))) == 1
+            assert states(logs) == ["ready"]
+            may_end.set()
+            await until(lambda: states(logs) == ["ready", "checked"])
+
+
 async def test_reading_a_file_over_does_not_hold_up_its_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "PIECE", 50)
     read_over, busy = queries.read_over, list[int]()
     writer = Writer(path)
     writer.write([Write(BARS, [row_of("ohlc", bar(minute)) for minute in range(500)])])
 
-    def and_write(*arguments: Any) -> int | None:
-        found = read_over(*arguments)
+    def and_write(*arguments: Any, **more: Any) -> int | None:
+        found = read_over(*arguments, **more)
         writer.write([Write(BARS, [row_of("ohlc", bar(1000 + len(busy)))])])
         busy.append(writer._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
         return found
