@@ -8,7 +8,7 @@ prices and rates are floats that print as the exchange wrote them, quantities ar
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, DecimalException
 from functools import lru_cache
-from math import inf, isfinite
+from math import inf, isfinite, prod
 from typing import ClassVar, Literal, NamedTuple
 
 from msgspec import Struct, field
@@ -166,8 +166,11 @@ Said = Event | Status | Gap
 """All that a topic carries: its events, and what a reader may want to know about them."""
 
 
-class Instrument(Struct, frozen=True, kw_only=True):
-    """One row of an exchange's catalogue, in the exchange's own spelling."""
+class Instrument(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One row of an exchange's catalogue, in the exchange's own spelling.
+
+    `contract_size`: base units in one contract, where the exchange counts in contracts; left out elsewhere.
+    """
 
     exchange: str
     symbol: str
@@ -178,6 +181,7 @@ class Instrument(Struct, frozen=True, kw_only=True):
     tick_size: float | None
     step_size: float | None
     funding_interval_hours: float | None
+    contract_size: float | None = None
 
     @property
     def is_trading(self) -> bool:
@@ -266,12 +270,12 @@ def amount(text: str) -> float:
     raise BadMessage(f"negative: {text[:40]!r}")
 
 
-def product(price: str, quantity: str) -> float:
+def product(price: str, quantity: str, *more: str) -> float:
     """price x quantity, multiplied as decimals: the float nearest to the true product, with no binary noise."""
     try:
-        value = float(Decimal(price) * Decimal(quantity))
+        value = float(prod(map(Decimal, more), start=Decimal(price) * Decimal(quantity)))
     except (DecimalException, OverflowError):
-        raise BadMessage(f"not numbers: {price[:40]!r} x {quantity[:40]!r}") from None
+        raise BadMessage(f"not numbers: {' x '.join(text[:40] for text in (price, quantity, *more))}") from None
     if not isfinite(value):
-        raise BadMessage(f"out of range: {price[:40]!r} x {quantity[:40]!r}")
+        raise BadMessage(f"out of range: {' x '.join(text[:40] for text in (price, quantity, *more))}")
     return value

@@ -6,7 +6,7 @@ A folder beside this file is an exchange and says so by `EXCHANGE`; nothing else
 import importlib
 import pkgutil
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -171,6 +171,11 @@ class Exchange:
     dialect: Dialect | None = None  # and that of its streams
     aliases: Callable[[Instrument], Sequence[str]] = lambda instrument: ()  # other spellings that clients may use
     full_name: str = ""  # for people: "Binance USD-M futures"
+    ws_paths: Mapping[Kind, str] = field(default_factory=dict)  # of kinds that another socket than ws_path's carries
+
+    def path_of(self, kind: Kind) -> str:
+        """The path of the sockets that carry a kind; appended to ws_url."""
+        return self.ws_paths.get(kind, self.ws_path)
 
     @property
     def title(self) -> str:

@@ -104,6 +104,7 @@ class Feed:
             self._repair = TradeRepair(
                 symbol, self.trades, missed_trades, self._known.tell_trades, self._log, self._urgency
             )
+        self._paths_up: set[str] = set()  # of sockets that are connected
         self._refused: set[str] = set()  # topics that the next connection may have
         self._inbox_in, self._inbox = trio.open_memory_channel[Delivery](INBOX)
         self._overflowed = False
@@ -191,18 +192,32 @@ class Feed:
         except trio.WouldBlock:
             self._overflowed = True  # a gap: the run ends and the next one starts from the exchange's own history
 
-    def line_up(self) -> None:
-        self.health.connected()
+    def line_up(self, path: str) -> None:
+        self._paths_up.add(path)
+        if self._paths_up >= self._paths():
+            self.health.connected()
         while self._refused:  # they are asked for again
             self.health.trouble(self._refused.pop(), None)
         self._expect_data()
 
-    def line_down(self, reason: str, delay: float | None) -> None:
-        self.deliver(None, clock.now())  # behind what the connection still brought
+    def line_down(self, reason: str, delay: float | None, path: str | None = None) -> None:
+        """`path`: of the sockets that carry some kinds; None: there is no connection at all."""
+        if path is None or self._paths() <= {path}:
+            self._paths_up.clear()
+            self.deliver(None, clock.now())  # behind what the connection still brought
+        else:
+            self._paths_up.discard(path)
+            for topic in self.upstream_topics():
+                if self.exchange.path_of(topic.kind) == path:
+                    self.deliver(topic, clock.now())
         self._silence.pause()
         self.health.lost(reason, delay)
         for kind in self.exchange.pushed:
             self.health.trouble(kind, None)  # the connection's trouble is now the whole reason
+
+    def _paths(self) -> set[str]:
+        """Of all the sockets that are needed."""
+        return {self.exchange.path_of(topic.kind) for topic in self.upstream_topics()}
 
     def topic_silent(self, topic: Topic, reason: str) -> None:
         self.deliver(topic, clock.now())

@@ -54,7 +54,10 @@ class Known:
         self.large_trades: deque[LargeTrade] = deque(maxlen=KEPT)
         # Recent ones, in order, and when the frame was pushed and received that told them.
         self._liquidated: dict[Liquidation, tuple[datetime, datetime]] = {}
-        self.heard_until: datetime | None = None  # the exchange's time of the last update
+        path = exchange.path_of("liquidations")
+        # What the same sockets carry: heard of these, and of no others, says that liquidations would be heard, too.
+        self._with_liquidations = frozenset(kind for kind in exchange.pushed if exchange.path_of(kind) == path)
+        self.heard_until: datetime | None = None  # the exchange's time of the last update of these
         self._cut_at: datetime | None = None  # since then nothing came, for want of a connection
         self.funding: FundingRate | None = None
         self.open_interest: OpenInterest | None = None
@@ -80,6 +83,8 @@ class Known:
                 self._history.interrupt(interval)
             case Topic(kind="trades"):
                 self.trades.interrupt()
+            case Topic(kind="liquidations"):
+                self._cut_at = self._cut_at or self.heard_until
             case Topic():
                 pass  # the present is all that matters of the other kinds that are watched
             case None:
@@ -88,10 +93,11 @@ class Known:
                 self._cut_at = self._cut_at or self.heard_until
 
     def _take_update(self, event: Event, pushed_at: datetime) -> None:
-        if self._cut_at is not None:
-            self._announce_cut(self._cut_at, pushed_at)
-            self._cut_at = None
-        self.heard_until = pushed_at
+        if event.kind in self._with_liquidations:
+            if self._cut_at is not None:
+                self._announce_cut(self._cut_at, pushed_at)
+                self._cut_at = None
+            self.heard_until = pushed_at
         self._heard(event)
         match event:
             case Trade():

@@ -37,8 +37,8 @@ class Sink(Protocol):
     """What a line tells a feed."""
 
     def deliver(self, said: Update | Backlog, received_at: datetime) -> None: ...
-    def line_up(self) -> None: ...
-    def line_down(self, reason: str, delay: float | None) -> None: ...
+    def line_up(self, path: str) -> None: ...
+    def line_down(self, reason: str, delay: float | None, path: str) -> None: ...
     def topic_silent(self, topic: Topic, reason: str) -> None: ...
     def topic_heard(self, topic: Topic) -> None: ...
     def topic_rejected(self, topic: Topic, reason: str, *, final: bool) -> None: ...
@@ -57,12 +57,15 @@ class Line:
         exchange_time: Callable[[datetime], datetime] = lambda at: at,
         upstream: Upstream = LIVE,
         *,
+        path: str | None = None,
         counts: Counts | None = None,
         stands_in: bool = False,
     ) -> None:
         self._exchange = exchange
         self._limits = exchange.limits
+        self.path = exchange.ws_path if path is None else path  # of the kinds that it may carry
         self._url = url
+        self._prompt = frozenset(kind for kind in exchange.prompt if exchange.path_of(kind) == self.path)
         self._tls = tls
         self._instruments = instruments
         self._ready_to_connect = ready_to_connect
@@ -99,7 +102,7 @@ class Line:
             if self._is_up:
                 self._asking.ask(topic, subscribe=True)
         if self._is_up and not self._stands_in:
-            feed.line_up()
+            feed.line_up(self.path)
 
     def remove(self, topics: Iterable[Topic]) -> None:
         for topic in list(topics):
@@ -143,7 +146,7 @@ class Line:
         """From now on the feeds' data comes from here."""
         self._stands_in = False
         for feed in list(self._feeds.values()):
-            feed.line_up()
+            feed.line_up(self.path)
 
     def doubt(self, topic: Topic, reason: str) -> None:
         """The feed is sure that a topic should have spoken: ask for it again, and if that is in vain, reconnect."""
@@ -157,12 +160,12 @@ class Line:
         """The supervisor's word that this line's run ended."""
         if not self._stands_in:
             for feed in list(self._feeds.values()):
-                feed.line_down(change.reason, change.delay)
+                feed.line_down(change.reason, change.delay, self.path)
 
     def _expect(self, topic: Topic) -> None:
         """A topic is being asked for: from now on it must speak, if it is one that does."""
         self._patience.asked(trio.current_time())
-        if topic in self._topics and topic.kind in self._exchange.prompt:
+        if topic in self._topics and topic.kind in self._prompt:
             self._silence.asked(topic, trio.current_time())
 
     async def run(self) -> None:
@@ -175,7 +178,7 @@ class Line:
 
     async def _connected_life(self) -> None:
         await self._ready_to_connect()
-        url, carried = self._url + self._exchange.ws_path, [*map(str, self._topics)]
+        url, carried = self._url + self.path, [*map(str, self._topics)]
         async with self._upstream.open_socket(self._exchange.name, self.number, carried, url, self._tls) as socket:
             session = self._exchange.new_session(self._instruments)
             self._asking.restart()
@@ -193,7 +196,7 @@ class Line:
                         self._asking.ask(topic, subscribe=True)
                 if not self._stands_in:
                     for feed in list(self._feeds.values()):
-                        feed.line_up()
+                        feed.line_up(self.path)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._asking.run, socket, session)
                     nursery.start_soon(self._watch, socket)
@@ -246,7 +249,7 @@ class Line:
             self.counts["unlisted"] += 1
             return
         self._last_heard = trio.current_time()
-        if isinstance(item, Update) and (item.event.kind in self._exchange.prompt or self._silence.has_doubts):
+        if isinstance(item, Update) and (item.event.kind in self._prompt or self._silence.has_doubts):
             self._prove(item.event, feed)
         feed.deliver(item, received_at)
 
@@ -313,7 +316,7 @@ class Line:
 
     def _prove(self, event: Event, feed: Sink) -> None:
         topic = Topic(event.exchange, event.symbol, event.kind, getattr(event, "interval", None))
-        if self._silence.heard(topic, trio.current_time(), is_prompt=event.kind in self._exchange.prompt):
+        if self._silence.heard(topic, trio.current_time(), is_prompt=event.kind in self._prompt):
             feed.topic_heard(topic)
 
     async def _watch(self, socket: Socket) -> None:
@@ -323,7 +326,7 @@ class Line:
             await trio.sleep(WATCH_EVERY)
             now = trio.current_time()
             match self._patience.look(now, self._last_heard, has_spoken=self._has_spoken):
-                case "ask" if not self._exchange.prompt:
+                case "ask" if not self._prompt:
                     await pings.check(socket)
                     self._patience.alive(trio.current_time())
                 case "ask" | "lost" if self._topics:

@@ -51,12 +51,12 @@ class Lines:
         self._upstream = upstream
         self._counts = counts or Counts()
         self._all: list[Line] = []
-        self._of: dict[str, Line] = {}  # by symbol
+        self._of: dict[tuple[str, str], Line] = {}  # by symbol and path
         self._made = 0
         self._next_connect = float("-inf")
 
     def __contains__(self, symbol: str) -> bool:
-        return symbol in self._of
+        return any(symbol == carried for carried, _ in self._of)
 
     @property
     def connected(self) -> int:
@@ -77,28 +77,36 @@ class Lines:
         return f"{self._exchange.name} allows {limit} subscriptions in all, and {len(needed)} would be needed"
 
     def carry(self, feed: Feed, topics: list[Topic]) -> None:
-        """Give a feed's topics to the line it is on already, or to the first one with room."""
-        line = self._of.get(feed.symbol)
-        if line is None:
-            room = self._exchange.limits.topics - len(topics)
-            line = next((line for line in self._all if len(line) <= room and not line.stands_in), None) or self._open()
-        self._of[feed.symbol] = line
-        line.add(feed, topics)
+        """Give a feed's topics to the lines it is on already, or to the first ones with room."""
+        for path, some in self._by_path(topics).items():
+            line = self._of.get((feed.symbol, path))
+            if line is None:
+                room = self._exchange.limits.topics - len(some)
+                lines = (line for line in self._all if line.path == path and len(line) <= room and not line.stands_in)
+                line = next(lines, None) or self._open(path)
+            self._of[feed.symbol, path] = line
+            line.add(feed, some)
+
+    def _by_path(self, topics: Iterable[Topic]) -> dict[str, list[Topic]]:
+        found: dict[str, list[Topic]] = {}
+        for topic in topics:
+            found.setdefault(self._exchange.path_of(topic.kind), []).append(topic)
+        return found
 
     def drop(self, feed: Feed) -> None:
         """Carry a feed no longer."""
-        line = self._of.pop(feed.symbol, None)
-        if line is not None:
+        for key in [key for key in self._of if key[0] == feed.symbol]:
+            line = self._of.pop(key)
             line.remove(feed.upstream_topics())
             if len(line) == 0:
                 self._end(line)
 
     def doubt(self, topic: Topic, reason: str) -> None:
         """A topic should have spoken: see Line.doubt."""
-        if line := self._of.get(topic.symbol):
+        if line := self._of.get((topic.symbol, self._exchange.path_of(topic.kind))):
             line.doubt(topic, reason)
 
-    def _open(self, *, stands_in: bool = False) -> Line:
+    def _open(self, path: str, *, stands_in: bool = False) -> Line:
         self._made += 1
         line = Line(
             self._exchange,
@@ -109,6 +117,7 @@ class Lines:
             self._made,
             self._exchange_time,
             self._upstream,
+            path=path,
             counts=self._counts,
             stands_in=stands_in,
         )
@@ -153,7 +162,7 @@ class Lines:
                     lives[line] = line.age + TRY_AGAIN
 
     async def _replace(self, old: Line) -> bool:
-        new = self._open(stands_in=True)
+        new = self._open(old.path, stands_in=True)
         new.follow(old)
         with trio.move_on_after(HANDOVER_WITHIN):
             while not new.delivers_like(old):  # noqa: ASYNC110 (plain state of another task)
@@ -163,9 +172,9 @@ class Lines:
             self._end(new)
             return False
         new.follow(old)  # what was added to it or taken from it meanwhile
-        for symbol, line in self._of.items():
+        for key, line in self._of.items():
             if line is old:
-                self._of[symbol] = new
+                self._of[key] = new
         new.takes_over()
         self._end(old)
         self._counts.disconnects["rotation"] += 1

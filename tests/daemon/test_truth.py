@@ -406,7 +406,7 @@ class Story:
     def connect(self) -> None:
         if not self.is_connected:
             self.is_connected = True
-            self.feed.line_up()
+            self.feed.line_up(self.exchange.ws_path)
             if self.exchange.missed_trades is None:
                 self.feed.deliver(Backlog(SYMBOL, tuple(self.market.trades[-5:])), datetime.now(UTC))
 

@@ -99,6 +99,7 @@ FIELDS = {
     "settle": "Asset in which profit and loss are paid",
     "tick_size": "Smallest step of a price",
     "step_size": "Smallest step of a quantity",
+    "contract_size": "Base units in one contract, where the exchange counts in contracts; left out elsewhere",
     "Instrument.status": "`TRADING`, or the exchange's own word for why it is not",
     "name": "Name of the exchange",
     "Root.name": "`marketd`",

@@ -20,7 +20,7 @@ from actors.simulation.server import Faults, RestFault
 from daemon import demo
 from daemon.main import exchange_defaults
 from daemon.settings import Config, OiVol, Server
-from tests.actors.exchanges.fixtures import EXCHANGES, WITHIN, Venues, quick, running, venues
+from tests.actors.exchanges.fixtures import EXCHANGES, WITHIN, Venues, paths, quick, running, venues
 from tests.daemon.fixtures import LOOK, MINUTE, START, TWO, Json, Stream, assets, eventually, iso
 
 ALL = [quick(exchange) for exchange in EXCHANGES.values()]
@@ -135,7 +135,7 @@ async def test_a_dead_exchange_is_explained_and_the_others_do_not_notice(
             for name, symbol in FIRST.items()
         }
         assert (await w.ask("/health/ready")).status_code == 200
-        assert w.attempts() == dict.fromkeys(EXCHANGES, 1)
+        assert w.attempts() == {name: len(paths(exchange)) for name, exchange in EXCHANGES.items()}
         kill(w.sims[dead].faults)
         w.sims[dead].drop()
         await w.health(lambda health: health["exchanges"] == {name: name != dead for name in EXCHANGES}, WITHIN)
@@ -157,13 +157,13 @@ async def test_a_dead_exchange_is_explained_and_the_others_do_not_notice(
         assert ready.json()["reasons"].keys() == {dead}
         assert ready.json()["reasons"][dead]
 
-        await eventually(lambda: w.sims[dead].attempts >= 3, WITHIN, "new tries")
+        await eventually(lambda: w.sims[dead].attempts >= 3 * len(paths(EXCHANGES[dead])), WITHIN, "new tries")
         heard = {name: len(clients[name].of("trade")) for name in others}
         await w.pass_time(5000)
         for name in others:
             await eventually(lambda: len(clients[name].of("trade")) > heard[name], WITHIN)  # noqa: B023 - awaited here
             assert clients[name].of("status") == []
-            assert (w.sims[name].attempts, w.sims[name].connections_total) == (1, 1)
+            assert (w.sims[name].attempts, w.sims[name].connections_total) == (len(paths(EXCHANGES[name])),) * 2
         states = {(f["exchange"], f["state"], f["restarts"]) for f in (await w.get("/health"))["feeds"]}
         assert {(name, "live", 0) for name in others} < states
         assert {entry["exchange"] for entry in w.logged("line.down")} == {dead}
@@ -210,7 +210,7 @@ async def test_an_exchange_that_was_never_there() -> None:
         assert found["errors"][dead]["code"] == "not_ready"
         assert found["errors"][dead]["retry_after"] >= 1
         assert {row["exchange"] for row in await w.get("/symbols")} == set(others)
-        assert w.attempts() == {dead: 0} | dict.fromkeys(others, 1)
+        assert w.attempts() == {dead: 0} | {name: len(paths(EXCHANGES[name])) for name in others}
 
 
 # --- predicted funding
@@ -385,8 +385,8 @@ async def test_a_spike_of_open_interest_and_volume_is_told(monkeypatch: pytest.M
 
 
 def _histories(sim: Any) -> int:
-    paths = ("/futures/data/openInterestHist", "/v5/market/open-interest")
-    return sum(served.path in paths for served in sim.requests)
+    known = ("/futures/data/openInterestHist", "/v5/market/open-interest", "/contracts/open-interest-history")
+    return sum(served.path.endswith(known) for served in sim.requests)
 
 
 # --- the demo

@@ -1,0 +1,159 @@
+"""How the simulated OKX spells things: symbols, contracts, the rows of its answers and frames."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+from actors.simulation.history import HOUR, Bar
+from actors.simulation.market import Market, Tape, Trade, spell
+
+# Its own, whatever the client thinks: base units in one contract, as (ctVal, ctMult).
+SIZES = {"BTC": ("0.01", "1"), "ETH": ("0.1", "1"), "DOGE": ("1000", "1"), "XRP": ("10", "10")}
+DEFAULT_SIZE = ("1", "1")
+
+
+def listing(market: Market) -> dict[str, Tape]:
+    """OKX's symbol for each asset, those that no longer trade included; dated contracts are no swaps."""
+    return {f"{tape.base}-USDT-SWAP": tape for tape in market.tapes.values() if not tape.asset.dated}
+
+
+def price(tape: Tape, ticks: int) -> str:
+    return spell(ticks * tape.tick_units, tape.price_decimals)
+
+
+def mark(tape: Tape, at: int) -> str:
+    return spell(tape.mark(at) // 10 ** (8 - tape.price_decimals), tape.price_decimals)
+
+
+def base(tape: Tape, steps: int) -> str:
+    return spell(steps * tape.step_units, tape.step_decimals)
+
+
+def quote(tape: Tape, amount: int) -> str:
+    return spell(amount * tape.tick_units * tape.step_units, tape.price_decimals + tape.step_decimals)
+
+
+def contracts(tape: Tape, steps: int) -> str:
+    value, multiplier = SIZES.get(tape.base, DEFAULT_SIZE)
+    return f"{(Decimal(base(tape, steps)) / (Decimal(value) * Decimal(multiplier))).normalize():f}"
+
+
+def rate(value: int) -> str:
+    return spell(value, 8) + "00000000"
+
+
+def candle_row(tape: Tape, bar: Bar, *, closed: bool) -> list[str]:
+    prices = [price(tape, ticks) for ticks in (bar.open, bar.high, bar.low, bar.close)]
+    volumes = [contracts(tape, bar.volume), base(tape, bar.volume), quote(tape, bar.quote)]
+    return [str(bar.open_time), *prices, *volumes, "1" if closed else "0"]
+
+
+def trade_row(symbol: str, tape: Tape, trade: Trade) -> dict[str, object]:
+    """The stream's: all fills of one order at one price."""
+    return {
+        "instId": symbol,
+        "tradeId": str(trade.last),
+        "px": price(tape, trade.price),
+        "sz": contracts(tape, trade.quantity),
+        "side": trade.side,
+        "ts": str(trade.time),
+        "count": str(trade.last - trade.first + 1),
+        "source": "0",
+        "seqId": trade.id,
+    }
+
+
+def fill_rows(symbol: str, tape: Tape, before: int | None) -> Iterator[dict[str, object]]:
+    """REST's: each fill by itself, the newest first, of those with a smaller id than `before`."""
+    for trade in reversed(tape.trades):
+        fills = trade.last - trade.first + 1
+        for number in range(trade.last, trade.first - 1, -1):
+            if before is None or number < before:
+                rest = trade.quantity % fills if number == trade.last else 0
+                row = trade_row(symbol, tape, trade)
+                del row["count"], row["seqId"]
+                yield row | {"tradeId": str(number), "sz": contracts(tape, trade.quantity // fills + rest)}
+
+
+def interest(tape: Tape, at: int) -> tuple[str, str, str]:
+    """Contracts, base units, dollars."""
+    steps = tape.open_interest(at)
+    value = Decimal(base(tape, steps)) * Decimal(mark(tape, at))
+    return contracts(tape, steps), base(tape, steps), f"{value:f}"
+
+
+def interest_row(symbol: str, tape: Tape, at: int) -> dict[str, object]:
+    count, amount, value = interest(tape, at)
+    return {"instId": symbol, "instType": "SWAP", "oi": count, "oiCcy": amount, "oiUsd": value, "ts": str(at)}
+
+
+def funding_row(symbol: str, tape: Tape, now: int) -> dict[str, object]:
+    period = tape.asset.funding_hours * HOUR
+    coming = tape.next_funding(now)
+    return {
+        "formulaType": "withRate",
+        "fundingRate": rate(tape.funding_rate(now)),
+        "fundingTime": str(coming),
+        "impactValue": "20000.0000000000000000",
+        "instId": symbol,
+        "instType": "SWAP",
+        "interestRate": "0.0001000000000000",
+        "maxFundingRate": "0.00375",
+        "method": "current_period",
+        "minFundingRate": "-0.00375",
+        "nextFundingRate": "",
+        "nextFundingTime": str(coming + period),
+        "premium": "-0.0001969158061855",
+        "prevFundingTime": str(coming - period),
+        "settFundingRate": rate(tape.funding_rate(coming - period)),
+        "settState": "settled",
+        "ts": str(now),
+    }
+
+
+def settled_row(symbol: str, tape: Tape, at: int) -> dict[str, object]:
+    paid = tape.funding_rate(at)
+    expected = {"fundingRate": rate(paid + 7), "realizedRate": rate(paid)}
+    return {"instType": "SWAP", "instId": symbol, **expected, "fundingTime": str(at), "method": "current_period"}
+
+
+def mark_row(symbol: str, tape: Tape, now: int) -> dict[str, object]:
+    return {"instType": "SWAP", "instId": symbol, "markPx": mark(tape, now), "ts": str(now)}
+
+
+def contract_row(symbol: str, tape: Tape) -> dict[str, object]:
+    value, multiplier = SIZES.get(tape.base, DEFAULT_SIZE)
+    family = symbol.removesuffix("-SWAP")
+    return {
+        "alias": "",
+        "baseCcy": "",
+        "category": "1",
+        "ctMult": multiplier,
+        "ctType": "linear",
+        "ctVal": value,
+        "ctValCcy": tape.base,
+        "expTime": "",
+        "futureSettlement": False,
+        "instFamily": family,
+        "instId": symbol,
+        "instIdCode": 10459,
+        "instType": "SWAP",
+        "lever": "100",
+        "listTime": str(tape.listed),
+        "lotSz": contracts(tape, 1),
+        "minSz": contracts(tape, 1),
+        "quoteCcy": "",
+        "ruleType": "normal",
+        "settleCcy": "USDT",
+        "state": "live" if tape.ended is None else "suspend",
+        "tickSz": tape.asset.tick,
+        "uly": family,
+        "upcChg": [],
+    }
+
+
+def inverse_row(tape: Tape) -> dict[str, object]:
+    """A contract that is worth so many dollars and settled in its base: nothing for a client of linear ones."""
+    family = f"{tape.base}-USD"
+    inverse = {"ctType": "inverse", "ctVal": "100", "ctMult": "1", "ctValCcy": "USD", "settleCcy": tape.base}
+    row = contract_row(f"{family}-SWAP", tape)
+    return row | inverse | {"lotSz": "1", "minSz": "1"}
