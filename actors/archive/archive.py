@@ -10,7 +10,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -24,7 +24,8 @@ from actors import clock
 from actors.archive import check, store
 from actors.archive.follower import Follower
 from actors.archive.reads import Reads, Unreadable
-from actors.archive.series import ArchiveKind, Row, Series, Write, us
+from actors.archive.retention import Retention
+from actors.archive.series import ArchiveKind, Row, Series, Write
 from actors.archive.waiting import Waiting
 from actors.archive.writer import Writer
 from actors.counts import Histogram
@@ -37,8 +38,6 @@ RETRY = 2.0  # seconds between tries while the disk does not take them
 LAST_WRITE = 1.5  # seconds at the end: SQLite waits for a lock for one, and a disk that hangs must not hold us
 PATIENCE = 3.0  # seconds that a reader waits for what is pending
 EXPORTS = 2  # at a time
-PRUNE_EVERY = 3600.0  # seconds
-PRUNED = 5_000  # rows of one transaction
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -73,7 +72,7 @@ class Archive:
     ) -> None:
         self.path = path
         self.keep = frozenset(keep)
-        self._days = {kind: some for kind, some in (days or {}).items() if some > 0}  # retention
+        self._retention = Retention(days or {})
         self._state: Literal["starting", "ok", "failing"] = "starting"
         self._since = clock.now()
         self._reason: str | None = None
@@ -91,8 +90,6 @@ class Archive:
         self._opened = trio.Event()
         self._may_be_damaged = False  # when it was opened first
         self._damage: str | None = None
-        self._prune_at = float("-inf")
-        self._round: list[tuple[ArchiveKind, int]] = []  # kinds that are yet to be pruned, and up to when
         self.reads = Reads(path, on_damage=self._damaged)
         self.exports = trio.CapacityLimiter(EXPORTS)
         self._write_limit = trio.CapacityLimiter(1)
@@ -115,8 +112,7 @@ class Archive:
     def change(self, *, keep: Sequence[ArchiveKind], days: Mapping[ArchiveKind, float]) -> None:
         """Keep these kinds from now on, each for so many days, 0 = for ever."""
         self.keep = frozenset(keep)
-        self._days = {kind: limit for kind, limit in days.items() if limit}
-        self._prune_at, self._round = float("-inf"), []
+        self._retention = Retention(days)
         for follower in self._followers:
             follower.follow(self.keep)
 
@@ -220,7 +216,8 @@ class Archive:
                     self._opened.set()
             while self._rows:
                 await self._write_batch(self._writer)
-            await self._prune(self._writer)
+            if self._retention.is_due(trio.current_time(), clock.now()):
+                await self._in_thread(partial(self._retention.step, self._writer))
         except (sqlite3.Error, OSError, store.NotOurs) as error:
             await self._close_writer()
             if not store.is_outside(error):
@@ -272,18 +269,6 @@ class Archive:
             self.rows[write.series.kind] += len(write.rows)
         self.written += self._rows.done()
         self.commits.observe(trio.current_time() - began)
-
-    async def _prune(self, writer: Writer) -> None:
-        """One step of deleting what is older than it should be; between two rounds of steps it rests."""
-        if not self._round and trio.current_time() >= self._prune_at:
-            self._prune_at = trio.current_time() + PRUNE_EVERY
-            self._round = [(kind, us(clock.now() - timedelta(days=days))) for kind, days in self._days.items()]
-        room = PRUNED
-        while self._round and room > 0:
-            deleted = await self._in_thread(partial(writer.prune, *self._round[-1], room))
-            if deleted < room:
-                self._round.pop()
-            room -= deleted
 
     # --- what may be wrong
 

@@ -12,7 +12,7 @@ import structlog.testing
 import trio
 
 from actors.archive import archive as archive_module
-from actors.archive import check, queries, store
+from actors.archive import check, queries, retention, store
 from actors.archive import follower as follower_module
 from actors.archive.archive import Archive
 from actors.archive.follower import Follower
@@ -266,7 +266,7 @@ async def test_deleting_old_rows_rests_though_there_are_always_some(
         return deleted[-1]
 
     monkeypatch.setattr(Writer, "prune", counted)
-    monkeypatch.setattr(archive_module, "PRUNED", 100)
+    monkeypatch.setattr(retention, "STEP", 100)
     writer = Writer(path)
     writer.write([Write(FORCED, [forced(2, number) for number in range(250)])])
     writer.end()
