@@ -155,7 +155,7 @@ class Connector:
             yield self._rest_client(http, "client")
 
     def tap(self, listener: Listener) -> None:
-        """Show `listener` what the connections bring that are made from now on."""
+        """Show `listener` what the connections bring that are made from now on, and what the REST host answers."""
         self._upstream = Tapped(self._upstream, listener)
 
     @property

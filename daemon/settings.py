@@ -113,7 +113,7 @@ class OiVol(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Facade(Struct, frozen=True, forbid_unknown_fields=True):
-    """Of /as/{exchange}. `passthrough`: ask the exchange for what is not held here. `relay`: streams.
+    """Of /as/{exchange}. `passthrough`: ask the exchange for what is not held here. `relay`: streams that no feed has.
 
     `rows_mb`: megabytes of closed rows. `share`: of each of the exchange's allowances, for all clients of it together.
     """

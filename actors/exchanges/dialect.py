@@ -8,7 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from actors.events import Kind
 from actors.exchanges.facade import Asked, Reply, Row, Series, View
+from actors.exchanges.memory import Memory
+from actors.exchanges.sieves import Found, Sieve
+from actors.upstream.rest import Question
 
 
 class Heard(NamedTuple):
@@ -42,40 +46,18 @@ class Talk(Protocol):
         ...
 
 
-class Memory(Protocol):
-    """What is known of one stream, for as long as anybody follows it."""
+class Follow(NamedTuple):
+    """How a stream is had out of what a feed's connections bring."""
 
-    def take(self, frame: bytes) -> bytes | None:
-        """What a frame tells those who follow already; None: nothing new."""
-        ...
-
-    def greeting(self) -> Sequence[bytes]:
-        """What a newcomer is told at once."""
-        ...
-
-
-class Nothing:
-    """Of a stream that begins with what comes next."""
-
-    def take(self, frame: bytes) -> bytes | None:
-        return frame
-
-    def greeting(self) -> Sequence[bytes]:
-        return ()
-
-
-class Latest:
-    """Of a stream whose newest frame is its whole state."""
-
-    def __init__(self) -> None:
-        self._frame: bytes | None = None
-
-    def take(self, frame: bytes) -> bytes | None:
-        self._frame = frame
-        return frame
-
-    def greeting(self) -> Sequence[bytes]:
-        return () if self._frame is None else (self._frame,)
+    symbol: str
+    kind: Kind
+    interval: str | None
+    source: str  # the stream that the feed subscribes to
+    sieve: Callable[[], Sieve]
+    shape: Callable[[bytes], bytes | None] | None = (
+        None  # the source's frame as this stream tells it; None: it does not
+    )
+    is_kept: bool = False  # its state is told once, at the beginning of the feed's own subscription
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +69,9 @@ class Dialect:
     memory: Callable[[str], Memory]
     bars_name: Callable[[Series], str]  # the stream of a series of bars
     bars: Callable[[bytes], Sequence[tuple[Row, bool]]]  # what such a stream tells -> rows as of REST; closed for good?
+    follow: Callable[[str], Follow | None]  # None: no feed can have such a stream
+    missed: Callable[[Question, bytes], Sequence[tuple[str, Sequence[Found]]]]  # what an answer tells, by sources
+    kept: tuple[str, ...] = ()  # how the names of streams begin that are kept
     heartbeat: str | None = None
     messages: tuple[int, float] = (2000, 33.0)  # that a client may send at once, and per second
     idle: float | None = None  # seconds without a word to a client, after which the exchange would hang up

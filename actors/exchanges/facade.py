@@ -95,6 +95,10 @@ class View(Protocol):
         """Whether the exchange's catalogue has a symbol, spelled so."""
         ...
 
+    def streams(self, name: str) -> bool:
+        """Whether a stream that the exchange has is told here, too."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facade:

@@ -4,7 +4,6 @@ Rows come from what is held, and only what is missing of them is asked for; all 
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import structlog
@@ -23,9 +22,11 @@ from actors.errors import (
 from actors.events import ms
 from actors.exchanges.exchange import Supervise
 from actors.exchanges.facade import Asked, Facade, Pass, Refusal, Reply, Row, Rows, Series
+from actors.facade.followed import Ear, Followed
 from actors.facade.passing import Passed, Passing, Share
 from actors.facade.relay import Relay
 from actors.facade.rows import MINUTE, Missing, RowStore
+from actors.upstream.rest import Answer, Question
 
 BEGUN_WITHIN = 3.0  # seconds that a request waits for the exchange's host to be ready
 WANTED_FOR = 600.0  # seconds since bars were asked for that streams are looked through for more of them
@@ -44,7 +45,7 @@ class Told(NamedTuple):
 
 class Settings(NamedTuple):
     passthrough: bool = True  # False: what is not held here is not served
-    relay: bool = True  # False: no streams
+    relay: bool = True  # False: no streams but those that feeds follow
     rows_mb: int = 64
     share: float = 0.5  # of each bucket
 
@@ -55,7 +56,10 @@ class Desk:
     def __init__(self, facade: Facade, connector: Connector, settings: Settings, supervise: Supervise) -> None:
         self.facade = facade
         self.dialect = dialect = connector.exchange.dialect
-        self.relay = Relay(dialect, connector, supervise) if dialect is not None and settings.relay else None
+        self._followed = Followed(dialect, connector) if dialect is not None else None
+        self.relay: Relay | None = None
+        if dialect is not None and self._followed is not None:
+            self.relay = Relay(dialect, connector, supervise, self._followed)
         self._connector = connector
         self._settings = settings
         self._rows = RowStore(settings.rows_mb << 20)
@@ -63,7 +67,7 @@ class Desk:
         self._ready = trio.Event()
         self._wanted: dict[str, tuple[Series, float]] = {}  # streams of bars that rows are made of, when last asked for
         if dialect is not None:
-            connector.tap(self._listen)
+            connector.tap(self)
         self.counts: Counter[str] = Counter()  # by way
 
     @property
@@ -77,8 +81,9 @@ class Desk:
             share = Share(self._connector.exchange.budget, self._settings.share)
             self._passing = Passing(self.facade, client, share, nursery)
             self._ready.set()
-            if self.relay is not None:
+            if self.relay is not None and self._followed is not None:
                 nursery.start_soon(self.relay.run)
+                nursery.start_soon(self._followed.run)
             await trio.sleep_forever()
 
     # --- what a façade may know of the present ---
@@ -88,6 +93,12 @@ class Desk:
 
     def lists(self, symbol: str) -> bool:
         return symbol in self._connector.catalogue.instruments
+
+    def streams(self, name: str) -> bool:
+        follow = self._followed.follow(name) if self._followed is not None else None
+        if follow is None:
+            return self._settings.relay
+        return self._connector.on_demand or follow.symbol in self._connector.feeds
 
     # --- requests ---
 
@@ -145,24 +156,31 @@ class Desk:
 
     # --- rows ---
 
-    def _listen(self, messages: Sequence[bytes | str]) -> None:
+    def opened(self) -> Ear:
+        """One more connection of the exchange's."""
+        assert self._followed is not None  # nobody taps without a dialect
+        return Ear(self._followed, self._hear_bars)
+
+    def answered(self, question: Question, answer: Answer) -> None:
+        if self._followed is not None:
+            self._followed.answered(question, answer)
+
+    def _hear_bars(self, name: str, body: bytes) -> None:
         """Take bars out of what the lines bring, where somebody asks for them: they are the newest there are."""
-        if not self._wanted or self.dialect is None:
+        if self.dialect is None or (wanted := self._wanted.get(name)) is None:
             return
         at = trio.current_time()
-        for message in messages:
-            read = self.dialect.read(message.encode() if isinstance(message, str) else message)
-            if read is None or (wanted := self._wanted.get(read[0])) is None:
-                continue
-            if at - wanted[1] > WANTED_FOR:
-                del self._wanted[read[0]]
-                continue
-            for row, is_closed in self.dialect.bars(read[1]):
-                self._rows.push(wanted[0], row, is_closed=is_closed, at=at)
+        if at - wanted[1] > WANTED_FOR:
+            del self._wanted[name]
+            return
+        for row, is_closed in self.dialect.bars(body):
+            self._rows.push(wanted[0], row, is_closed=is_closed, at=at)
 
     def _want(self, series: Series) -> None:
         if self.dialect is not None and series.interval and series.symbol in self._connector.feeds:
             self._wanted[self.dialect.bars_name(series)] = series, trio.current_time()
+            if self._followed is not None:
+                self._followed.is_needed = True
 
     async def _cut(self, rows: Rows, asked: Asked) -> Told:
         self._want(rows.series)

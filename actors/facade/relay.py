@@ -1,9 +1,9 @@
-"""Streams passed on: each is subscribed to upstream once for all who follow it, on lines of its own, and ends a while
-after the last of them left. Frames go on as they came; nothing is repaired, as on the exchange itself.
+"""Streams that no feed follows, passed on: each is subscribed to upstream once for all its followers, on lines of its
+own, and ends a while after the last of them left. Frames go on as they came; nothing is repaired, as on the exchange.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import structlog
@@ -13,6 +13,7 @@ from actors.connector import Connector
 from actors.errors import LineLost
 from actors.exchanges.dialect import Dialect
 from actors.exchanges.exchange import Supervise
+from actors.facade.followed import Followed, Listener
 from actors.upstream.dial import ConnectionClosed, closing
 from actors.upstream.seam import Socket
 
@@ -20,9 +21,6 @@ LINGER = 30.0  # seconds that a stream outlives its last reader
 ALIVE_EVERY = 20.0  # seconds between questions whether the connection lives
 SILENT = 60.0  # seconds without a word that end a connection
 FIRST_LINE = 1000  # numbers of lines; those of the feeds count from 1
-
-Listener = Callable[[str, bytes], None]
-"""(stream, frame): what a follower is told. Must not wait."""
 
 log = structlog.get_logger()
 
@@ -140,8 +138,9 @@ async def _send_frame(socket: Socket, frame: str) -> None:
 class Relay:
     """One exchange's. Runs as a task of its own."""
 
-    def __init__(self, dialect: Dialect, connector: Connector, supervise: Supervise) -> None:
+    def __init__(self, dialect: Dialect, connector: Connector, supervise: Supervise, followed: Followed) -> None:
         self._dialect, self._connector, self._supervise = dialect, connector, supervise
+        self._followed = followed
         self._lines: dict[str, _Line] = {}  # by URL
         self._new, self._to_start = trio.open_memory_channel[_Line](16)
         self._following: defaultdict[Listener, dict[str, None]] = defaultdict(dict)
@@ -155,6 +154,10 @@ class Relay:
 
     def join(self, name: str, listener: Listener) -> Sequence[bytes]:
         """Tell `listener` all that comes from now on; returns what it is to be told at once."""
+        greeting = self._followed.join(name, listener)
+        if greeting is not None:
+            self._following[listener][name] = None
+            return greeting
         url = self._dialect.line_of(self._connector.ws_url, name)
         if url is None:
             return ()
@@ -172,6 +175,8 @@ class Relay:
 
     def leave(self, name: str, listener: Listener) -> None:
         self._following[listener].pop(name, None)
+        if self._followed.leave(name, listener):
+            return
         for line in self._lines.values():
             stream = line.streams.get(name)
             if stream is not None and stream.listeners.pop(listener, 0) is None:

@@ -1,26 +1,57 @@
-"""A listener beside the lines: it is shown every message that any of an exchange's connections brings, as it comes."""
+"""A listener beside the lines: it is shown every message that any of an exchange's connections brings, as it comes, and
+every answer of its REST host.
+"""
 
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Protocol
 
 from actors.upstream import rest
+from actors.upstream.rest import Answer, Question
 from actors.upstream.seam import Socket, Upstream
 
-Listener = Callable[[Sequence[bytes | str]], None]
-"""Called before the line reads the messages. Must not wait, and costs every message what it costs."""
+
+class Ear(Protocol):
+    """Listens to one connection. Must not wait, and costs every message what it costs."""
+
+    def heard(self, messages: Sequence[bytes | str]) -> None:
+        """Called before the line reads the messages."""
+        ...
+
+    def closed(self) -> None:
+        """The connection is gone, for whatever reason."""
+        ...
+
+
+class Listener(Protocol):
+    def opened(self) -> Ear: ...
+
+    def answered(self, question: Question, answer: Answer) -> None:
+        """Called before whoever asked is told. Must not wait."""
+        ...
 
 
 class _TappedSocket:
-    def __init__(self, socket: Socket, listener: Listener) -> None:
-        self._socket, self._listener = socket, listener
+    def __init__(self, socket: Socket, heard: Callable[[Sequence[bytes | str]], None]) -> None:
+        self._socket, self._heard = socket, heard
         self.send_message, self.ping = socket.send_message, socket.ping
 
     async def get_messages(self) -> tuple[Sequence[bytes | str], datetime]:
         told = await self._socket.get_messages()
-        self._listener(told[0])
+        self._heard(told[0])
         return told
+
+
+class _TappedHttp:
+    def __init__(self, http: rest.Http, listener: Listener) -> None:
+        self._http, self._listener = http, listener
+
+    async def ask(self, question: Question) -> Answer:
+        answer = await self._http.ask(question)
+        self._listener.answered(question, answer)
+        return answer
 
 
 class Tapped:
@@ -29,12 +60,18 @@ class Tapped:
     def __init__(self, upstream: Upstream, listener: Listener) -> None:
         self._upstream, self._listener = upstream, listener
 
-    def open_http(self, exchange: str, url: str, tls: ssl.SSLContext | None) -> AbstractAsyncContextManager[rest.Http]:
-        return self._upstream.open_http(exchange, url, tls)
+    @asynccontextmanager
+    async def open_http(self, exchange: str, url: str, tls: ssl.SSLContext | None) -> AsyncIterator[rest.Http]:
+        async with self._upstream.open_http(exchange, url, tls) as http:
+            yield _TappedHttp(http, self._listener)
 
     @asynccontextmanager
     async def open_socket(
         self, exchange: str, line: int, topics: Sequence[str], url: str, tls: ssl.SSLContext | None
     ) -> AsyncIterator[Socket]:
         async with self._upstream.open_socket(exchange, line, topics, url, tls) as socket:
-            yield _TappedSocket(socket, self._listener)
+            ear = self._listener.opened()
+            try:
+                yield _TappedSocket(socket, ear.heard)
+            finally:
+                ear.closed()

@@ -12,9 +12,13 @@ from urllib.parse import unquote
 import msgspec
 
 from actors.decoding import UNREADABLE
+from actors.exchanges.binance import wire
 from actors.exchanges.binance.facade import WORDS, refuse
-from actors.exchanges.dialect import Dialect, Heard, Memory, Nothing, Talk
+from actors.exchanges.dialect import Dialect, Follow, Heard, Talk
 from actors.exchanges.facade import Asked, Refusal, Reply, Row, Series, View
+from actors.exchanges.memory import Memory, Nothing
+from actors.exchanges.sieves import Bar, Bars, Distinct, Found, Numbered, Remembered, Sieve
+from actors.upstream.rest import Question
 
 PATH = re.compile(r"(?:/(market|public))?/(ws|stream)(?:/(.*))?")
 METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
@@ -92,7 +96,7 @@ class BinanceTalk:
         lower, _, kind = name.partition("@")
         symbol = lower.partition("_perpetual")[0] if kind.startswith("continuousKline_") else lower
         exists = name in ALL or bool(kind and symbol == symbol.lower() and self._view.lists(symbol.upper()))
-        return exists and self._tier in (None, tier_of(name))
+        return exists and self._tier in (None, tier_of(name)) and self._view.streams(name)
 
     def _property(self, setting: bool, params: list[Any], number: int) -> Heard:
         if not params or not isinstance(params[0], str):
@@ -201,6 +205,116 @@ def bars(body: bytes) -> Sequence[tuple[Row, bool]]:
     return ((Row(bar.opens, bar.closes + 1, _encode(row)), bar.is_closed),)
 
 
+# --- streams that feeds follow ---
+
+FOLLOWED = re.compile(r"([^@]+)@(?:(aggTrade)|(forceOrder)|(markPrice(?:@1s)?)|(kline|continuousKline)_(\w+))")
+PERPETUAL = "_perpetual"
+
+
+def follow(name: str) -> Follow | None:
+    match = FOLLOWED.fullmatch(name)
+    if match is None:
+        return None
+    lower, trades, orders, marks, bars, interval = match.groups()
+    if trades:
+        return Follow(lower.upper(), "trades", None, name, lambda: Numbered(_numbered))
+    if orders:
+        return Follow(lower.upper(), "liquidations", None, name, _distinct)
+    if marks:
+        every_third = None if marks.endswith("@1s") else _every_third_second
+        return Follow(lower.upper(), "funding", None, f"{lower}@markPrice@1s", _distinct, every_third)
+    if bars == "kline":
+        return Follow(lower.upper(), "ohlc", interval, name, lambda: Bars(_bar))
+    if not lower.endswith(PERPETUAL):
+        return None
+    pair = lower.removesuffix(PERPETUAL)
+    return Follow(pair.upper(), "ohlc", interval, f"{pair}@kline_{interval}", lambda: Bars(_bar), _as_continuous)
+
+
+class _Number(msgspec.Struct):
+    number: int = msgspec.field(name="a")
+    time: int = msgspec.field(name="T")
+
+
+class _Pushed(msgspec.Struct):
+    at: int = msgspec.field(name="E")
+
+
+class _PushedBar(msgspec.Struct):
+    at: int = msgspec.field(name="E")
+    bar: _Bar = msgspec.field(name="k")
+
+
+class _Whole(msgspec.Struct):
+    at: int = msgspec.field(name="E")
+    symbol: str = msgspec.field(name="s")
+    bar: dict[str, msgspec.Raw] = msgspec.field(name="k")
+
+
+_number = msgspec.json.Decoder(_Number).decode
+_pushed = msgspec.json.Decoder(_Pushed).decode
+_pushed_bar = msgspec.json.Decoder(_PushedBar).decode
+_whole = msgspec.json.Decoder(_Whole).decode
+_raw_rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def _distinct() -> Sieve:
+    return Remembered(Distinct())
+
+
+def _numbered(frame: bytes) -> tuple[int, int]:
+    trade = _number(frame)
+    return trade.number, trade.time
+
+
+def _bar(frame: bytes) -> Bar:
+    push = _pushed_bar(frame)
+    return Bar(push.bar.opens, push.bar.closes + 1, push.bar.is_closed, push.at)
+
+
+def _every_third_second(frame: bytes) -> bytes | None:
+    return frame if _pushed(frame).at // 1000 % 3 == 0 else None
+
+
+def _as_continuous(frame: bytes) -> bytes:
+    whole = _whole(frame)
+    bar = {name: value for name, value in whole.bar.items() if name != "s"}
+    told = {"e": "continuous_kline", "E": whole.at, "ps": whole.symbol, "ct": "PERPETUAL", "k": bar}
+    return _encode(told)
+
+
+def missed(question: Question, body: bytes) -> Sequence[tuple[str, Sequence[Found]]]:
+    """Trades, and bars, without the numbers of their first and last trade, which REST does not tell."""
+    symbol = question.query.get("symbol", "")
+    try:
+        match question.path:
+            case "/fapi/v1/aggTrades":
+                return ((f"{symbol.lower()}@aggTrade", [_missed_trade(bytes(row), symbol) for row in _raw_rows(body)]),)
+            case "/fapi/v1/klines":
+                interval = question.query.get("interval", "")
+                rows = wire.decode_klines(body)
+                return ((f"{symbol.lower()}@kline_{interval}", [_missed_bar(row, symbol, interval) for row in rows]),)
+    except UNREADABLE:
+        pass  # whoever asked says so
+    return ()
+
+
+def _missed_trade(row: bytes, symbol: str) -> Found:
+    trade = _number(row)
+    frame = b'{"e":"aggTrade","E":%d,"s":"%b",%b,"st":1}' % (trade.time, symbol.encode(), row.strip()[1:-1])
+    return Found(trade.number, trade.time, frame)
+
+
+def _missed_bar(row: wire.KlineRow, symbol: str, interval: str) -> Found:
+    opens, first, high, low, last, volume, closes, quote, trades, taker, taker_quote, ignored = row
+    bar = {
+        **{"t": opens, "T": closes, "s": symbol, "i": interval, "f": -1, "L": -1},
+        **{"o": first, "c": last, "h": high, "l": low, "v": volume, "n": trades, "x": True},
+        **{"q": quote, "V": taker, "Q": taker_quote, "B": ignored},
+    }
+    return Found(opens, closes + 1, _encode({"e": "kline", "E": closes + 1, "s": symbol, "k": bar, "st": 1}))
+
+
 DIALECT = Dialect(
     talk=talk,
     line_of=line_of,
@@ -209,6 +323,8 @@ DIALECT = Dialect(
     memory=memory,
     bars_name=bars_name,
     bars=bars,
+    follow=follow,
+    missed=missed,
     messages=(10, 10.0),
     ping_every=180.0,
 )

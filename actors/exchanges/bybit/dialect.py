@@ -10,10 +10,15 @@ from typing import Any
 import msgspec
 
 from actors.decoding import UNREADABLE
-from actors.exchanges.bybit.facade import WORDS
+from actors.errors import BadMessage
+from actors.exchanges.bybit import wire
+from actors.exchanges.bybit.facade import WORDS, parse
 from actors.exchanges.bybit.normalise import OUR_INTERVALS, THEIR_INTERVALS
-from actors.exchanges.dialect import Dialect, Heard, Memory, Nothing, Talk
+from actors.exchanges.dialect import Dialect, Follow, Heard, Talk
 from actors.exchanges.facade import Asked, Reply, Row, Series, View
+from actors.exchanges.memory import Memory, Nothing
+from actors.exchanges.sieves import Bar, Bars, Distinct, Found, Identified, Remembered
+from actors.upstream.rest import Question
 
 PATH = "/v5/public/linear"
 ARGS_MAX = 21_000  # characters of a connection's topics, written as one JSON array
@@ -67,7 +72,7 @@ class BybitTalk:
         for name in names:
             if name in self._names or name in fresh:
                 raise _Refused(f"error:already subscribed,topic:{name[:200]}")
-            if not self._exists(name):
+            if not (self._exists(name) and self._view.streams(name)):
                 raise _Refused(f"error:handler not found,topic:{name[:200]}")
             fresh[name] = None
         if len(_encode([*self._names, *fresh])) > ARGS_MAX:
@@ -232,6 +237,107 @@ def bars(body: bytes) -> Sequence[tuple[Row, bool]]:
     return found
 
 
+# --- streams that feeds follow ---
+
+
+def follow(name: str) -> Follow | None:
+    match name.split("."):
+        case ["publicTrade", symbol]:
+            return Follow(symbol, "trades", None, name, lambda: Identified(_identified, _without))
+        case ["kline", interval, symbol] if interval in OUR_INTERVALS:
+            return Follow(symbol, "ohlc", OUR_INTERVALS[interval], name, lambda: Bars(_bar))
+        case ["tickers", symbol]:
+            return Follow(symbol, "oi", None, name, lambda: Remembered(Merged()), is_kept=True)
+        case ["allLiquidation", symbol]:
+            return Follow(symbol, "liquidations", None, name, lambda: Remembered(Distinct()))
+    return None
+
+
+class _Trade(msgspec.Struct):
+    number: str = msgspec.field(name="i")
+    time: int = msgspec.field(name="T")
+
+
+class _Trades(msgspec.Struct):
+    data: list[_Trade]
+
+
+class _Pushed(msgspec.Struct):
+    ts: int
+    data: list[_Bar]
+
+
+class _Missed(msgspec.Struct):
+    """{"execId":"9afd1288-...","symbol":"BTCUSDT","price":"51444.40","size":"0.972","side":"Buy","time":"1707905515968",
+    "isBlockTrade":false,"isRPITrade":false,"seq":"123456"}"""
+
+    id: str = msgspec.field(name="execId")
+    price: str
+    size: str
+    side: str
+    time: str
+    is_block: bool = msgspec.field(name="isBlockTrade", default=False)
+    is_rpi: bool = msgspec.field(name="isRPITrade", default=False)
+    seq: str = ""
+
+
+class _MissedTrades(msgspec.Struct):
+    rows: list[_Missed] = msgspec.field(name="list")  # newest first
+
+
+_trades = msgspec.json.Decoder(_Trades).decode
+_pushed = msgspec.json.Decoder(_Pushed).decode
+_missed_trades = msgspec.json.Decoder(_MissedTrades).decode
+
+
+def _identified(frame: bytes) -> Sequence[tuple[str, int]]:
+    return [(trade.number, trade.time) for trade in _trades(frame).data]
+
+
+def _without(frame: bytes, known: frozenset[str]) -> bytes:
+    told = _decode(frame)
+    return _encode({**told, "data": [row for row in told["data"] if row["i"] not in known]})
+
+
+def _bar(frame: bytes) -> Bar:
+    push = _pushed(frame)
+    bar = push.data[-1]
+    return Bar(bar.start, bar.end + 1, bar.confirm, push.ts)
+
+
+def missed(question: Question, body: bytes) -> Sequence[tuple[str, Sequence[Found]]]:
+    """Trades, without the direction of their tick, which REST does not tell; and bars."""
+    symbol = question.query.get("symbol", "")
+    try:
+        match question.path:
+            case "/v5/market/recent-trade":
+                rows = _missed_trades(wire.decode_answer(body).result).rows
+                return ((f"publicTrade.{symbol}", [_missed_trade(row, symbol) for row in reversed(rows)]),)
+            case "/v5/market/kline":
+                interval = question.query.get("interval", "")
+                found = parse(Series(symbol, OUR_INTERVALS[interval]), body)
+                return ((f"kline.{interval}.{symbol}", [_missed_bar(row, symbol, interval) for row in found]),)
+    except (*UNREADABLE, BadMessage, KeyError):
+        pass  # whoever asked says so
+    return ()
+
+
+def _missed_trade(row: _Missed, symbol: str) -> Found:
+    at = int(row.time)
+    trade = {"T": at, "s": symbol, "S": row.side, "v": row.size, "p": row.price, "i": row.id}
+    trade |= {"BT": row.is_block, "RPI": row.is_rpi, **({"seq": int(row.seq)} if row.seq else {})}
+    frame = {"topic": f"publicTrade.{symbol}", "type": "snapshot", "ts": at, "data": [trade]}
+    return Found(row.id, at, _encode(frame))
+
+
+def _missed_bar(row: Row, symbol: str, interval: str) -> Found:
+    _, first, high, low, last, volume, turnover = _decode(row.text)
+    bar = {"start": row.time, "end": row.end - 1, "interval": interval, "open": first, "close": last, "high": high}
+    bar |= {"low": low, "volume": volume, "turnover": turnover, "confirm": True, "timestamp": row.end}
+    frame = {"topic": f"kline.{interval}.{symbol}", "data": [bar], "ts": row.end, "type": "snapshot"}
+    return Found(row.time, row.end, _encode(frame))
+
+
 DIALECT = Dialect(
     talk=talk,
     line_of=line_of,
@@ -240,5 +346,8 @@ DIALECT = Dialect(
     memory=memory,
     bars_name=bars_name,
     bars=bars,
+    follow=follow,
+    missed=missed,
+    kept=("tickers.",),
     heartbeat='{"op":"ping"}',
 )

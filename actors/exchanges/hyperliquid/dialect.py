@@ -6,14 +6,18 @@ that others share is left alone.
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from actors.decoding import UNREADABLE
-from actors.exchanges.dialect import Dialect, Heard, Latest, Memory, Talk
+from actors.exchanges.dialect import Dialect, Follow, Heard, Talk
 from actors.exchanges.facade import Asked, Reply, Row, Series, View
 from actors.exchanges.hyperliquid.facade import FIXED, TEXT, WORDS
+from actors.exchanges.memory import Latest, Memory
+from actors.exchanges.sieves import Bar, Bars, Found, Remembered
+from actors.upstream.rest import Question
 
 BACKLOG = 30  # trades that a newcomer is told
 OF_COINS = ("trades", "activeAssetCtx", "l2Book", "bbo")
@@ -48,7 +52,7 @@ class HyperliquidTalk:
             return _failed(f"Error parsing JSON into valid websocket request: {text[:1000]}")
         told = _encode(subscription).decode()
         coin = subscription.get("coin")
-        if coin is not None and not self._view.lists(coin):
+        if (coin is not None and not self._view.lists(coin)) or not self._view.streams(name):
             return _failed(f"Invalid subscription {told[:1000]}")
         if method == "subscribe":
             if name in self._names:
@@ -223,6 +227,58 @@ def bars(body: bytes) -> Sequence[tuple[Row, bool]]:
     return ((Row(span.t, span.T + 1, bytes(raw)), False),)
 
 
+# --- streams that feeds follow ---
+
+
+def follow(name: str) -> Follow | None:
+    match name.split(" "):
+        case ["trades", coin]:
+            return Follow(coin, "trades", None, name, lambda: Remembered(Trades()), is_kept=True)
+        case ["activeAssetCtx", coin]:
+            return Follow(coin, "funding", None, name, lambda: Remembered(Latest()), is_kept=True)
+        case ["candle", coin, interval]:
+            bars = partial(Bars, _bar, has_holes=True, greets=True)
+            return Follow(coin, "ohlc", interval, name, bars, is_kept=True)
+    return None
+
+
+class _Candle(msgspec.Struct):
+    data: _Span
+
+
+class _Wanted(msgspec.Struct):
+    coin: str
+    interval: str
+
+
+class _Asked(msgspec.Struct):
+    type: str
+    req: _Wanted | None = None
+
+
+_candle = msgspec.json.Decoder(_Candle).decode
+_asked = msgspec.json.Decoder(_Asked).decode
+_raw_rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def _bar(frame: bytes) -> Bar:
+    span = _candle(frame).data
+    return Bar(span.t, span.T + 1, False, 0)
+
+
+def missed(question: Question, body: bytes) -> Sequence[tuple[str, Sequence[Found]]]:
+    """Bars. Trades come again with the subscription."""
+    try:
+        asked = _asked(question.body)
+        if asked.type == "candleSnapshot" and asked.req is not None:
+            rows = [(_span(raw), bytes(raw)) for raw in _raw_rows(body)]
+            found = [Found(span.t, span.T + 1, b'{"channel":"candle","data":%b}' % raw) for span, raw in rows]
+            return ((f"candle {asked.req.coin} {asked.req.interval}", found),)
+    except UNREADABLE:
+        pass  # whoever asked says so, or it is no question about bars
+    return ()
+
+
 DIALECT = Dialect(
     talk=talk,
     line_of=line_of,
@@ -231,6 +287,9 @@ DIALECT = Dialect(
     memory=memory,
     bars_name=bars_name,
     bars=bars,
+    follow=follow,
+    missed=missed,
+    kept=("trades ", "activeAssetCtx ", "candle "),
     heartbeat='{"method":"ping"}',
     idle=60.0,
 )

@@ -1,0 +1,277 @@
+"""What of a stream's frames goes on to those who follow it: each thing once, in order, and what was missed before what
+is newer. Frames stay as the exchange spelled them. No I/O; whose spelling it is each exchange says by functions.
+
+Newer frames wait for missed ones, which the feeds ask for in any case; whoever owns a sieve says when to wait no more.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from actors.exchanges.memory import Memory
+
+HELD_MAX = 20_000  # frames that may wait for missing ones
+IDS_KEPT = 4_000  # ids remembered to know a trade again
+FRAMES_KEPT = 100  # frames remembered, where two connections may bring the same one
+
+
+class Found(NamedTuple):
+    """Something that a stream may have missed, from a REST answer. `key`: a trade's id, or when a bar opens, in ms."""
+
+    key: int | str
+    end: int  # of a bar; a trade's time; ms
+    frame: bytes  # as the stream would have told it
+
+
+class Sieve(Protocol):
+    @property
+    def waits(self) -> bool:
+        """Something is missing, and newer frames are held back."""
+        ...
+
+    def take(self, frame: bytes) -> Sequence[bytes]:
+        """What those who follow are told now."""
+        ...
+
+    def interrupt(self) -> None:
+        """The connection was lost that brought the frames."""
+        ...
+
+    def learn(self, found: Sequence[Found]) -> Sequence[bytes]:
+        """The same, where the exchange was asked what it has; ascending."""
+        ...
+
+    def give_up(self) -> Sequence[bytes]:
+        """The same, without what is missing."""
+        ...
+
+    def greeting(self) -> Sequence[bytes]:
+        """What a newcomer is told at once."""
+        ...
+
+
+class Remembered:
+    """Of a stream of states: nothing of it can be missed, the next frame says it all."""
+
+    waits = False
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self.greeting = memory.greeting
+
+    def take(self, frame: bytes) -> Sequence[bytes]:
+        news = self._memory.take(frame)
+        return () if news is None else (news,)
+
+    def interrupt(self) -> None:
+        pass
+
+    def learn(self, found: Sequence[Found]) -> Sequence[bytes]:
+        return ()
+
+    def give_up(self) -> Sequence[bytes]:
+        return ()
+
+
+class Distinct:
+    """Each frame once, though two connections bring it: one takes the other's place."""
+
+    def __init__(self) -> None:
+        self._frames: deque[bytes] = deque(maxlen=FRAMES_KEPT)
+
+    def take(self, frame: bytes) -> bytes | None:
+        if frame in self._frames:
+            return None
+        self._frames.append(frame)
+        return frame
+
+    def greeting(self) -> Sequence[bytes]:
+        return ()
+
+
+class Numbered:
+    """Trades whose numbers count up by one. `read`: a frame's number, and the trade's time."""
+
+    def __init__(self, read: Callable[[bytes], tuple[int, int]]) -> None:
+        self._read = read
+        self._last: tuple[int, int] | None = None
+        self._held: dict[int, tuple[int, bytes]] = {}
+
+    @property
+    def waits(self) -> bool:
+        return bool(self._held)
+
+    def take(self, frame: bytes) -> Sequence[bytes]:
+        number, time = self._read(frame)
+        counts_anew = self._last is not None and number <= self._last[0] and time > self._last[1]
+        if self._last is None or counts_anew:
+            self._last = number, time
+            return (frame,)
+        if number <= self._last[0]:
+            return ()
+        self._held[number] = time, frame
+        return self.give_up() if len(self._held) >= HELD_MAX else self._release()
+
+    def interrupt(self) -> None:
+        pass  # the next number tells
+
+    def learn(self, found: Sequence[Found]) -> Sequence[bytes]:
+        if self._last is None or not self._held:
+            return ()
+        for one in found:
+            if isinstance(one.key, int) and self._last[0] < one.key < max(self._held):
+                self._held.setdefault(one.key, (one.end, one.frame))
+        return self._release()
+
+    def _release(self) -> Sequence[bytes]:
+        told = []
+        while self._last is not None and (held := self._held.pop(self._last[0] + 1, None)) is not None:
+            self._last = self._last[0] + 1, held[0]
+            told.append(held[1])
+        return told
+
+    def give_up(self) -> Sequence[bytes]:
+        numbers = sorted(self._held)
+        told = [self._held[number][1] for number in numbers]
+        if numbers:
+            self._last = numbers[-1], self._held[numbers[-1]][0]
+        self._held = {}
+        return told
+
+    def greeting(self) -> Sequence[bytes]:
+        return ()
+
+
+class Identified:
+    """Trades with ids that say nothing of their order. `read`: the (id, time) of each trade of a frame; `without`: the
+    frame less the trades with these ids.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[bytes], Sequence[tuple[str, int]]],
+        without: Callable[[bytes, frozenset[str]], bytes],
+    ) -> None:
+        self._read, self._without = read, without
+        self._told: dict[str, None] = {}
+        self._told_until = 0
+        self._was_cut = False
+        self._held: list[bytes] = []
+
+    @property
+    def waits(self) -> bool:
+        return bool(self._held)
+
+    def take(self, frame: bytes) -> Sequence[bytes]:
+        if self._held or (self._was_cut and self._told):
+            self._held.append(frame)
+            return self.give_up() if len(self._held) >= HELD_MAX else ()
+        return self._tell(frame)
+
+    def interrupt(self) -> None:
+        self._was_cut = True
+
+    def learn(self, found: Sequence[Found]) -> Sequence[bytes]:
+        """What is found counts once it reaches the trades that wait: before, the answer is older than they are."""
+        pushed = {number for frame in self._held for number, _ in self._read(frame)}
+        if not any(one.key in pushed for one in found):
+            return ()
+        missed = [one.frame for one in found if one.key not in pushed and one.end >= self._told_until]
+        told = [news for frame in missed for news in self._tell(frame)]
+        return [*told, *self.give_up()]
+
+    def give_up(self) -> Sequence[bytes]:
+        held, self._held, self._was_cut = self._held, [], False
+        return [news for frame in held for news in self._tell(frame)]
+
+    def _tell(self, frame: bytes) -> Sequence[bytes]:
+        rows = self._read(frame)
+        known = frozenset(number for number, _ in rows if number in self._told)
+        for number, time in rows:
+            self._told[number] = None
+            self._told_until = max(self._told_until, time)
+        while len(self._told) > IDS_KEPT:
+            del self._told[next(iter(self._told))]
+        if len(known) == len(rows):
+            return ()
+        return (self._without(frame, known),) if known else (frame,)
+
+    def greeting(self) -> Sequence[bytes]:
+        return ()
+
+
+class Bar(NamedTuple):
+    """What a frame says of a bar, times in ms."""
+
+    opens: int
+    ends: int
+    is_closed: bool
+    pushed: int  # 0 where the exchange does not say
+
+
+class Bars:
+    """Bars of one interval: closed once, and after a cut those that ended meanwhile come first.
+
+    `has_holes`: a time without trades has no bar. `greets`: a newcomer is told the present one.
+    """
+
+    def __init__(self, read: Callable[[bytes], Bar], *, has_holes: bool = False, greets: bool = False) -> None:
+        self._read, self._has_holes, self._greets = read, has_holes, greets
+        self._last: Bar | None = None
+        self._frame = b""
+        self._was_cut = False
+        self._held: list[tuple[Bar, bytes]] = []
+
+    @property
+    def waits(self) -> bool:
+        return bool(self._held)
+
+    def take(self, frame: bytes) -> Sequence[bytes]:
+        bar, last = self._read(frame), self._last
+        if last is None:
+            return self._tell(bar, frame)
+        if self._held:
+            self._held.append((bar, frame))
+            return self.give_up() if len(self._held) >= HELD_MAX else ()
+        follows = bar.opens == last.opens or (last.is_closed and bar.opens == last.ends)
+        if self._was_cut and bar.opens > last.opens and not follows:
+            self._held.append((bar, frame))
+            return ()
+        return self._tell(bar, frame)
+
+    def interrupt(self) -> None:
+        self._was_cut = True
+
+    def learn(self, found: Sequence[Found]) -> Sequence[bytes]:
+        """What is found counts where it leads from the last bar told to the first that waits: the stream has gone on
+        from there, so they are over.
+        """
+        if self._last is None or not self._held:
+            return ()
+        last, first = self._last, self._held[0][0]
+        missed = [one for one in found if isinstance(one.key, int) and last.opens <= one.key < first.opens]
+        is_whole = missed and missed[0].key in (last.opens, last.ends) and missed[-1].end == first.opens
+        if not is_whole and not (self._has_holes and missed):
+            return ()
+        told = [news for one in missed for news in self._tell(_closed(one), one.frame)]
+        return [*told, *self.give_up()]
+
+    def give_up(self) -> Sequence[bytes]:
+        held, self._held, self._was_cut = self._held, [], False
+        return [news for bar, frame in held for news in self._tell(bar, frame)]
+
+    def _tell(self, bar: Bar, frame: bytes) -> Sequence[bytes]:
+        last = self._last
+        if last is not None and bar.opens <= last.opens:
+            is_older = bar.opens < last.opens or last.is_closed or bar.pushed < last.pushed
+            if is_older or frame == self._frame:
+                return ()
+        self._last, self._frame, self._was_cut = bar, frame, False
+        return (frame,)
+
+    def greeting(self) -> Sequence[bytes]:
+        return (self._frame,) if self._greets and self._frame else ()
+
+
+def _closed(found: Found) -> Bar:
+    return Bar(int(found.key), found.end, True, found.end)
