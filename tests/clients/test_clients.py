@@ -24,8 +24,6 @@ SYMBOL = {"binance": "BTC/USDT:USDT", "bybit": "BTC/USDT:USDT", "hyperliquid": "
 NAMES = tuple(SYMBOL)
 CONNECTED_WITHIN = 30.0  # seconds
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:

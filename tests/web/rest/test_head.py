@@ -29,7 +29,6 @@ def paths_of(document: httpx.Response) -> list[str]:
     return paths
 
 
-@pytest.mark.timeout(120)
 async def test_head_says_what_get_says(tmp_path: Path) -> None:
     archive = Archive(path=str(tmp_path / "archive.db"))
     async with world(archive=archive, server=Server(port=0, cors_origins=["https://page.example"])) as w:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import kosoku
-import pytest
 import trio
 
 from tests.web.server.served import guarded
@@ -32,7 +31,6 @@ async def in_thread(port: int, path: str, cases: list[str]) -> tuple[int, list[s
         return await trio.to_thread.run_sync(lambda: asyncio.run(run_cases(port, path, cases)), abandon_on_cancel=True)
 
 
-@pytest.mark.timeout(120)
 async def test_autobahn_cases() -> None:
     """Sections 1 to 7 and 10; 9 is about speed, 12 and 13 about compression, which is never on."""
     async with guarded(limits=Limits(message_bytes=64 << 10)) as served:

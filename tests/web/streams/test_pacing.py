@@ -159,8 +159,8 @@ async def test_a_client_that_asks_for_batches_hears_the_same_in_fewer_frames() -
         def flat(frames: list[Json]) -> list[Json]:
             return [event for frame in frames for event in frame]
 
-        await eventually(lambda: len(flat(batched.frames)) >= len(plain.frames))
-        assert flat(batched.frames) == plain.frames
+        # Neither need be ahead: on a busy machine the last trades reach them at different moments.
+        await eventually(lambda: flat(batched.frames) == plain.frames)
         assert len(batched.frames) < len(plain.frames)
         await eventually(lambda: len(flat(socket.frames)) > len(plain.frames))
         ack, *events = flat(socket.frames)
