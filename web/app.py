@@ -27,10 +27,11 @@ from web.hosts import Hosts
 from web.limits import Limits
 from web.metrics import Metrics
 from web.origins import Origins
-from web.parameters import NoQuery, parse
+from web.parameters import NoQuery, TableQuery, parse
 from web.problems import BadParameter, InvalidConfig, InvalidParameters, NotFound, Problem, problem, problem_of
 from web.reference.asyncapi import add_asyncapi
 from web.reference.openapi import add_pages
+from web.rest import tables
 from web.rest.gate import Gate
 from web.rest.headers import choose_encoding, compress, is_compressible, variant_headers
 from web.rest.route import Answer, Connectors, Route
@@ -202,9 +203,15 @@ def create_app(
 
 def _view(route: Route, connectors: Connectors) -> Any:
     async def view(**where: str) -> Response:
-        answer = route.handler(connectors, parse(request.args, route.query), **where)
+        query = parse(request.args, route.query)
+        answer = route.handler(connectors, query, **where)
         if isawaitable(answer):
             answer = await answer
+        if isinstance(query, TableQuery) and query.format != "json":
+            if getattr(query, "partial", False):
+                answer = tables.without_errors(answer)
+            content_type, file = tables.write(route.answer, answer, query.format)
+            return Response(file, content_type=content_type, headers={"Content-Disposition": "inline"})
         if isinstance(answer, Response):
             return answer
         if isinstance(answer, Answer):

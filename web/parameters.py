@@ -26,6 +26,7 @@ MaxRate = Annotated[
     float,
     Meta(ge=0, le=1000, description="At most so many updates of an open bar a second; 0: all. Closed ones always"),
 ]
+Partial = Annotated[bool, Meta(description="A table of the exchanges that answered, though others did not")]
 BarInterval = Literal["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d"]
 
 WHOLE = re.compile(r"-?[0-9]{1,18}")
@@ -50,26 +51,38 @@ class NoQuery(Struct, frozen=True):
     pass
 
 
-class OhlcQuery(Struct, frozen=True):
+class TableQuery(Struct, frozen=True, kw_only=True):
+    """Of routes whose answer is a list, or holds one. A table is asked for by the query alone, never by `Accept`."""
+
+    format: Literal["json", "csv", "ndjson"] = "json"
+
+
+class MultiQuery(TableQuery, frozen=True, kw_only=True):
+    """Of all exchanges at once."""
+
+    partial: Partial = False
+
+
+class OhlcQuery(TableQuery, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=1500)] = 500
     start_time: Time | None = None
     end_time: Time | None = None
 
 
-class OpenInterestHistoryQuery(Struct, frozen=True):
+class OpenInterestHistoryQuery(TableQuery, frozen=True, kw_only=True):
     period: str = "5m"
     limit: Annotated[int, Meta(ge=1, le=500)] = 30
     start_time: Time | None = None
     end_time: Time | None = None
 
 
-class FundingHistoryQuery(Struct, frozen=True):
+class FundingHistoryQuery(TableQuery, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     start_time: Time | None = None
     end_time: Time | None = None
 
 
-class SeenQuery(Struct, frozen=True):
+class SeenQuery(TableQuery, frozen=True, kw_only=True):
     """Of lists that hold what this daemon saw."""
 
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
@@ -78,13 +91,21 @@ class SeenQuery(Struct, frozen=True):
     min_value_usd: MinValue = 0.0
 
 
-class BarsQuery(Struct, frozen=True):
+class BarsQuery(TableQuery, frozen=True, kw_only=True):
     """Of sums of what this daemon saw, per bar."""
 
     interval: BarInterval = "1h"
     limit: Annotated[int, Meta(ge=1, le=1500)] = 500
     start_time: Time | None = None
     end_time: Time | None = None
+
+
+class MultiOhlcQuery(OhlcQuery, frozen=True, kw_only=True):
+    partial: Partial = False
+
+
+class MultiBarsQuery(BarsQuery, frozen=True, kw_only=True):
+    partial: Partial = False
 
 
 class ExportQuery(Struct, frozen=True):
@@ -98,12 +119,12 @@ class ExportQuery(Struct, frozen=True):
     format: Literal["csv", "ndjson", "parquet", "arrow"] = "csv"
 
 
-class SymbolsQuery(Struct, frozen=True):
+class SymbolsQuery(TableQuery, frozen=True, kw_only=True):
     exchange: str | None = None
     q: Annotated[str, Meta(description="Part of a symbol or base asset, in any case")] = ""
 
 
-class PredictedFundingQuery(Struct, frozen=True):
+class PredictedFundingQuery(TableQuery, frozen=True, kw_only=True):
     coin: Annotated[str | None, Meta(description="One coin; none: every one")] = None
 
 

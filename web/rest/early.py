@@ -29,7 +29,7 @@ from web.counts import WebCounts
 from web.credentials import take_from_head
 from web.hosts import Hosts
 from web.origins import Origins
-from web.parameters import parse
+from web.parameters import TableQuery, parse
 from web.problems import InvalidParameters
 from web.rest.gate import PROBES, refusal
 from web.rest.headers import Encoding, choose_encoding, compress, is_compressible, variant_headers
@@ -208,6 +208,8 @@ class Early:
             held, kind = self._routes[rule]
             parsed = parse(MultiDict(parse_qsl(query, keep_blank_values=True)), kind)
         except (HTTPException, KeyError, InvalidParameters):
+            return None
+        if isinstance(parsed, TableQuery) and parsed.format != "json":
             return None
         return partial(held, self._connectors, parsed, **where), rule
 

@@ -40,14 +40,15 @@ class Csv:
     def rows(self, series: Series, rows: Sequence[Row]) -> bytes:
         text = io.StringIO()
         columns = _columns_of(series, rows)
-        csv.writer(text).writerows(zip(*(map(_csv, columns[name]) for name in self._columns), strict=True))
+        csv.writer(text).writerows(zip(*(map(cell, columns[name]) for name in self._columns), strict=True))
         return text.getvalue().encode()
 
     def end(self) -> bytes:
         return b""
 
 
-def _csv(value: Any) -> Any:
+def cell(value: Any) -> Any:
+    """A value as the csv module should write it."""
     match value:
         case bool():
             return "true" if value else "false"

@@ -82,29 +82,29 @@ def instrument_for(connector: Connector, symbol: str, base: str) -> Instrument:
         return connector.catalogue.of_base(base)
 
 
-async def multi_ohlc(connectors: Connectors, query: p.OhlcQuery, *, symbol: str, interval: str) -> dict[str, Any]:
+async def multi_ohlc(connectors: Connectors, query: p.MultiOhlcQuery, *, symbol: str, interval: str) -> dict[str, Any]:
     async def ask(connector: Connector, symbol: str) -> list[Ohlc]:
         return await connector.ohlc(symbol, interval, limit=query.limit, start=query.start_time, end=query.end_time)
 
     return await ask_all(connectors, symbol, ask)
 
 
-async def multi_open_interest(connectors: Connectors, query: p.NoQuery, *, symbol: str) -> dict[str, Any]:
+async def multi_open_interest(connectors: Connectors, query: p.MultiQuery, *, symbol: str) -> dict[str, Any]:
     return await ask_all(connectors, symbol, Connector.open_interest)
 
 
-async def multi_funding(connectors: Connectors, query: p.NoQuery, *, symbol: str) -> dict[str, Any]:
+async def multi_funding(connectors: Connectors, query: p.MultiQuery, *, symbol: str) -> dict[str, Any]:
     return await ask_all(connectors, symbol, Connector.funding)
 
 
-async def multi_liquidation_bars(connectors: Connectors, query: p.BarsQuery, *, symbol: str) -> dict[str, Any]:
+async def multi_liquidation_bars(connectors: Connectors, query: p.MultiBarsQuery, *, symbol: str) -> dict[str, Any]:
     async def ask(connector: Connector, symbol: str) -> list[LiquidationBar]:
         return await bars_of_liquidations(connector, symbol, query)
 
     return await ask_all(connectors, symbol, ask)
 
 
-async def multi_large_trade_bars(connectors: Connectors, query: p.BarsQuery, *, symbol: str) -> dict[str, Any]:
+async def multi_large_trade_bars(connectors: Connectors, query: p.MultiBarsQuery, *, symbol: str) -> dict[str, Any]:
     async def ask(connector: Connector, symbol: str) -> list[LargeTradeBar]:
         return await bars_of_large_trades(connector, symbol, query)
 
@@ -126,27 +126,27 @@ async def predicted_funding(
 ROUTES = [
     Route(
         "/multi/ohlc/{symbol}/{interval}",
-        *(multi_ohlc, p.OhlcQuery, MultiOhlc),
+        *(multi_ohlc, p.MultiOhlcQuery, MultiOhlc),
         *("all exchanges", "Bars of every exchange"),
     ),
     Route(
         "/multi/oi/{symbol}",
-        *(multi_open_interest, p.NoQuery, MultiOpenInterest),
+        *(multi_open_interest, p.MultiQuery, MultiOpenInterest),
         *("all exchanges", "Open interest on every exchange"),
     ),
     Route(
         "/multi/funding/{symbol}",
-        *(multi_funding, p.NoQuery, MultiFunding),
+        *(multi_funding, p.MultiQuery, MultiFunding),
         *("all exchanges", "Funding rates of every exchange"),
     ),
     Route(
         "/multi/liquidations/{symbol}/bars",
-        *(multi_liquidation_bars, p.BarsQuery, MultiLiquidationBars),
+        *(multi_liquidation_bars, p.MultiBarsQuery, MultiLiquidationBars),
         *("all exchanges", "Liquidations per bar on every exchange that tells of them"),
     ),
     Route(
         "/multi/large_trades/{symbol}/bars",
-        *(multi_large_trade_bars, p.BarsQuery, MultiLargeTradeBars),
+        *(multi_large_trade_bars, p.MultiBarsQuery, MultiLargeTradeBars),
         *("all exchanges", "Large trades per bar on every exchange"),
     ),
     Route(

@@ -81,7 +81,7 @@ def root(connectors: Connectors, query: p.NoQuery, *, root_path: str = "") -> Ro
     return Root("marketd", VERSION, health_state(connectors), f"{root_path}/docs", list(connectors))
 
 
-def health(connectors: Connectors, query: p.NoQuery) -> Health:
+def health(connectors: Connectors, query: p.TableQuery) -> Health:
     return Health(
         health_state(connectors),
         {name: connector.is_live for name, connector in connectors.items()},
@@ -115,7 +115,7 @@ def health_ready(connectors: Connectors, query: p.NoQuery) -> Answer:
     return Answer(Ready("ready"), 200)
 
 
-def exchanges(connectors: Connectors, query: p.NoQuery) -> ExchangesAnswer:
+def exchanges(connectors: Connectors, query: p.TableQuery) -> ExchangesAnswer:
     return ExchangesAnswer(
         [
             ExchangeSummary(
@@ -144,7 +144,7 @@ def symbols(connectors: Connectors, query: p.SymbolsQuery) -> list[Instrument]:
     ]
 
 
-async def quality(connectors: Connectors, query: p.NoQuery) -> list[FeedQuality]:
+async def quality(connectors: Connectors, query: p.TableQuery) -> list[FeedQuality]:
     """One entry per feed and topic that said anything since the start. Hundreds of feeds are told one by one."""
     found = []
     for connector in connectors.values():
@@ -154,7 +154,7 @@ async def quality(connectors: Connectors, query: p.NoQuery) -> list[FeedQuality]
     return found
 
 
-async def feed_quality(connectors: Connectors, query: p.NoQuery, *, exchange: str, symbol: str) -> FeedQuality:
+async def feed_quality(connectors: Connectors, query: p.TableQuery, *, exchange: str, symbol: str) -> FeedQuality:
     connector = connector_of(connectors, exchange)
     symbol = symbol if symbol in connector.feeds else connector.catalogue.resolve(symbol).symbol
     feed = connector.feeds.get(symbol)
@@ -176,16 +176,16 @@ def _quality(connector: Connector, feed: Feed) -> FeedQuality:
 
 ROUTES = [
     Route("/", root, p.NoQuery, Root, "daemon", "What this is, and whether it is well"),
-    Route("/health", health, p.NoQuery, Health, "daemon", "Every feed's state, from memory"),
+    Route("/health", health, p.TableQuery, Health, "daemon", "Every feed's state, from memory"),
     Route("/health/live", health_live, p.NoQuery, Live, "daemon", "200 while the process runs"),
     Route("/health/ready", health_ready, p.NoQuery, Ready, "daemon", "200 when every exchange delivers, else 503"),
-    Route("/exchanges", exchanges, p.NoQuery, ExchangesAnswer, "daemon", "Exchanges and what each can do"),
+    Route("/exchanges", exchanges, p.TableQuery, ExchangesAnswer, "daemon", "Exchanges and what each can do"),
     Route(
-        "/quality", quality, p.NoQuery, list[FeedQuality], "daemon", "How complete and how late every feed's data is"
+        "/quality", quality, p.TableQuery, list[FeedQuality], "daemon", "How complete and how late every feed's data is"
     ),
     Route(
         "/quality/{exchange}/{symbol}",
-        *(feed_quality, p.NoQuery, FeedQuality, "daemon", "How complete and how late one feed's data is"),
+        *(feed_quality, p.TableQuery, FeedQuality, "daemon", "How complete and how late one feed's data is"),
     ),
     Route("/symbols", symbols, p.SymbolsQuery, list[Instrument], "daemon", "The instrument catalogue"),
 ]
