@@ -215,6 +215,7 @@ EXPORTS: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.timeout(240)  # two dozen processes, and every library that reads what they write
 async def test_exported_files_read_back_as_the_rest_answers(tmp_path: Path) -> None:
     for name in ("web", "actors"):  # the working directory is the user's own
         Path(name).mkdir()
