@@ -19,7 +19,7 @@ from web.rest.state import ExchangesAnswer, FeedQuality, Health
 
 _encode_lines = msgspec.json.Encoder().encode_lines
 
-Row = dict[str, Any]
+Row = dict[str, Any] | Struct
 
 
 class Table(NamedTuple):
@@ -36,8 +36,12 @@ def write(kind: Any, answer: Any, form: str) -> tuple[str, bytes]:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(table.columns)
-    writer.writerows([cell(row[name]) for name in table.columns] for row in table.rows)
+    writer.writerows([cell(_value(row, name)) for name in table.columns] for row in table.rows)
     return content_type, text.getvalue().encode()
+
+
+def _value(row: Row, name: str) -> Any:
+    return row[name] if isinstance(row, dict) else getattr(row, name)
 
 
 def without_errors(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +92,7 @@ def _columns(kind: type[Struct], member: str) -> Sequence[str]:
 
 
 def _of(rows: Sequence[Struct], columns: Sequence[str]) -> Table:
-    return Table(columns, [structs.asdict(row) for row in rows])
+    return Table(columns, rows)
 
 
 def _exchanges(answer: ExchangesAnswer) -> Table:
