@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from actors.errors import UpstreamError
 from actors.events import EPOCH, Liquidation, Ohlc, Topic, Trade
-from actors.exchanges import binance, bybit, hyperliquid
+from actors.exchanges import binance, bybit, hyperliquid, okx
 from actors.exchanges.exchange import Backlog, Exchange, Rest, Update
 from actors.feeds.everything import Everything
 from actors.feeds.feed import Feed
@@ -406,7 +406,8 @@ class Story:
     def connect(self) -> None:
         if not self.is_connected:
             self.is_connected = True
-            self.feed.line_up(self.exchange.ws_path)
+            for path in sorted(map(self.exchange.path_of, self.exchange.pushed)):
+                self.feed.line_up(path)
             if self.exchange.missed_trades is None:
                 self.feed.deliver(Backlog(SYMBOL, tuple(self.market.trades[-5:])), datetime.now(UTC))
 
@@ -547,6 +548,12 @@ def test_any_history_of_an_exchange_like_binance(decisions: bytes) -> None:
 @given(TAPE)
 def test_any_history_of_an_exchange_like_bybit(decisions: bytes) -> None:
     run_story(decisions, quiet(bybit.EXCHANGE))
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(TAPE)
+def test_any_history_of_an_exchange_like_okx(decisions: bytes) -> None:
+    run_story(decisions, quiet(okx.EXCHANGE))
 
 
 @settings(max_examples=1400, deadline=None, derandomize=True)

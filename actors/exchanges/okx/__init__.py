@@ -46,7 +46,7 @@ EXCHANGE = Exchange(
     open_rest=OkxRest,
     missed_trades=missed_trades,
     subscription_of=lambda topic: args_of(topic)[0],
-    unstamped=frozenset({"ohlc", "trades", "liquidations"}),
+    unstamped=frozenset({"ohlc", "liquidations"}),
     heartbeat="ping",
     aliases=lambda instrument: (instrument.symbol.replace("-SWAP", "").replace("-", "").upper(),),
 )

@@ -273,17 +273,20 @@ class OkxRest:
     ) -> list[E]:
         """The first `limit` rows of `[start, end)`, window after window; `step` is the least time between two rows."""
         now = self._now()
-        end = now + step if end is None else min(end, now + step)
+        if start > now + timedelta(days=1):  # our idea of the exchange's clock may be off, but not by that much
+            return []
         rows: list[E] = []
         for _ in range(WINDOWS):
-            if start >= end or len(rows) >= limit:
-                return rows[:limit]
-            until = min(end, start + step * min(page_size, limit - len(rows)))
+            until = start + step * min(page_size, limit - len(rows))
+            if end is not None:
+                until = min(until, end)
+            if until <= start:
+                return rows
             rows += await read(start, until, page_size)
             start = until
-        if start < end and len(rows) < limit:
-            raise UpstreamError(f"OKX has too few rows before {start:%Y-%m-%d %H:%M} UTC: ask from there on")
-        return rows[:limit]
+            if start >= now or len(rows) >= limit:
+                return rows[:limit]
+        raise UpstreamError(f"OKX has too few rows before {start:%Y-%m-%d %H:%M} UTC: ask from there on")
 
     # --- requests ---
 

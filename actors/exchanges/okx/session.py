@@ -1,7 +1,7 @@
 """One connection to OKX: which frames subscribe, what received frames say. No I/O.
 
 OKX acknowledges each argument by a frame of its own, and names what it refuses in the text of an error alone. Frames
-of candles, trades and liquidations do not say when they were pushed.
+of candles and of liquidations do not say when they were pushed.
 """
 
 import re
@@ -105,10 +105,9 @@ class OkxSession:
         symbol = intern(arg.symbol)  # kept for long, and the same few each time
         match arg.channel:
             case "trades":
-                return [
-                    Update(trade(row, symbol, self._size(symbol)), received_at)
-                    for row in decode(wire.decode_trades, data, "OKX's trades")
-                ]
+                size = self._size(symbol)
+                trades = [trade(row, symbol, size) for row in decode(wire.decode_trades, data, "OKX's trades")]
+                return [Update(event, event.timestamp) for event in trades]
             case "mark-price":
                 return self._on_marks(decode(wire.decode_mark_prices, data, "OKX's mark-price"), symbol)
             case "open-interest":
