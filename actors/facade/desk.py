@@ -30,6 +30,7 @@ from actors.upstream.rest import Answer, Question
 
 BEGUN_WITHIN = 3.0  # seconds that a request waits for the exchange's host to be ready
 WANTED_FOR = 600.0  # seconds since bars were asked for that streams are looked through for more of them
+UNREAD = 0.1  # seconds that an answer is shared on: until whoever asked has taken its rows out of it
 TRIES = 3  # times that missing rows are asked for until the request is passed on as it is
 
 log = structlog.get_logger()
@@ -195,7 +196,7 @@ class Desk:
                 break
         # A request that begins in a minute may not get an answer of the minute before: a bar may have ended between.
         minute = self.now() // MINUTE
-        told = await self._forward(rows.asked, asked, minute)
+        told = await self._forward(rows.asked._replace(seconds=UNREAD), asked, minute)
         if told.reply.status == 200 and told.way != "own":
             self._learn(rows, told)
         return told
@@ -206,7 +207,7 @@ class Desk:
         part = rows._replace(start=missing.start, end=missing.end, limit=limit, newest=missing.start is None)
         if missing.start is None and self.facade.has_holes:
             return False
-        way = self.facade.fetch(rows.series, missing.start, missing.end, limit)
+        way = self.facade.fetch(rows.series, missing.start, missing.end, limit)._replace(seconds=UNREAD)
         told = await self._forward(way, asked, self.now() // MINUTE)
         return told.way != "own" and told.reply.status == 200 and self._learn(part, told)
 

@@ -1,0 +1,119 @@
+"""What goes on to a façade's clients: once, in order, what was missed first."""
+
+from actors.exchanges.sieves import Bar, Bars, Distinct, Found, Identified, Numbered, Remembered
+
+
+def number(frame: bytes) -> tuple[int, int]:
+    return int(frame), int(frame)
+
+
+def found(*numbers: int) -> list[Found]:
+    return [Found(one, one, b"%d" % one) for one in numbers]
+
+
+def test_numbered_trades_wait_for_those_before_them() -> None:
+    sieve = Numbered(number)
+    assert sieve.take(b"5") == (b"5",)
+    assert sieve.take(b"5") == ()
+    assert sieve.take(b"8") == []
+    assert sieve.take(b"9") == []
+    assert sieve.waits
+    assert sieve.learn(found(4, 5, 6)) == [b"6"]
+    assert sieve.learn(found(6, 7)) == [b"7", b"8", b"9"]
+    assert not sieve.waits
+    assert sieve.take(b"10") == [b"10"]
+
+
+def test_numbered_trades_that_nobody_has_are_waited_for_no_longer() -> None:
+    sieve = Numbered(number)
+    sieve.take(b"1")
+    sieve.take(b"4")
+    sieve.take(b"3")
+    assert sieve.give_up() == [b"3", b"4"]
+    assert sieve.take(b"5") == [b"5"]
+    assert sieve.take(b"3") == ()
+
+
+def test_trades_that_are_counted_anew_go_on() -> None:
+    sieve = Numbered(lambda frame: (int(frame) % 100, int(frame)))
+    assert sieve.take(b"190") == (b"190",)
+    assert sieve.take(b"201") == (b"201",)
+    assert sieve.take(b"202") == [b"202"]
+
+
+def ids(frame: bytes) -> list[tuple[str, int]]:
+    return [(one, ord(one)) for one in frame.decode()]
+
+
+def identified() -> Identified:
+    return Identified(ids, lambda frame, known: "".join(c for c in frame.decode() if c not in known).encode())
+
+
+def test_trades_by_id_are_told_once() -> None:
+    sieve = identified()
+    assert sieve.take(b"ab") == (b"ab",)
+    assert sieve.take(b"bc") == (b"c",)
+    assert sieve.take(b"ac") == ()
+
+
+def test_trades_by_id_are_joined_to_what_the_exchange_shows() -> None:
+    sieve = identified()
+    sieve.take(b"bc")
+    sieve.interrupt()
+    assert sieve.take(b"f") == ()
+    older, whole = [Found(c, ord(c), c.encode()) for c in "abcd"], [Found(c, ord(c), c.encode()) for c in "abcdef"]
+    assert sieve.learn(older) == (), "it does not reach what waits"
+    assert sieve.learn(whole) == [b"d", b"e", b"f"]
+    assert sieve.take(b"g") == (b"g",)
+
+
+def bar(frame: bytes) -> Bar:
+    """`12.` is the last word on the bar that opens at 12."""
+    opens = int(frame.rstrip(b".ab"))
+    return Bar(opens, opens + 1, frame.endswith(b"."), 0)
+
+
+def missed(*opens: int) -> list[Found]:
+    return [Found(one, one + 1, b"%d." % one) for one in opens]
+
+
+def test_a_bar_is_closed_once() -> None:
+    sieve = Bars(bar)
+    frames = (b"1a", b"1b", b"1.", b"1b", b"1.", b"2a", b"2a")
+    assert [list(sieve.take(frame)) for frame in frames] == [[b"1a"], [b"1b"], [b"1."], [], [], [b"2a"], []]
+
+
+def test_bars_that_ended_unheard_come_first() -> None:
+    sieve = Bars(bar)
+    sieve.take(b"1a")
+    sieve.interrupt()
+    assert sieve.take(b"3a") == ()
+    assert sieve.take(b"3b") == ()
+    assert sieve.learn(missed(1)) == (), "not all of them"
+    assert sieve.learn(missed(0, 1, 2, 3)) == [b"1.", b"2.", b"3a", b"3b"]
+    assert sieve.take(b"3.") == (b"3.",)
+
+
+def test_an_outage_within_a_bar_is_no_matter() -> None:
+    sieve = Bars(bar)
+    sieve.take(b"1a")
+    sieve.interrupt()
+    assert sieve.take(b"1b") == (b"1b",)
+    sieve.take(b"1.")
+    sieve.interrupt()
+    assert sieve.take(b"2a") == (b"2a",), "nothing lies between"
+
+
+def test_where_bars_have_holes_those_found_are_all() -> None:
+    sieve = Bars(bar, has_holes=True, greets=True)
+    sieve.take(b"1a")
+    sieve.interrupt()
+    sieve.take(b"9a")
+    assert sieve.greeting() == (b"1a",)
+    assert sieve.learn(missed(1, 4)) == [b"1.", b"4.", b"9a"]
+    assert sieve.greeting() == (b"9a",)
+
+
+def test_equal_frames_of_two_connections_are_one() -> None:
+    sieve = Remembered(Distinct())
+    assert [list(sieve.take(frame)) for frame in (b"1", b"1", b"2", b"1")] == [[b"1"], [], [b"2"], []]
