@@ -45,6 +45,7 @@ WEIGHT = 20  # of every documented question but the few that weigh 2
 CANDLES_PER_WEIGHT = 60  # and one more for so many rows of the answer
 FUNDING_PER_WEIGHT = 20
 CANDLES_KEPT = 5000  # per coin and interval, whatever is asked for: older ones are silently missing
+THIN = 0.5  # of the bars that a page has room for: with fewer, the rest of the range is asked for at once
 FUNDING_PAGE = 500
 LAUNCH = datetime(2023, 1, 1, tzinfo=UTC)  # a little before the first trade: there are no older bars
 HOURLY_SINCE = datetime(2023, 6, 8, tzinfo=UTC)  # funding was paid every 8 hours until then
@@ -111,8 +112,8 @@ class HyperliquidRest:
                 page = await self._candles(symbol, interval, start, until)
                 rows += page
                 start = until
-                if not page:
-                    window = final - start  # before what is kept, or before the listing: no use in small steps
+                if len(page) < limit * THIN:  # before what is kept, before the listing, or seldom traded:
+                    window = final - start  # no use in small steps, and no more than CANDLES_KEPT can come
             rows = rows[:limit]
         # A bar that ends while the answer travels is not whole in it; one that another follows is.
         last = len(rows) - 1

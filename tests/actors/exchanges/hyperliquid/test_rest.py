@@ -270,6 +270,46 @@ async def test_bars_without_trades_may_be_missing(market: Market) -> None:
     assert await holes.rest(now).ohlc("BLZ", "1m", limit=700, start=start) == every[3:703]
 
 
+def traded_every(step: int, now: int) -> Fake:
+    """A coin of which one minute in `step` ms has a bar; the exchange keeps the newest 5000."""
+    kept = [at for at in range(now - now % step, 0, -step) if at <= now][:5000][::-1]
+
+    def reply(question: Json) -> tuple[int, bytes]:
+        asked = question["req"]
+        prices = dict.fromkeys("ochl", "1.5")
+        rows = [
+            {"t": at, "T": at + 59_999, "s": "SLOW", "i": "1m", "v": "2", "n": 3} | prices
+            for at in kept
+            if asked["startTime"] <= at <= asked["endTime"]
+        ]
+        return 200, json.dumps(rows).encode()
+
+    return Fake(reply)
+
+
+async def test_a_seldom_traded_coin_costs_two_questions() -> None:
+    """One bar in 8 hours, minutes of 120 days: in windows of 1500 minutes it was 116 questions for 361 rows."""
+    hours, now = 3_600_000, START - START % 60_000
+    fake = traded_every(8 * hours, now)
+    start = from_ms(now) - timedelta(days=120)
+    rows = await fake.rest(from_ms(now)).ohlc("SLOW", "1m", limit=1500, start=start)
+    first = -(-ms(start) // (8 * hours)) * 8 * hours
+    assert [ms(row.timestamp) for row in rows] == list(range(first, now + 1, 8 * hours))
+    assert len(fake.asked) == 2
+    assert sum(fake.weights) <= 150
+
+
+@pytest.mark.parametrize("minutes", [1, 2, 3, 10])
+async def test_however_seldom_a_coin_trades_three_questions_are_enough(minutes: int) -> None:
+    now = START - START % 3_600_000
+    fake = traded_every(minutes * 60_000, now)
+    start = from_ms(now) - timedelta(minutes=4000)
+    rows = await fake.rest(from_ms(now)).ohlc("SLOW", "1m", limit=1000, start=start)
+    assert len(rows) == min(1000, 4000 // minutes + 1)
+    assert [row.timestamp - rows[0].timestamp for row in rows[:3]] == [timedelta(minutes=n * minutes) for n in range(3)]
+    assert len(fake.asked) <= 3
+
+
 async def test_a_bar_that_ended_while_the_answer_travelled_was_open_when_it_was_read(market: Market) -> None:
     now = market.now
     times = iter([from_ms(now)])
