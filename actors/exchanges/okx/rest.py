@@ -14,7 +14,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, TypeVar
 
-from actors.decoding import UNREADABLE, decode, integer, moment, priced
+from actors.decoding import UNREADABLE, decode, integer, moment, optional_amount, priced
 from actors.errors import (
     BadMessage,
     MarketError,
@@ -198,7 +198,7 @@ class OkxRest:
         [row] = await self._one("/api/v5/public/funding-rate", {"instId": symbol}, wire.decode_fundings)
         params: Params = {"instType": "SWAP", "instId": symbol}
         [mark] = await self._one("/api/v5/public/mark-price", params, wire.decode_mark_prices)
-        rate = funding(row, symbol, self._now(), float(mark.price) if mark.price else None)
+        rate = funding(row, symbol, self._now(), optional_amount(mark.price))
         if rate is None:
             raise Unsupported(f"{symbol} has no funding: it does not trade yet")
         return rate
