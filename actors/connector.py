@@ -254,11 +254,14 @@ class Connector:
         return sum((feed.duplicates() for feed in self.feeds.values()), self.counts.duplicates.copy())
 
     # --- requests ---
+    # All raise UnknownSymbol or NotReady of the catalogue, Unsupported where the exchange has no such thing, and a
+    # MarketError where it was asked and did not answer.
 
     def _caller(self, background: bool) -> Rest:
         return self._background if background else self._rest
 
     def check_capability(self, capability: str) -> None:
+        """Raises Unsupported where the exchange has none of it."""
         if not self.exchange.capabilities.get(capability):
             raise Unsupported(f"{self.name} has no {capability.replace('_', ' ')}")
 
@@ -313,6 +316,7 @@ class Connector:
         return symbol in self.symbols and interval in self._collection.intervals
 
     async def open_interest(self, symbol: str) -> OpenInterest:
+        """Open interest of this moment, in base units: from memory where it is current, else from the exchange."""
         interest = self.held_open_interest(symbol)
         if interest is not None:
             return interest
@@ -335,6 +339,8 @@ class Connector:
         end: datetime | None,
         background: bool = False,
     ) -> list[OpenInterest]:
+        """Up to `limit` of `[start, end)`, ascending, one for each period: from the archive where it has them, else from
+        the exchange; of an exchange that keeps none, what was sampled here."""
         self.check_capability("open_interest_history")
         symbol = self.catalogue.resolve(symbol).symbol
         if self.archive is not None and self._samples_interest:
@@ -344,6 +350,7 @@ class Connector:
         return await self._past(series, limit=limit, start=start, end=end, background=background)
 
     async def funding(self, symbol: str) -> FundingRate:
+        """The rate of the running period, a fraction of the position's value: from memory where it is current."""
         funding = self.held_funding(symbol)
         if funding is not None:
             return funding
@@ -359,12 +366,14 @@ class Connector:
     async def funding_history(
         self, symbol: str, *, limit: int, start: datetime | None, end: datetime | None
     ) -> list[FundingRate]:
+        """Up to `limit` settled rates of `[start, end)`, ascending: from the archive where it has them, too."""
         self.check_capability("funding_rate_history")
         instrument = self.catalogue.resolve(symbol)
         series = Series("funding_history", self.name, instrument.symbol)
         return await self._past(series, limit=limit, start=start, end=end)
 
     async def predicted_funding(self) -> list[PredictedFunding]:
+        """The coming funding on the venues that the exchange predicts it for; always asked of it."""
         self.check_capability("predicted_funding")
         predict = self.exchange.predicted_funding
         if predict is None:
