@@ -254,8 +254,8 @@ class Connector:
         return sum((feed.duplicates() for feed in self.feeds.values()), self.counts.duplicates.copy())
 
     # --- requests ---
-    # All raise UnknownSymbol or NotReady of the catalogue, Unsupported where the exchange has no such thing, and a
-    # MarketError where it was asked and did not answer.
+    # All raise a MarketError: UnknownSymbol or NotReady by the catalogue, Unsupported where the exchange has no such
+    # thing, and what its REST host said or did not say where it was asked.
 
     def _caller(self, background: bool) -> Rest:
         return self._background if background else self._rest
@@ -339,8 +339,8 @@ class Connector:
         end: datetime | None,
         background: bool = False,
     ) -> list[OpenInterest]:
-        """Up to `limit` of `[start, end)`, ascending, one for each period: from the archive where it has them, else from
-        the exchange; of an exchange that keeps none, what was sampled here."""
+        """Up to `limit` of `[start, end)`, ascending, one for each period: from the archive or the exchange; where an
+        exchange keeps none, what was sampled here."""
         self.check_capability("open_interest_history")
         symbol = self.catalogue.resolve(symbol).symbol
         if self.archive is not None and self._samples_interest:
