@@ -26,6 +26,7 @@ from actors.archive.series import (
     Write,
     event_of,
     from_us,
+    merged,
     pieces,
     row_of,
     step_of,
@@ -227,9 +228,12 @@ class Recall:
     async def coverage(self, series: Series, start: int, end: int) -> list[Piece]:
         """`[start, end)` cut into what is held and what is not. Raises Unreadable."""
         found = await self.archive.reads.ask(lambda connection: queries.coverage(connection, series, start, end))
-        nothing = self._nothing.ranges(series, us(self._now()))
-        held = [Range(piece.start, piece.end) for piece in found if piece.is_held]
-        return pieces([*held, *nothing], start, end) if nothing else found
+        nothing = merged(self._nothing.ranges(series, us(self._now())))
+        # A hole that was empty in a part only is asked for as a whole, with the bars around it.
+        return [
+            piece._replace(is_held=piece.is_held or any(a <= piece.start and piece.end <= b for a, b in nothing))
+            for piece in found
+        ]
 
     async def _read(self, series: Series, start: int, end: int, limit: int, *, newest: bool = False) -> list[Event]:
         rows = await self.archive.reads.ask(

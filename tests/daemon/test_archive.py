@@ -21,6 +21,7 @@ import pyarrow.parquet
 import pytest
 import trio
 
+from actors.archive import archive as archive_module
 from actors.archive.series import Series, Write
 from actors.archive.writer import Writer
 from actors.exchanges.binance import simulator as binance
@@ -115,8 +116,11 @@ async def test_history_is_asked_for_once(tmp_path: Path) -> None:
             assert [query for query in asked if "startTime" in query] == [], path
 
 
-async def test_hours_that_an_exchange_lacks_for_good_are_asked_for_once(tmp_path: Path) -> None:
+async def test_hours_that_an_exchange_lacks_for_good_are_asked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four of them, two days ago: rows as the exchange has them, nothing invented, and no second question."""
+    monkeypatch.setattr(archive_module, "PATIENCE", 30.0)
     hour = 60 * MINUTE
     at = START - START % hour - 48 * hour
     names = {"binance": ("/fapi/v1/klines", "endTime"), "bybit": ("/v5/market/kline", "end")}
@@ -216,7 +220,8 @@ EXPORTS: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.timeout(240)  # two dozen processes, and every library that reads what they write
-async def test_exported_files_read_back_as_the_rest_answers(tmp_path: Path) -> None:
+async def test_exported_files_read_back_as_the_rest_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_module, "PATIENCE", 30.0)  # rows that a busy disk has not taken are in no file yet
     for name in ("web", "actors"):  # the working directory is the user's own
         Path(name).mkdir()
         Path(name, "__init__.py").write_text("raise RuntimeError('not this one')")

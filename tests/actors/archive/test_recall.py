@@ -209,6 +209,19 @@ async def test_the_bars_around_a_hole_show_that_it_is_the_exchanges_own(
         assert len(world.rest.asked) == 1
 
 
+async def test_a_hole_that_was_empty_in_a_part_is_asked_for_as_a_whole(tmp_path: Path) -> None:
+    missing = set(range(20, 30))
+    async with past(tmp_path, market(missing)) as world:
+        world.recall._now = lambda: T0 + timedelta(days=2)
+        assert await world.ask(limit=100, start=22, end=28) == []
+        assert len(await world.ask(limit=100, start=10, end=50)) == 30
+        assert len(world.rest.asked) == 2
+        await world.archive.flush()
+        world.recall = Recall(world.archive, EXCHANGE, world.recall._now)
+        assert len(await world.ask(limit=100, start=10, end=50)) == 30
+        assert len(world.rest.asked) == 2
+
+
 async def test_an_empty_answer_is_not_asked_for_again_for_a_while_and_never_written(tmp_path: Path) -> None:
     async with past(tmp_path, market(missing=set(range(20, 30)))) as world:
         at = T0 + timedelta(days=2)
