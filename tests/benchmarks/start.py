@@ -26,24 +26,24 @@ import msgspec
 
 from actors.archive.series import us
 from actors.archive.writer import Writer
+from actors.exchanges.exchange import load_exchanges
 from tests.actors.archive.fixtures import T0
 from tests.benchmarks.processes import ROOT, START_WITHIN, read_cpu
 
 SERIES = 100
 CHECKED_WITHIN = 120.0
 CONFIG = """
-[exchanges.binance]
-rest_url = "http://127.0.0.1:9"
-[exchanges.bybit]
-enabled = false
-[exchanges.hyperliquid]
-enabled = false
 [server]
 port = 0
 [log]
 format = "json"
 [archive]
 path = "bench.db"
+"""
+NOWHERE = """
+[exchanges.{name}]
+rest_url = "http://127.0.0.1:9"
+ws_url = "ws://127.0.0.1:9"
 """
 MAKE = """
 PRAGMA synchronous = OFF;
@@ -134,9 +134,11 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="marketd-start-", dir=options.folder) as name:
-        folder = Path(name)
-        folder.joinpath("config.toml").write_text(CONFIG)
+    with tempfile.TemporaryDirectory(prefix="marketd-start-", dir=options.folder) as made:
+        folder = Path(made)
+        folder.joinpath("config.toml").write_text(
+            CONFIG + "".join(NOWHERE.format(name=name) for name in load_exchanges())
+        )
         measure(folder, "no file yet", is_checked=False, end=signal.SIGTERM)
         for file in folder.glob("*.db*"):
             file.unlink()

@@ -167,7 +167,7 @@ async def archived(path: Path, **options: Any) -> AsyncIterator[Archive]:
         nursery.cancel_scope.cancel()
 
 
-async def until(condition: Callable[[], Any], within: float = 5.0) -> None:
+async def until(condition: Callable[[], Any], within: float = 20.0) -> None:
     with trio.fail_after(within):
         while not condition():  # noqa: ASYNC110  (there is no event to wait for)
             await trio.sleep(0.01)
