@@ -136,6 +136,16 @@ def wrong_habits(name: str, source: str) -> list[str]:
     return wrong
 
 
+# The newest exchange, to show that one needs no word elsewhere; older ones are examples in texts.
+NEWEST = "okx"
+
+
+def test_no_file_outside_its_folder_names_the_newest_exchange() -> None:
+    names = {name_of(path) for path in PROGRAM if NEWEST in path.read_text().lower()}
+    assert names
+    assert {name for name in names if not name.startswith(f"actors/exchanges/{NEWEST}/")} == set()
+
+
 FOLDERS = {path.parent.name for path in (ROOT / "actors" / "exchanges").glob("*/__init__.py")}
 
 
