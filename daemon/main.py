@@ -42,6 +42,7 @@ from web.origins import Origins
 from web.pressure import Pressure
 from web.problems import InvalidConfig
 from web.rest.early import Early
+from web.rest.spool import Spool
 from web.server.connections import Limits as ServerLimits
 from web.server.connections import ServerStatistics, serve
 from web.server.forwarded import Proxies
@@ -138,6 +139,7 @@ async def run(
                 metrics=page,
                 cors_origins=origins,
                 reload=partial(_reload, loader),
+                spool=Spool(fanouts.nursery, megabytes=config.export.spool_mb, files=config.export.spool_files),
                 **front,
             )
             early = Early(app, sources.connectors, auth, counts=fanouts.counts, origins=origins, **front)

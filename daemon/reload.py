@@ -37,7 +37,7 @@ NEEDS_RESTART = (
     *("server.host", "server.port", "server.unix_socket", "server.root_path"),
     *("exchanges.*.enabled", "exchanges.*.rest_url", "exchanges.*.ws_url"),
     *("exchanges.*.proxy", "exchanges.*.source_address", "exchanges.*.ca_file", "upstream.*"),
-    *("archive.enabled", "archive.path", "record.*", "metrics.enabled", "metrics.listen"),
+    *("archive.enabled", "archive.path", "record.*", "export.*", "metrics.enabled", "metrics.listen"),
     *("streams.history", "facade.*"),
 )
 """Keys that hold for as long as the process runs, as patterns."""

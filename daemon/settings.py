@@ -125,6 +125,13 @@ class Facade(Struct, frozen=True, forbid_unknown_fields=True):
     share: Annotated[float, Meta(gt=0, le=0.95, description="a number above 0, at most 0.95")] = 0.5
 
 
+class Export(Struct, frozen=True, forbid_unknown_fields=True):
+    """Files that `/export` keeps for readers who come back for parts: how many, and megabytes of all together."""
+
+    spool_mb: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
+    spool_files: Annotated[int, Meta(ge=1, le=1000)] = 16
+
+
 class Archive(Struct, frozen=True, forbid_unknown_fields=True):
     """`path`: of the file, which its folder must be there for. `*_days`: how long a kind is kept, 0 = for ever."""
 
@@ -196,6 +203,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     oi_vol: OiVol = OiVol()
     facade: Facade = Facade()
     archive: Archive = Archive()
+    export: Export = Export()
     supervision: Supervision = Supervision()
     record: Record = Record()
     upstream: UpstreamSettings = UpstreamSettings()

@@ -36,6 +36,7 @@ from web.rest.gate import Gate
 from web.rest.headers import choose_encoding, compress, is_compressible, variant_headers
 from web.rest.route import Answer, Connectors, Route
 from web.rest.routes import routes_below
+from web.rest.spool import Spool
 from web.server.accepting import refusal
 from web.streams.fanouts import Fanouts
 from web.streams.multiplex import ClientLimits
@@ -63,11 +64,13 @@ def create_app(
     desks: Desks | None = None,
     metrics: Metrics | None = None,
     reload: Callable[[], object] | None = None,
+    spool: Spool | None = None,
 ) -> QuartTrio:
     """The HTTP face of the feeds. `auth`: who may do what; None: everybody all but `admin`, within the ordinary limits.
 
     `cors_origins` is "*" or a list of exact origins. `hosts`: the names it is asked by; None: any. `root_path`: below
     which path a proxy serves it. `metrics`: what `/metrics` tells; None: there is no such page.
+    `spool`: keeps the files of `/export`.
     `reload`: takes over the configuration anew and says what changed; raises InvalidConfig. None: it cannot be done.
     """
     auth = auth or Auth(Clients(Limits()))
@@ -79,6 +82,7 @@ def create_app(
     app.config.update(MAX_CONTENT_LENGTH=BODY_MAX, BODY_TIMEOUT=10, PROPAGATE_EXCEPTIONS=False)
     app.url_map.redirect_defaults = False
     app.url_map.merge_slashes = False
+    app.extensions["spool"] = spool or Spool(fanouts.nursery, megabytes=1024, files=16)
 
     for route in routes_below(root_path):
         rule = route.path.replace("{", "<").replace("}", ">")
@@ -277,6 +281,7 @@ async def _vary(response: Response, origins: list[str] | str) -> None:
     """Compress the answer for clients that take it so, and let pages of allowed origins read it."""
     encoding = choose_encoding(request.headers.get("Accept-Encoding", ""))
     compressible = is_compressible(response.content_type or "", response.content_length or 0)
+    compressible &= "Accept-Ranges" not in response.headers  # a part of something else would not fit to the rest
     if compressible and encoding is not None:
         response.set_data(_compressed(await response.get_data(as_text=False), encoding))
     headers = variant_headers(encoding, request.headers.get("Origin"), origins, compressible=compressible)

@@ -117,6 +117,7 @@ class ExportQuery(Struct, frozen=True):
     start_time: Time | None = None
     end_time: Time | None = None
     format: Literal["csv", "ndjson", "parquet", "arrow"] = "csv"
+    limit: Annotated[int, Meta(ge=0, description="Only so many rows of each symbol, the newest; 0: all")] = 0
 
 
 class SymbolsQuery(TableQuery, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ STATUS_OF = {
     "method_not_allowed": 405,
     "unknown_host": 421,
     "upgrade_required": 426,
+    "range_not_satisfiable": 416,
     "invalid_parameter": 422,
     "invalid_command": 400,
     "invalid_config": 422,

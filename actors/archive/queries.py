@@ -134,6 +134,16 @@ def extent(connection: Connection, series: Series) -> Range | None:
     return None if first is None else Range(first, last + 1)
 
 
+def newest_from(connection: Connection, series: Series, start: int, end: int, count: int) -> int:
+    """From when on `[start, end)` has no more than the newest `count` rows, but for others of that very moment."""
+    found = connection.execute(
+        f"SELECT time FROM {series.kind} WHERE series = ? AND time >= ? AND time < ? "
+        "ORDER BY time DESC LIMIT 1 OFFSET ?",
+        (number_of(connection, series), start, end, count - 1),
+    ).fetchone()
+    return int(found[0]) if found else start
+
+
 def chunks(connection: Connection, series: Series, start: int, end: int, size: int) -> Iterator[list[Row]]:
     """All rows of `[start, end)`, ascending, `size` at a time.
 

@@ -35,6 +35,7 @@ from daemon.supervisor import RestartPolicy
 from tests.actors.exchanges.fixtures import Venues, quick, venues
 from tests.daemon.fixtures import START, TWO, Json, World, eventually, iso, world
 from tests.daemon.test_process import listening
+from web.rest import spool
 
 MINUTE = 60_000
 
@@ -303,14 +304,15 @@ async def test_a_client_that_leaves_ends_the_work(tmp_path: Path, monkeypatch: p
 
     async with keeping(tmp_path) as w:
         monkeypatch.setattr(trio.lowlevel, "open_process", open_endless)
+        monkeypatch.setattr(spool, "TURN", 0.2)
         async with w.client.stream("GET", "/export/ohlc?interval=1m") as one:
-            async with w.client.stream("GET", "/export/ohlc?interval=1m") as other:
+            async with w.client.stream("GET", "/export/ohlc?interval=5m") as other:
                 assert (one.status_code, other.status_code) == (200, 200)
                 pieces = one.aiter_raw(), other.aiter_raw()  # held: an answer ends with its iterator
                 for piece in pieces:
                     assert await anext(piece)
-                busy = await w.problem("/export/ohlc", 503, "not_ready", interval="1m")
-                assert busy["retry_after"] == 10
+                busy = await w.problem("/export/large_trades", 503, "not_ready")
+                assert busy["retry_after"] == 1
             await eventually(lambda: any(process.returncode is not None for process in opened))
         await eventually(lambda: all(process.returncode is not None for process in opened))
         monkeypatch.undo()

@@ -32,6 +32,7 @@ class Job(Struct, frozen=True, kw_only=True):
     interval: str | None = None
     start: int = 0
     end: int = FAR
+    limit: int = 0  # only so many rows of each series, the newest; 0: all
 
 
 Progress = Callable[[int, float], None]
@@ -54,6 +55,8 @@ def dump(job: Job, write: Callable[[bytes], object], progress: Progress = lambda
             if extent is None:
                 continue
             start, end = max(job.start, extent.start), min(job.end, extent.end)
+            if job.limit:
+                start = queries.newest_from(connection, series, start, end, job.limit)
             for rows in queries.chunks(connection, series, start, end, form.chunk):
                 write(encoder.rows(series, rows))
                 count += len(rows)

@@ -1,42 +1,29 @@
-"""`GET /export/{kind}`: what the archive holds as a file, streamed from a process of its own; see `web.rest.dump`."""
+"""`GET /export/{kind}`: what the archive holds as a file, whole or in parts. The spool has it made and keeps it."""
 
-import subprocess
-import sys
+import re
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from pathlib import Path
+from contextlib import ExitStack, suppress
 from types import TracebackType
 
 import msgspec
-import structlog
-import trio
-from quart import Response, request
+from quart import Response, current_app, request
 from quart.wrappers.response import ResponseBody
 
 from actors.archive import queries
 from actors.archive.archive import Archive
 from actors.archive.reads import Unreadable
 from actors.archive.series import FAR, KINDS, WITH_INTERVAL, ArchiveKind, us
-from actors.errors import NotReady, UnknownSymbol, Unsupported
+from actors.errors import NotReady, UnknownSymbol, Unsupported, UpstreamError
 from web import parameters as p
 from web.auth import ENDING, VISIT
-from web.problems import BadParameter, InvalidParameters, NotFound
+from web.problems import BadParameter, InvalidParameters, NotFound, problem
 from web.rest.dump import Job
 from web.rest.formats import FORMATS, file_name, missing
 from web.rest.route import Connectors, Route, archive_of, connector_of
+from web.rest.spool import Spooled
 
-PIECE = 256 << 10  # bytes handed on at a time
-ENDS_WITHIN = 2.0  # seconds, once it was killed
 LASTS = 3600.0  # seconds: a client that reads a byte now and then may not keep others from exporting for ever
-BUSY = 10.0  # seconds after which a client may ask again
-
-
-# `-m` would look in the working directory first, where anything may be called `web`.
-CHILD = (
-    f"import sys; sys.path.append({str(Path(__file__).parents[2])!r}); from web.rest.dump import main; sys.exit(main())"
-)
-
-log = structlog.get_logger()
+PARTIAL = {"range", "if-range", "if-none-match"}  # headers of who reads a file in parts
 
 
 async def export(connectors: Connectors, query: p.ExportQuery, *, kind: str) -> Response:
@@ -44,22 +31,40 @@ async def export(connectors: Connectors, query: p.ExportQuery, *, kind: str) -> 
 
     Nothing is fetched: `marketd backfill` does that. Parquet and Arrow need the extra `arrow` to be installed.
     """
+    kind, dot, suffix = kind.partition(".")
+    if dot:  # for tools that go by a file's name
+        if suffix not in FORMATS:
+            raise NotFound(f"there is no file of the kind {suffix[:20]!r}; known: {', '.join(FORMATS)}")
+        query = msgspec.structs.replace(query, format=suffix)
     if kind not in KINDS:
         raise NotFound(f"there is nothing called {kind[:60]!r} to export; known: {', '.join(KINDS)}")
     archive = archive_of(connectors)
     if archive is None:
         raise Unsupported("the archive is switched off: see [archive] in the configuration")
     job = await _job(connectors, archive, kind, query)
-    ENDING.get().enter_context(VISIT.get().account.exporting())
-    if archive.exports.available_tokens == 0:
-        raise NotReady(f"{archive.exports.total_tokens} exports are running already", retry_after=BUSY)
     form = FORMATS[job.format]
+    account, spool = VISIT.get().account, current_app.extensions["spool"]
+
+    def slot() -> ExitStack:
+        taken = ExitStack()
+        taken.enter_context(account.exporting())
+        return taken
+
+    is_part = request.method == "HEAD" or not PARTIAL.isdisjoint(name.lower() for name, _ in request.headers)
+    spooled = spool.get(job, slot, archive.exports, is_part=is_part)
+    ENDING.get().enter_context(spooled.reading())
+    await spooled.begun.wait()
+    if is_part:
+        await spooled.whole.wait()
+    if spooled.problem is not None:
+        raise spooled.problem
     name = file_name(kind, job.exchange, job.symbol, job.interval, job.format)
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
-    body = b"" if request.method == "HEAD" else _Body(job, archive.exports)
-    response = Response(body, content_type=form.content_type, headers=headers)
-    response.timeout = LASTS  # a client that does not read at all is cut off by the server long before
-    return response
+    if not spooled.whole.is_set():
+        return _response(_Body(spooled), headers, form.content_type)
+    if spooled.failure is not None:
+        raise UpstreamError(f"the export broke off: {spooled.failure}")
+    return _served(spooled, headers, form.content_type)
 
 
 async def _job(connectors: Connectors, archive: Archive, kind: ArchiveKind, query: p.ExportQuery) -> Job:
@@ -100,64 +105,86 @@ async def _job(connectors: Connectors, archive: Archive, kind: ArchiveKind, quer
         interval=query.interval,
         start=us(query.start_time) if query.start_time else 0,
         end=us(query.end_time) if query.end_time else FAR,
+        limit=query.limit,
     )
 
 
-class BrokenExport(Exception):
-    """The work ended before its end."""
+RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+def _range(header: str | None, size: int) -> tuple[int, int] | None:
+    """`[start, end)` of one range; None where the whole is meant. Raises OutOfRange."""
+    found = RANGE.fullmatch((header or "").strip())
+    if found is None or not any(found.groups()):
+        return None
+    first, last = found.groups()
+    if not first:
+        start, end = max(0, size - int(last)), size
+    else:
+        start, end = int(first), min(size, int(last) + 1) if last else size
+        if last and int(last) < start:
+            return None
+    if start >= size or start >= end:
+        raise OutOfRange(size)
+    return start, end
+
+
+class OutOfRange(Exception):
+    """Nothing of the file is within what was asked for."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"the file has {size} bytes")
+        self.size = size
+
+
+def _served(spooled: Spooled, headers: dict[str, str], content_type: str) -> Response:
+    """Of a file that is whole: all of it, a part, or that nothing has changed."""
+    tag, size = f'"{spooled.tag}"', spooled.size
+    headers = headers | {"ETag": tag, "Accept-Ranges": "bytes"}
+    known = [one.strip().removeprefix("W/") for one in request.headers.get("If-None-Match", "").split(",")]
+    if tag in known or "*" in known:
+        return Response(b"", 304, headers=headers)
+    condition = request.headers.get("If-Range")
+    wanted = request.headers.get("Range") if condition in (None, tag) else None
+    try:
+        part = _range(wanted, size)
+    except OutOfRange as error:
+        told = problem("range_not_satisfiable", str(error))
+        headers |= {"Content-Range": f"bytes */{size}"}
+        body = msgspec.json.encode(told)
+        return Response(body, 416, content_type="application/problem+json", headers=headers)
+    start, end = part or (0, size)
+    if part is not None:
+        headers |= {"Content-Range": f"bytes {start}-{end - 1}/{size}"}
+    response = _response(b"" if request.method == "HEAD" else _Body(spooled, start, end), headers, content_type)
+    response.status_code = 200 if part is None else 206
+    response.content_length = end - start
+    return response
+
+
+def _response(body: bytes | ResponseBody, headers: dict[str, str], content_type: str) -> Response:
+    response = Response(body, content_type=content_type, headers=headers)
+    response.timeout = LASTS  # a client that does not read at all is cut off by the server long before
+    return response
 
 
 class _Body(ResponseBody):
-    """The bytes of an export. Whoever leaves ends the process that makes them."""
+    """Some of a file's bytes."""
 
-    def __init__(self, job: Job, limit: trio.CapacityLimiter) -> None:
-        self._job, self._limit = job, limit
-        self._process: trio.Process | None = None
+    def __init__(self, spooled: Spooled, start: int = 0, end: int | None = None) -> None:
+        self._pieces = spooled.pieces(start, end)
 
     async def __aenter__(self) -> "_Body":
-        try:
-            self._limit.acquire_on_behalf_of_nowait(self)
-        except trio.WouldBlock:  # another came first since it was looked at; the headers are gone
-            raise BrokenExport("as many exports are running as may be") from None
-        try:
-            self._process = await trio.lowlevel.open_process(
-                [sys.executable, "-P", "-c", CHILD, msgspec.json.encode(self._job).decode()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        except BaseException:
-            self._limit.release_on_behalf_of(self)
-            raise
         return self
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        process = self._process
-        assert process is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        while piece := await process.stdout.receive_some(PIECE):
-            yield bytes(piece)
-        if await process.wait():
-            # The headers are gone: only a connection that ends too early can tell the client.
-            reason = bytes(await process.stderr.receive_some(2000)).decode("utf-8", "replace").strip()
-            log.error("web.export_failed", kind=self._job.kind, reason=reason[-500:])
-            raise BrokenExport(reason[-500:])
+        async for piece in self._pieces:
+            yield piece
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        process = self._process
-        try:
-            if process is not None:
-                with trio.CancelScope(shield=True), trio.move_on_after(ENDS_WITHIN):
-                    process.kill()
-                    await process.wait()
-                    for pipe in (process.stdout, process.stderr):
-                        if pipe is not None:
-                            await pipe.aclose()
-        finally:
-            self._limit.release_on_behalf_of(self)
+        await self._pieces.aclose()
 
 
 ROUTES = [

@@ -42,7 +42,7 @@ class Fanouts:
         self.memory = memory or Memory()
         self.room = Room(self.memory)
         self.stopping = trio.Event()  # what has no end of its own is to end
-        self._nursery = nursery
+        self.nursery = nursery
         self._supervise = supervise
         self._pressure = pressure
         self._trunks: dict[Topic, Trunk] = {}
@@ -137,7 +137,7 @@ class Fanouts:
             trunk = self._trunks[topic] = Trunk(source, topic, self.room, self.counts)
             hold = self._holds[trunk] = ExitStack()
             hold.enter_context(source_of(topic, self.sources))
-            self._nursery.start_soon(self._run, trunk)
+            self.nursery.start_soon(self._run, trunk)
         return trunk
 
     def _make_room(self) -> None:
