@@ -128,8 +128,8 @@ class Facade(Struct, frozen=True, forbid_unknown_fields=True):
 class Export(Struct, frozen=True, forbid_unknown_fields=True):
     """Files that `/export` keeps for readers who come back for parts: how many, and megabytes of all together."""
 
-    spool_mb: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
-    spool_files: Annotated[int, Meta(ge=1, le=1000)] = 16
+    spool_mb: Annotated[int, integer(1, 1_000_000)] = 1024
+    spool_files: Annotated[int, integer(1, 1000)] = 16
 
 
 class Archive(Struct, frozen=True, forbid_unknown_fields=True):

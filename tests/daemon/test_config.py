@@ -304,7 +304,7 @@ SYMBOLS = "expected a list of different symbols"
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("port = 1", "port: unknown section"),
+        ("port = 1", 'port: unknown section (did you mean "export"?)'),
         ("[sever]", 'sever: unknown section (did you mean "server"?)'),
         ("[server]\nprot = 1", 'server.prot: unknown key (did you mean "port"?)'),
         ('[server]\n"a\\nb" = 1', "server.a\\nb: unknown key"),

@@ -223,7 +223,7 @@ def codes_of(route: Route) -> list[str]:
     if "exchange" in fields:
         codes += ["unknown_exchange", "not_ready"]
     if route.tag == "archive":
-        codes += ["not_found", "unsupported", "unknown_symbol"]
+        codes += ["not_found", "unsupported", "unknown_symbol", "range_not_satisfiable", "overloaded", "upstream_error"]
     if route.tag == "all exchanges":
         codes += ["unsupported", "upstream_error"]
     if route.tag == "market data":

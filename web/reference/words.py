@@ -48,6 +48,7 @@ CODES = {
     "method_not_allowed": "Every route is read with GET.",
     "unknown_host": "The `Host` header names none that this daemon answers to (`server.allowed_hosts`).",
     "invalid_parameter": "A query parameter is unknown, repeated or unusable; `errors` names every bad one.",
+    "range_not_satisfiable": "The file has nothing within the range that was asked for; `Content-Range` says its size.",
     "invalid_command": "What was sent on /ws is not a command: malformed JSON, an unknown `op` or field.",
     "invalid_config": "The configuration to be loaded is wrong; the detail says where. Nothing was changed.",
     "rate_limited": "This client asked for more than its share; `limit` names the limit.",
