@@ -140,6 +140,7 @@ async def run(
                 cors_origins=origins,
                 reload=partial(_reload, loader),
                 spool=Spool(fanouts.nursery, megabytes=config.export.spool_mb, files=config.export.spool_files),
+                dashboard=config.server.dashboard,
                 **front,
             )
             early = Early(app, sources.connectors, auth, counts=fanouts.counts, origins=origins, **front)

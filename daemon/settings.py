@@ -51,6 +51,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     trusted_proxies: Networks = ()
     root_path: RootPath = ""
     cors_origins: Origins = []
+    dashboard: bool = True
     certfile: FilePath | None = None
     keyfile: FilePath | None = None
 

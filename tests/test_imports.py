@@ -24,7 +24,7 @@ LEVELS = [
     ["web/rest"],
     ["web/streams"],
     ["web/facade", "web/udf"],
-    ["web/reference", "web/metrics.py"],
+    ["web/reference", "web/metrics.py", "web/pages"],
     ["web/app.py"],
     ["daemon"],
 ]

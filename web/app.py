@@ -27,6 +27,7 @@ from web.hosts import Hosts
 from web.limits import Limits
 from web.metrics import Metrics
 from web.origins import Origins
+from web.pages.dashboard import add_dashboard
 from web.parameters import NoQuery, TableQuery, parse
 from web.problems import BadParameter, InvalidConfig, InvalidParameters, NotFound, Problem, problem, problem_of
 from web.reference.asyncapi import add_asyncapi
@@ -65,6 +66,7 @@ def create_app(
     metrics: Metrics | None = None,
     reload: Callable[[], object] | None = None,
     spool: Spool | None = None,
+    dashboard: bool = True,
 ) -> QuartTrio:
     """The HTTP face of the feeds. `auth`: who may do what; None: everybody all but `admin`, within the ordinary limits.
 
@@ -72,6 +74,7 @@ def create_app(
     which path a proxy serves it. `metrics`: what `/metrics` tells; None: there is no such page.
     `spool`: keeps the files of `/export`.
     `reload`: takes over the configuration anew and says what changed; raises InvalidConfig. None: it cannot be done.
+    `dashboard`: whether `/` is a page for browsers.
     """
     auth = auth or Auth(Clients(Limits()))
     origins = cors_origins if isinstance(cors_origins, Origins) else Origins(cors_origins)
@@ -114,6 +117,8 @@ def create_app(
             return as_problem(problem("invalid_config", str(error)))
 
     add_udf(app, fanouts)
+    if dashboard:
+        add_dashboard(app)
 
     @app.before_request
     async def short_of_memory() -> None:
@@ -198,6 +203,8 @@ def create_app(
     @app.after_request
     async def vary(response: Response) -> Response:
         await _vary(response, origins.allowed)
+        if request.path == "/":
+            response.vary.add("Accept")
         if request.method == "HEAD" and response.status_code == 200 and response.content_length == 0:
             del response.headers["Content-Length"]  # a stream is not begun for HEAD: who knows how long it would be
         return response
@@ -282,9 +289,10 @@ async def _vary(response: Response, origins: list[str] | str) -> None:
     encoding = choose_encoding(request.headers.get("Accept-Encoding", ""))
     compressible = is_compressible(response.content_type or "", response.content_length or 0)
     compressible &= "Accept-Ranges" not in response.headers  # a part of something else would not fit to the rest
-    if compressible and encoding is not None:
+    is_packed = "Content-Encoding" in response.headers
+    if compressible and encoding is not None and not is_packed:
         response.set_data(_compressed(await response.get_data(as_text=False), encoding))
-    headers = variant_headers(encoding, request.headers.get("Origin"), origins, compressible=compressible)
+    headers = variant_headers(encoding, request.headers.get("Origin"), origins, compressible=compressible or is_packed)
     for name, value in headers.items():
         response.headers[name] = value
     is_preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers

@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 def scope_of(path: str) -> str | None:
     """What a path needs; None: nothing."""
-    if path in OPEN or path.startswith("/docs/"):
+    if path in OPEN or path.startswith(("/docs/", "/ui/")):
         return None
     return SCOPE_OF.get(path.split("/", 2)[1] if path.startswith("/") else "", READ)
 

@@ -86,7 +86,15 @@ def test_what_follows_from_the_address_follows_from_the_one_that_is_in_use(
 
 
 RESTART = {
-    *("server.host", "server.port", "server.unix_socket", "server.root_path", "metrics.enabled", "metrics.listen"),
+    *(
+        "server.host",
+        "server.port",
+        "server.unix_socket",
+        "server.root_path",
+        "server.dashboard",
+        "metrics.enabled",
+        "metrics.listen",
+    ),
     *("archive.enabled", "archive.path", "record.path", "record.part_mb", "streams.history"),
     *("export.spool_mb", "export.spool_files"),
     *("upstream.proxy", "upstream.source_address", "upstream.ca_file"),

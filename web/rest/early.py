@@ -32,7 +32,7 @@ from web.origins import Origins
 from web.parameters import TableQuery, parse
 from web.problems import InvalidParameters
 from web.rest.gate import PROBES, refusal
-from web.rest.headers import Encoding, choose_encoding, compress, is_compressible, variant_headers
+from web.rest.headers import Encoding, choose_encoding, compress, is_compressible, prefers_html, variant_headers
 from web.rest.route import Answer, Connectors
 from web.rest.routes import routes_below
 
@@ -160,6 +160,8 @@ class Early:
         headers = {"content-type": CONTENT_TYPE, "content-length": str(len(body.data))}
         compressible = is_compressible(CONTENT_TYPE, body.size)
         headers |= variant_headers(asked.encoding, asked.origin, self._origins.allowed, compressible=compressible)
+        if body.route == "/":
+            headers["Vary"] = ", ".join(filter(None, [headers.get("Vary"), "Accept"]))
         if not account.is_exempt:
             account.sent(len(body.data))
             headers |= account.headers()
@@ -190,6 +192,8 @@ class Early:
         headers = {name: value.decode("latin1") for name, value in request.headers}
         if self._hosts.refusal(headers.get(b"host")) is not None:
             return None
+        if target.partition("?")[0] == "/" and prefers_html(headers.get(b"accept", "")):
+            return None  # a page, where there is one
         encoding = choose_encoding(headers.get(b"accept-encoding", ""))
         body = self._bodies.get((target, encoding))
         if body is None:

@@ -39,6 +39,32 @@ def choose_encoding(accepted: str) -> Encoding | None:
     return "gzip" if gzip > 0 else None
 
 
+def prefers_html(accepted: str) -> bool:
+    """Whether an Accept header puts text/html before application/json; a tie, or nothing said, is JSON.
+
+    Of the ranges that cover a type the most specific one gives its weight; a weight that is none counts as a refusal.
+    """
+    weights: dict[str, float] = {}
+    for item in accepted.lower().split(","):
+        name, *parameters = (part.strip() for part in item.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            key, _, text = parameter.partition("=")
+            if key.strip() == "q":
+                try:
+                    weight = float(text)
+                except ValueError:
+                    weight = 0.0
+                weight = weight if 0 <= weight <= 1 else 0.0
+        weights[name] = max(weight, weights.get(name, 0.0))
+
+    def weight_of(kind: str) -> float:
+        ranges = (kind, f"{kind.partition('/')[0]}/*", "*/*")
+        return next((weights[name] for name in ranges if name in weights), 0.0)
+
+    return weight_of("text/html") > weight_of("application/json")
+
+
 def compress(body: bytes, encoding: Encoding) -> bytes:
     if encoding == "zstd":
         return _zstd.compress(body)

@@ -30,7 +30,7 @@ from web.streams.sse import RETRY_MS
 from web.streams.topics import STREAMS, Sources
 
 Json = dict[str, Any]
-PAGES = {"/openapi.json", "/asyncapi.json", "/docs", "/docs/assets/<path:name>", "/redoc"}
+PAGES = {"/ui/<name>", "/openapi.json", "/asyncapi.json", "/docs", "/docs/assets/<path:name>", "/redoc"}
 OURS = ["docs.css", "docs.js", "reference.css"]
 
 

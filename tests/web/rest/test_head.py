@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import httpx
-import pytest
 
 from daemon.settings import Archive, Server
 from tests.daemon.fixtures import World, world
@@ -54,13 +53,3 @@ async def test_head_of_what_is_compressed_is_the_compressed_length() -> None:
         got = await headers_of(w, "GET", "/openapi.json", **{"Accept-Encoding": "gzip"})
         assert got[1]["content-encoding"] == "gzip"
         assert await headers_of(w, "HEAD", "/openapi.json", **{"Accept-Encoding": "gzip"}) == got
-
-
-async def test_head_begins_no_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def begun(*_: object, **__: object) -> None:
-        raise AssertionError("a process was started")
-
-    async with world(archive=Archive(path=str(tmp_path / "archive.db"))) as w:
-        monkeypatch.setattr("trio.lowlevel.open_process", begun)
-        status, told = await headers_of(w, "HEAD", "/export/ohlc?interval=1m")
-        assert (status, "content-length" in told) == (200, False)

@@ -1,0 +1,98 @@
+"""The dashboard: one page, its style and modules, and TradingView's chart library. All are read once, at the start.
+
+The chart library is the file that the package `litecharts` carries; nothing else of that package is used.
+"""
+
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import files as files_of
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from quart import Response, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import NotFound as WerkzeugNotFound
+
+from web.rest.headers import Encoding, choose_encoding, compress, is_compressible, prefers_html
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+CHARTS = "lightweight-charts.js"
+PAGE = "index.html"
+LICENCES = "licences.txt"
+_CONTENT_TYPES = {
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+    "txt": "text/plain; charset=utf-8",
+}
+
+
+def chart_library() -> bytes:
+    """Looked for without importing the package: what it runs at import is of no use here."""
+    spec = find_spec("litecharts")
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"the package litecharts, which carries {CHARTS}, is not installed")
+    return (Path(spec.origin).parent / "js" / CHARTS).read_bytes()
+
+
+def apache_licence() -> bytes:
+    """The chart library's licence, as another package that is under the same one carries it."""
+    named = next(file for file in files_of("prometheus-client") or () if file.name == "LICENSE")
+    return Path(str(named.locate())).read_bytes()
+
+
+def page_files() -> dict[str, bytes]:
+    """By name, what `/ui/` serves, and the page."""
+    ours = (files("web.pages") / "ui").iterdir()
+    found = {entry.name: entry.read_bytes() for entry in ours if entry.is_file()}
+    return found | {CHARTS: chart_library(), LICENCES: found[LICENCES] + b"\n\n" + apache_licence()}
+
+
+def add_dashboard(app: QuartTrio) -> None:
+    """Serve `/` as a page to who prefers one, and the page's files."""
+    found = page_files()
+    tags = {name: f'"{sha256(data).hexdigest()[:20]}"' for name, data in found.items()}
+
+    @cache
+    def packed(name: str, encoding: Encoding) -> bytes:
+        return compress(found[name], encoding)
+
+    def answer(name: str) -> Response:
+        data, kind = found[name], _CONTENT_TYPES[name.rpartition(".")[2]]
+        encoding = choose_encoding(request.headers.get("Accept-Encoding", ""))
+        if not is_compressible(kind, len(data)):
+            encoding = None
+        tag = tags[name] if encoding is None else f'{tags[name][:-1]}-{encoding}"'
+        known = request.headers.get("If-None-Match", "")
+        if known == "*" or tag in {part.strip().removeprefix("W/") for part in known.split(",")}:
+            response = Response(b"", 304)
+            response.headers.pop("Content-Type", None)
+        else:
+            response = Response(data if encoding is None else packed(name, encoding), content_type=kind)
+            if encoding is not None:
+                response.headers["Content-Encoding"] = encoding
+        response.headers["ETag"] = tag
+        response.headers["Cache-Control"] = "no-cache"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers["Content-Security-Policy"] = POLICY
+        return response
+
+    as_json = app.view_functions["/"]
+
+    async def page() -> Any:
+        return answer(PAGE) if prefers_html(request.headers.get("Accept", "")) else await app.ensure_async(as_json)()
+
+    app.view_functions["/"] = page
+
+    @app.get("/ui/<name>")
+    async def page_file(name: str) -> Response:
+        if name not in found or name == PAGE:
+            raise WerkzeugNotFound
+        return answer(name)
