@@ -6,6 +6,7 @@ real program on port 0.
 
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -299,7 +300,7 @@ def _sources(
     everything = Everything()
     connectors = {
         name: Connector(
-            exchanges[name],
+            replace(exchanges[name], history=min(exchanges[name].history, config.streams.history)),
             symbols=settings.symbols,
             on_demand=settings.on_demand,
             rest_url=settings.rest_url,

@@ -30,7 +30,7 @@ from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
 from daemon import backfill
 from daemon.__main__ import main as program
-from daemon.settings import Archive
+from daemon.settings import Archive, Streams
 from daemon.supervisor import RestartPolicy
 from tests.actors.exchanges.fixtures import Venues, quick, venues
 from tests.daemon.fixtures import START, TWO, Json, World, eventually, iso, world
@@ -92,6 +92,13 @@ async def test_bars_are_sums_of_what_was_seen(tmp_path: Path) -> None:
         for side, name in (("sell", "long_value"), ("buy", "short_value")):
             assert bar[name] == pytest.approx(sum(event["value"] for event in minute if event["side"] == side))
     assert sum(bar["count"] for bar in bars) == len(events)
+
+
+async def test_as_many_bars_are_held_as_the_configuration_says(tmp_path: Path) -> None:
+    async with keeping(tmp_path, streams=Streams(intervals=("1m",), history=100)) as w:
+        await w.until("/binance/ohlc/BTCUSDT/1m", lambda rows: len(rows) == 100, limit=100)
+        asked = [served for served in w.sim.requests if served.path.startswith("/fapi/v1/klines")]
+        assert [served.query["limit"] for served in asked] == ["100"]
 
 
 async def test_history_is_asked_for_once(tmp_path: Path) -> None:

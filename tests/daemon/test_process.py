@@ -393,7 +393,7 @@ async def test_a_service_manager_is_told_what_it_does(tmp_path: Path) -> None:
         environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
         async with started("--port", "0", cwd=tmp_path, env=environ) as running:
             await eventually(partial(hear, "READY=1"), within=START_WITHIN)
-            assert running.logged("web.listening")
+            await eventually(lambda: running.logged("web.listening"))
             await eventually(lambda: hear("WATCHDOG=1") and told.count("WATCHDOG=1") > 3, within=START_WITHIN)
             assert "STATUS=0/1 exchanges live, 0 clients" in told
             assert "STOPPING=1" not in told

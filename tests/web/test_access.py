@@ -378,12 +378,12 @@ async def test_one_client_exports_once_at_a_time(tmp_path: Path) -> None:
             assert (await ask(w, path)).status_code == 200
         seen: list[httpx.Response] = []
 
-        async def export() -> None:
-            seen.append(await ask(w, path))
+        async def export(interval: str) -> None:
+            seen.append(await ask(w, f"/export/ohlc?interval={interval}"))  # equal ones would be one
 
         async with trio.open_nursery() as nursery:
-            for _ in range(4):
-                nursery.start_soon(export)
+            for interval in ("1m", "5m", "15m", "1h"):
+                nursery.start_soon(export, interval)
         found = sorted(answer.status_code for answer in seen)
         assert found[0] == 200
         assert 429 in found

@@ -110,7 +110,12 @@ function socketLine() {
   const state = root.dataset.socket, where = d.role("socket");
   d.say(where, state === "open" ? "● Live" : state === "connecting" ? "Connecting" : `reconnecting in ${retryIn()} s`);
   where.className = state === "open" ? "up" : "warn";
-  for (const box of document.querySelectorAll("section")) box.classList.toggle("dimmed", state === "reconnecting");
+  for (const box of document.querySelectorAll("section")) {
+    box.classList.toggle("dimmed", state === "reconnecting");
+    if (box.dataset.panel === "chart") continue; // it says more
+    if (state === "reconnecting") box.dataset.state = "disconnected";
+    else delete box.dataset.state;
+  }
 }
 
 async function begin() {

@@ -132,6 +132,7 @@ export function leave() {
   for (const stop of shown?.stops ?? []) stop();
   clearTimeout(shown?.tableTimer);
   shown = null;
+  Object.assign(box.dataset, { bars: 0, first: "", last: "", state: "loading" });
   canvas?.all([]);
   canvas?.mark([]);
   canvas?.gaps([]);

@@ -115,6 +115,7 @@ export function open() {
 
 export function leave() {
   for (const stop of stops.splice(0)) stop();
+  for (const box of Object.values(boxes)) bodyOf(box).replaceChildren(); // a hidden page has no rows
 }
 
 onStates(() => stops.length && feeds());

@@ -11,7 +11,7 @@ const listeners = new Set();
 export const onStates = (tell) => listeners.add(tell);
 export const keyOf = (exchange, symbol) => `${exchange} ${symbol}`;
 export const baseOf = (exchange, symbol) => instruments.get(keyOf(exchange, symbol))?.base ?? symbol.replace(/[-_]?USD[TC]?.*$/, "");
-export const nameOf = (exchange) => exchange.charAt(0).toUpperCase() + exchange.slice(1);
+export const nameOf = (exchange) => (exchange.length > 3 ? exchange.charAt(0).toUpperCase() + exchange.slice(1) : exchange.toUpperCase());
 
 export function heard(exchange, symbol, { state, reason, next_retry }) {
   states.set(keyOf(exchange, symbol), { ...states.get(keyOf(exchange, symbol)), exchange, symbol, state, reason, next_retry });

@@ -60,6 +60,7 @@ export function open() {
 export function leave() {
   for (const stop of stops.splice(0)) stop();
   markets.clear();
+  box.querySelector("tbody").replaceChildren(); // a hidden page has no rows
 }
 
 export function start() {
