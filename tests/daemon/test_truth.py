@@ -556,7 +556,7 @@ def test_any_history_of_an_exchange_like_okx(decisions: bytes) -> None:
     run_story(decisions, quiet(okx.EXCHANGE))
 
 
-@settings(max_examples=1400, deadline=None, derandomize=True)
+@settings(max_examples=500, deadline=None, derandomize=True)
 @given(TAPE)
 def test_any_history_of_an_exchange_like_hyperliquid(decisions: bytes) -> None:
     run_story(decisions, quiet(hyperliquid.EXCHANGE))

@@ -126,14 +126,16 @@ class Spool:
         """
         now = trio.current_time()
         kept = self._kept.get(job)
-        if kept is not None and kept.failure is None and kept.problem is None:
+        if kept is not None and (kept.failure is not None or kept.problem is not None or kept.scope.cancel_called):
+            kept = None  # it will never be whole
+        if kept is not None:
             is_new = not kept.whole.is_set() or now - kept.made_at < FRESH
             if is_part or is_new:
                 return kept
         self._make_room(1)
         taken = slot()
         spooled = Spooled(job)
-        if kept is None or kept.failure is not None:
+        if kept is None:
             self._kept[job] = spooled  # else that goes on being read in parts, and this is for one reader
         self._all.add(spooled)
         self._nursery.start_soon(self._make, spooled, limit, taken)

@@ -886,7 +886,7 @@ class Story:
         assert self.bars.newest(4) == self.market.rows()[-4:]
 
 
-@settings(max_examples=2500, deadline=None, derandomize=True)
+@settings(max_examples=1000, deadline=None, derandomize=True)
 @given(st.binary(max_size=120))
 def test_any_history_of_an_exchange_that_closes_its_bars(tape: bytes) -> None:
     Story(tape, closes_bars=True).run()
