@@ -49,6 +49,7 @@ from actors.exchanges.bybit.normalise import (
     settled,
     trade,
 )
+from actors.exchanges.paging import newest
 from actors.exchanges.settled import BEFORE, LONGEST, of_range
 from actors.upstream.rest import FORBIDDEN_PAUSE, Params, RestClient, excerpt
 
@@ -104,7 +105,7 @@ class BybitRest:
         """Up to `limit` bars of `[start, end)`: the first ones when `start` is given, else the last ones."""
         read = partial(self._bars, symbol, interval)
         if start is None:
-            return await self._newest(read, KLINES_PAGE, limit, end)
+            return await newest(read, KLINES_PAGE, limit, end)
         step = timedelta(days=28) if interval == "1M" else INTERVALS[interval]
         return await self._first(symbol, read, KLINES_PAGE, step, limit, start, end)
 
@@ -136,7 +137,7 @@ class BybitRest:
         """Up to `limit` rows of `[start, end)`: the first ones when `start` is given, else the last ones."""
         read = partial(self._interests, symbol, period)
         if start is None:
-            return await self._newest(read, OPEN_INTEREST_PAGE, limit, end)
+            return await newest(read, OPEN_INTEREST_PAGE, limit, end)
         return await self._first(symbol, read, OPEN_INTEREST_PAGE, INTERVALS[period], limit, start, end)
 
     async def _interests(
@@ -168,7 +169,7 @@ class BybitRest:
         """Up to `limit` settled rates of `[start, end)`, each with the interval that it was settled at."""
         if start is None:
             read = partial(self._rates, instrument)
-            return of_range(await self._newest(read, FUNDING_PAGE, limit + 1, end), None, limit)
+            return of_range(await newest(read, FUNDING_PAGE, limit + 1, end), None, limit)
         step = timedelta(hours=instrument.funding_interval_hours or FUNDING_HOURS)
         read_all = partial(self._all_rates, instrument)
         early = max(EPOCH, start - LONGEST)
@@ -211,24 +212,6 @@ class BybitRest:
         return trades
 
     # --- paging ---
-
-    async def _newest(
-        self,
-        read: Callable[[datetime | None, datetime | None, int], Awaitable[list[E]]],
-        page_size: int,
-        limit: int,
-        end: datetime | None,
-    ) -> list[E]:
-        """The last `limit` rows before `end`, page by page backwards."""
-        rows: list[E] = []
-        while len(rows) < limit:
-            size = min(limit - len(rows), page_size)
-            page = await read(None, end, size)
-            rows = page + rows
-            if len(page) < size:
-                break
-            end = page[0].timestamp
-        return rows
 
     async def _first(
         self,

@@ -50,6 +50,7 @@ from actors.exchanges.okx.normalise import (
     size_of,
     trade,
 )
+from actors.exchanges.paging import newest
 from actors.exchanges.settled import LONGEST, of_range
 from actors.upstream.budget import Window
 from actors.upstream.rest import Params, RestClient
@@ -131,7 +132,7 @@ class OkxRest:
         """Up to `limit` bars of `[start, end)`: the first ones when `start` is given, else the last ones."""
         read = partial(self._bars, symbol, interval)
         if start is None:
-            return await _newest(read, CANDLES_PAGE, limit, end)
+            return await newest(read, CANDLES_PAGE, limit, end)
         if interval == "1M":
             return (await read(start, end, CANDLES_PAGE))[:limit]  # more months than OKX has existed
         if start < self._now() - RECENT * INTERVALS[interval]:
@@ -175,7 +176,7 @@ class OkxRest:
         """The same order as `ohlc`. OKX keeps 1440 rows of each period."""
         read = partial(self._interests, symbol, period)
         if start is None:
-            return await _newest(read, INTERESTS_PAGE, limit, end)
+            return await newest(read, INTERESTS_PAGE, limit, end)
         start = max(start, self._now() - (INTERESTS_KEPT + 1) * INTERVALS[period])
         return await self._first(read, INTERESTS_PAGE, INTERVALS[period], limit, start, end)
 
@@ -211,7 +212,7 @@ class OkxRest:
         """Up to `limit` settled rates of `[start, end)`, each with the interval that it was settled at."""
         if start is None:
             read = partial(self._rates, instrument.symbol)
-            return of_range(await _newest(read, RATES_PAGE, limit + 1, end), None, limit)
+            return of_range(await newest(read, RATES_PAGE, limit + 1, end), None, limit)
         read_all = partial(self._all_rates, instrument.symbol)
         early = max(EPOCH, start - LONGEST, self._now() - RATES_KEPT)
         until = self._now() if end is None else min(end, self._now() + LONGEST)
@@ -310,24 +311,6 @@ class OkxRest:
             self._client.heed(error)
             raise error
         return decode(decoder, answer.data, f"OKX's {path}")
-
-
-async def _newest(
-    read: Callable[[datetime | None, datetime | None, int], Awaitable[list[E]]],
-    page_size: int,
-    limit: int,
-    end: datetime | None,
-) -> list[E]:
-    """The last `limit` rows before `end`, page by page backwards."""
-    rows: list[E] = []
-    while len(rows) < limit:
-        size = min(limit - len(rows), page_size)
-        page = await read(None, end, size)
-        rows = page + rows
-        if len(page) < size:
-            break
-        end = page[0].timestamp
-    return rows
 
 
 async def missed_trades(client: RestClient, symbol: str, last: Trade, first: Trade) -> list[Trade]:
