@@ -16,7 +16,7 @@ import msgspec
 from daemon import output
 from daemon.kinds import EX_CONFIG
 from daemon.settings import Config
-from web.keys import Key, Keys, KeysError, Scope, new_key, read_keys, write_keys
+from web.access.keys import Key, Keys, KeysError, Scope, new_key, read_keys, write_keys
 
 UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 

@@ -33,13 +33,13 @@ from daemon.notify import Notify
 from daemon.reload import Parts, Policy, Reloaded, Reloader
 from daemon.settings import Config, ExchangeSettings, Server, Supervision, is_loopback
 from daemon.supervisor import supervise
+from web.access.auth import Auth
+from web.access.clients import Clients, Seat
+from web.access.hosts import Hosts
+from web.access.keys import KeysError
+from web.access.origins import Origins
 from web.app import create_app, too_many_connections
-from web.auth import Auth
-from web.clients import Clients, Seat
-from web.hosts import Hosts
-from web.keys import KeysError
 from web.metrics import Metrics, ProcessCounts, Subjects
-from web.origins import Origins
 from web.pressure import Pressure
 from web.problems import InvalidConfig
 from web.rest.early import Early

@@ -20,10 +20,10 @@ from daemon import log as log_settings
 from daemon.kinds import ConfigError
 from daemon.settings import Config, Server, Supervision
 from daemon.supervisor import RestartPolicy
-from web.auth import Auth
-from web.hosts import Hosts
-from web.keys import KeysError, read_keys
-from web.origins import Origins
+from web.access.auth import Auth
+from web.access.hosts import Hosts
+from web.access.keys import KeysError, read_keys
+from web.access.origins import Origins
 from web.pressure import Pressure
 from web.rest.early import Early
 from web.server.forwarded import Proxies

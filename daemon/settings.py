@@ -33,7 +33,7 @@ from daemon.values import (
     WebSocketUrl,
     integer,
 )
-from web.limits import Count, Limits, Networks, Rate
+from web.access.limits import Count, Limits, Networks, Rate
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True):

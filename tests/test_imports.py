@@ -21,6 +21,7 @@ LEVELS = [
     ["actors/connector.py"],
     ["actors/spikes.py", "actors/facade"],
     ["web", "web/server"],
+    ["web/access"],
     ["web/rest"],
     ["web/streams"],
     ["web/facade", "web/udf"],

@@ -17,16 +17,16 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
 from actors.errors import MarketError, Overloaded, RateLimited
-from web.auth import Auth
-from web.clients import Clients
+from web.access.auth import Auth
+from web.access.clients import Clients
+from web.access.front import Front
+from web.access.hosts import Hosts
+from web.access.limits import Limits
+from web.access.origins import Origins
 from web.counts import OTHER
 from web.facade.http import Desks, FacadeHttp, place_of, refusal_below
 from web.facade.socket import serve_facade
-from web.front import Front
-from web.hosts import Hosts
-from web.limits import Limits
 from web.metrics import Metrics
-from web.origins import Origins
 from web.pages.dashboard import add_dashboard
 from web.parameters import NoQuery, TableQuery, parse
 from web.problems import BadParameter, InvalidConfig, InvalidParameters, NotFound, Problem, problem, problem_of

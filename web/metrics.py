@@ -28,7 +28,7 @@ from actors.connector import Connector
 from actors.counts import BOUNDS, Histogram
 from actors.events import Kind
 from actors.facade.desk import Desk
-from web.auth import Auth
+from web.access.auth import Auth
 from web.counts import WebCounts
 from web.rest.route import archive_of
 from web.server.settings import ServerStatistics

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from web.keys import find_id, read_keys
+from web.access.keys import find_id, read_keys
 
 BARE = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
 

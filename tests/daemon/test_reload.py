@@ -23,8 +23,8 @@ from daemon.reload import Reloader, difference
 from daemon.settings import Config, ExchangeSettings, Facade, Server
 from tests.daemon.fixtures import TWO, Served, configuration, eventually, fast, serving
 from tests.daemon.test_process import Process, listening, simulated
-from tests.web.test_access import KeyFile
-from web.limits import Limits
+from tests.web.access.test_access import KeyFile
+from web.access.limits import Limits
 
 START = 1_760_000_000_000
 replace = msgspec.structs.replace

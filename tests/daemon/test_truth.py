@@ -26,7 +26,7 @@ from actors.exchanges.exchange import Backlog, Exchange, Rest, Update
 from actors.feeds.everything import Everything
 from actors.feeds.feed import Feed
 from actors.spikes import Spikes
-from web.account import NONE, Account
+from web.access.account import NONE, Account
 from web.rest.route import Connectors
 from web.server.outbox import Outbox, payloads_of
 from web.streams.fanouts import Fanouts

@@ -13,7 +13,7 @@ import msgspec
 from actors.errors import MarketError, UnknownExchange
 from actors.exchanges.facade import Asked, Reply
 from actors.facade.desk import Desk, Told
-from web.origins import Origins
+from web.access.origins import Origins
 from web.problems import problem_of
 from web.rest.headers import choose_encoding, compress, is_compressible, variant_headers
 

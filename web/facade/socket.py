@@ -6,10 +6,10 @@ from actors.exchanges.dialect import Heard, Talk
 from actors.exchanges.facade import Asked, Reply
 from actors.facade.desk import Desk
 from actors.facade.relay import Relay
-from web.account import Account
-from web.auth import Auth
+from web.access.account import Account
+from web.access.auth import Auth
+from web.access.origins import Origins
 from web.facade.http import Desks, place_of, unknown
-from web.origins import Origins
 from web.server.outbox import Outbox, text_frame
 from web.streams.entry import enter
 from web.streams.fanout import Outlet

@@ -17,7 +17,7 @@ from quart_trio import QuartTrio
 
 from actors.archive.series import KINDS
 from web import parameters as p
-from web.auth import scope_of
+from web.access.auth import scope_of
 from web.problems import RETRY_DEFAULT, STATUS_OF, BadParameter, InvalidParameters, Problem, problem, problem_of
 from web.reference import stream_words
 from web.reference.examples import EXAMPLES, EXPORTS

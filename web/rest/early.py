@@ -22,13 +22,13 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 
 from actors.errors import MarketError, RateLimited
-from web.account import Account
-from web.auth import ADMIN, READ, Auth, scope_of
-from web.clients import Seat
+from web.access.account import Account
+from web.access.auth import ADMIN, READ, Auth, scope_of
+from web.access.clients import Seat
+from web.access.credentials import take_from_head
+from web.access.hosts import Hosts
+from web.access.origins import Origins
 from web.counts import WebCounts
-from web.credentials import take_from_head
-from web.hosts import Hosts
-from web.origins import Origins
 from web.parameters import TableQuery, parse
 from web.problems import InvalidParameters
 from web.rest.gate import PROBES, refusal

@@ -15,7 +15,7 @@ from actors.archive.reads import Unreadable
 from actors.archive.series import FAR, KINDS, WITH_INTERVAL, ArchiveKind, us
 from actors.errors import NotReady, UnknownSymbol, Unsupported, UpstreamError
 from web import parameters as p
-from web.auth import ENDING, VISIT
+from web.access.auth import ENDING, VISIT
 from web.problems import BadParameter, InvalidParameters, NotFound, problem
 from web.rest.dump import Job
 from web.rest.formats import FORMATS, file_name, missing

@@ -13,12 +13,12 @@ import trio
 
 from actors.errors import MarketError, RateLimited
 from actors.exchanges.facade import Reply
-from web.account import Account
-from web.auth import Auth, scope_of, visiting
-from web.clients import Seat
+from web.access.account import Account
+from web.access.auth import Auth, scope_of, visiting
+from web.access.clients import Seat
+from web.access.credentials import take_credentials
+from web.access.origins import Origins
 from web.counts import OTHER, WebCounts
-from web.credentials import take_credentials
-from web.origins import Origins
 from web.problems import Denied, problem_of
 from web.rest.headers import variant_headers
 from web.server.protocol import SEAT

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from actors.errors import RateLimited
-from web.account import Account
-from web.auth import READ, Auth, Visit, visiting
-from web.clients import Seat
-from web.credentials import take_credentials
-from web.origins import Origins
+from web.access.account import Account
+from web.access.auth import READ, Auth, Visit, visiting
+from web.access.clients import Seat
+from web.access.credentials import take_credentials
+from web.access.origins import Origins
 from web.problems import Denied, problem
 from web.rest.gate import address_of, refusal, seat_of
 from web.server.connections import OUTBOX

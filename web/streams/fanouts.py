@@ -13,7 +13,7 @@ import trio
 from actors.errors import MarketError, Overloaded
 from actors.events import Kind, Topic
 from actors.exchanges.exchange import Supervise
-from web.account import Account
+from web.access.account import Account
 from web.counts import WebCounts
 from web.pressure import Pressure
 from web.streams.fanout import Fanout

@@ -20,7 +20,7 @@ from actors.decoding import UNREADABLE
 from actors.errors import MarketError, NotReady
 from actors.events import Ohlc, bar_end
 from actors.feeds.feed import Feed
-from web.account import Account
+from web.access.account import Account
 from web.problems import BadParameter, InvalidParameters, NotFound, Problem, problem, problem_of
 from web.server.outbox import TRY_AGAIN_LATER, text_frame
 from web.streams.commands import Ack, Id, Live, Ping, Pong, Subscribe, Unsubscribe

@@ -10,9 +10,9 @@ from msgspec import Struct
 
 from actors.errors import MarketError, RateLimited, UnknownExchange
 from actors.feeds.everything import KINDS
-from web.account import Account
-from web.auth import Auth
-from web.origins import Origins
+from web.access.account import Account
+from web.access.auth import Auth
+from web.access.origins import Origins
 from web.parameters import SocketQuery, parse
 from web.problems import InvalidParameters, NotFound, problem_of
 from web.server.outbox import Outbox, text_frame

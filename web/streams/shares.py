@@ -14,7 +14,7 @@ from actors.collection import LINGER
 from actors.errors import MarketError, RateLimited
 from actors.events import Topic
 from actors.feeds.everything import ALL
-from web.account import Account, Held, Symbol
+from web.access.account import Account, Held, Symbol
 from web.problems import Denied, problem_of
 from web.server.outbox import text_frame
 from web.streams.fanout import Fanout, Outlet

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 import trio
 from quart import Response
 
-from web.auth import ENDING, READ, VISIT, Auth
+from web.access.auth import ENDING, READ, VISIT, Auth
 from web.counts import WebCounts
 from web.parameters import MultiArgs
 from web.problems import BadParameter, Denied, InvalidParameters

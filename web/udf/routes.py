@@ -18,7 +18,7 @@ from actors.archive import flows
 from actors.connector import Connector
 from actors.errors import MarketError, UnknownInterval, Unsupported
 from actors.events import EPOCH, INTERVALS, Gap, Instrument, Ohlc, from_ms
-from web.auth import VISIT
+from web.access.auth import VISIT
 from web.parameters import parse
 from web.problems import BadParameter, Denied, InvalidParameters, NotFound, Problem
 from web.rest.route import connector_of

@@ -9,9 +9,9 @@ import trio.testing
 from werkzeug.datastructures import MultiDict
 
 from tests.web.streams.test_multiplex import TRADES, Daemon
-from web.auth import Auth, visiting
-from web.clients import Clients
-from web.limits import Limits
+from web.access.auth import Auth, visiting
+from web.access.clients import Clients
+from web.access.limits import Limits
 from web.problems import InvalidParameters
 from web.streams.memory import Position
 from web.streams.multiplex import ClientLimits

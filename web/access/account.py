@@ -15,7 +15,7 @@ import trio
 
 from actors.errors import RateLimited
 from actors.upstream import caller
-from web.limits import Limits
+from web.access.limits import Limits
 
 EGRESS_OVER = 10.0  # seconds over which what is sent is averaged
 

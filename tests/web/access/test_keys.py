@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from web.keys import Key, KeysError, find_id, new_key, read_keys, write_keys
-from web.limits import Limits
+from web.access.keys import Key, KeysError, find_id, new_key, read_keys, write_keys
+from web.access.limits import Limits
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
 

@@ -12,8 +12,8 @@ import trio
 from daemon.settings import Server
 from tests.daemon.fixtures import World, world
 from tests.web.server.served import HANDSHAKE, exchange, guarded
-from web.front import Front
-from web.hosts import Hosts
+from web.access.front import Front
+from web.access.hosts import Hosts
 
 EVIL = "evil.example"
 

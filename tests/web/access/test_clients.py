@@ -9,11 +9,11 @@ import pytest
 import trio
 import trio.testing
 
-import web.clients
+import web.access.clients
 from actors.errors import RateLimited
-from web.account import Account
-from web.clients import Clients
-from web.limits import Limits
+from web.access.account import Account
+from web.access.clients import Clients
+from web.access.limits import Limits
 
 ALICE, BOB = "203.0.113.7", "203.0.113.8"
 
@@ -173,7 +173,7 @@ async def test_other_limits_hold_for_what_is_opened_from_then_on() -> None:
 
 
 def test_the_table_is_bounded_and_forgets_nobody_who_has_something_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web.clients, "ACCOUNTS_MAX", 100)
+    monkeypatch.setattr(web.access.clients, "ACCOUNTS_MAX", 100)
     table, rng = clients(), random.Random(1)
     seat = table.seat(ALICE)
     assert seat is not None

@@ -12,12 +12,12 @@ import pytest
 import trio
 import trio_websocket
 
-import web.auth
+import web.access.auth
 import web.streams.multiplex
 from daemon.settings import Archive, Auth, Server
 from tests.daemon.fixtures import World, eventually, world
-from web.keys import Key, new_key, write_keys
-from web.limits import Limits
+from web.access.keys import Key, new_key, write_keys
+from web.access.limits import Limits
 
 Json = dict[str, Any]
 TRADES, OTHER = "binance:BTCUSDT:trades", "binance:BTCUSDT:oi"
@@ -438,4 +438,4 @@ async def test_no_secret_is_in_the_log_of_a_whole_run(keys: KeyFile, monkeypatch
         whole = "\n".join(map(str, w.logs))
         for key in (good, revoked, other, wrong):
             assert key[12:] not in whole
-            assert web.auth.REALM not in whole
+            assert web.access.auth.REALM not in whole

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from web.credentials import Given, take_credentials, take_from_head
+from web.access.credentials import Given, take_credentials, take_from_head
 
 REST = b"GET / HTTP/1.1\r\nHost: x\r\n"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from web.hosts import ALWAYS, Hosts
+from web.access.hosts import ALWAYS, Hosts
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 

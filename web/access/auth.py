@@ -18,10 +18,10 @@ import trio
 from actors import clock
 from actors.errors import RateLimited
 from actors.upstream.caller import CLIENT
-from web.account import Account
-from web.clients import Clients
-from web.keys import Keys, KeysError, find_id, read_keys
-from web.limits import Limits
+from web.access.account import Account
+from web.access.clients import Clients
+from web.access.keys import Keys, KeysError, find_id, read_keys
+from web.access.limits import Limits
 from web.problems import Denied
 
 FAILURE_COSTS = 10  # requests of the client's allowance

@@ -7,8 +7,8 @@ import ipaddress
 from collections import Counter, OrderedDict
 from functools import lru_cache
 
-from web.account import Account
-from web.limits import Limits
+from web.access.account import Account
+from web.access.limits import Limits
 
 ACCOUNTS_MAX = 50_000
 KNOWN_MAX = 4096  # addresses whose client is remembered: behind a proxy the same ones come again and again

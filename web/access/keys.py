@@ -20,7 +20,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from web.limits import Limits
+from web.access.limits import Limits
 
 Scope = Literal["read", "export", "metrics", "admin"]
 Keys = Mapping[str, "Key"]
