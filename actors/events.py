@@ -42,6 +42,9 @@ INTERVALS: dict[str, timedelta] = {
 }
 
 
+FINAL = timedelta(days=1)  # bars that an exchange lacks for so long do not come any more
+
+
 class Topic(NamedTuple):
     """One stream, e.g. `binance:BTCUSDT:ohlc:1m`. `interval` belongs to `ohlc` alone.
 

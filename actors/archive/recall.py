@@ -32,12 +32,11 @@ from actors.archive.series import (
     step_of,
     us,
 )
-from actors.events import Event, FundingRate, Instrument, Ohlc, OpenInterest, bar_end
+from actors.events import FINAL, Event, FundingRate, Instrument, Ohlc, OpenInterest, bar_end
 from actors.exchanges.exchange import Exchange, Rest
 
 HOLES = 12  # filled for one answer; where there are more, everything from there on is fetched
 SETTLED = timedelta(hours=1)  # older history has no rows that are still to come
-FINAL = timedelta(days=1)  # bars that are missing for so long do not come any more
 SURE = timedelta(seconds=5)  # after a bar's end its last trades are in it, whichever of the exchange's servers answers
 
 Fetch = Callable[[datetime | None, datetime | None, int], Awaitable[list[Any]]]

@@ -1,8 +1,9 @@
 """The bars of one symbol and interval: what is held, what may be published, what must be fetched. No I/O.
 
 Two concerns meet here. What readers were told: bars in order, each closed exactly once, holes announced; all of it
-hangs on `_expected`, the open of the next bar whose end they have yet to hear. And what is held: `rows`, a run without
-holes that answers requests from memory. Time is the exchange's own (`pushed_at`, `now`), never a clock of ours.
+hangs on `_expected`, the open of the next bar whose end they have yet to hear. And what is held: `rows`, a run that
+answers requests from memory, without holes but for the exchange's own. Time is the exchange's own (`pushed_at`, `now`),
+never a clock of ours.
 """
 
 from collections import deque
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from msgspec import structs
 
-from actors.events import Gap, Ohlc, bar_end
+from actors.events import FINAL, Gap, Ohlc, bar_end
 from actors.exchanges.exchange import Exchange
 
 GRACE = timedelta(seconds=5)  # a quiet symbol's closing frame comes about 2 s after its bar's end
@@ -31,9 +32,10 @@ class Bars:
     def __init__(self, exchange: Exchange, symbol: str, interval: str) -> None:
         self._exchange, self._symbol, self._interval = exchange, symbol, interval
         self.history = exchange.history
-        self.rows: deque[Ohlc] = deque(maxlen=self.history)  # ascending, contiguous; the last one may be open
+        self.rows: deque[Ohlc] = deque(maxlen=self.history)  # ascending; the last one may be open
         self.is_whole = False  # `rows` begins with the symbol's first bar
         self.needs_load = True  # `rows` does not yet reach as far back as it should
+        self._settles_at: datetime | None = None  # when a hole right before `rows` is known for the exchange's own
         self.repair_from: datetime | None = None  # closed bars since then were missed and must be fetched
         self._final_before: datetime | None = None  # older bars were over when the repair was asked for
         self.late = 0  # updates dropped as duplicates or out of order
@@ -150,8 +152,9 @@ class Bars:
 
         `needs_load` stays set where they do not reach up to what the stream built meanwhile.
         """
-        run = self._contiguous_tail(rows)
+        run = self._settled_tail(rows)
         is_whole = len(run) == len(rows) < self.history
+        self._settles_at = run[0].timestamp + FINAL if len(run) < len(rows) else None
         self.needs_load = False
         if not self.rows:
             self.rows.extend(run)
@@ -176,9 +179,7 @@ class Bars:
 
     def _reaches(self, run: list[Ohlc], older: Ohlc, first: datetime) -> bool:
         """REST's rows join those that begin at `first`: by their opens, or because they were made later."""
-        return bar_end(older.timestamp, self._interval) == first or (
-            not self._exchange.has_empty_bars and run[-1].timestamp >= first
-        )
+        return bar_end(older.timestamp, self._interval) == first or run[-1].timestamp >= first
 
     def repaired(self, rows: list[Ohlc], now: datetime, reason: str) -> list[Ohlc | Gap]:
         """The missed range arrived; returns its closed bars and what waited behind them, in order.
@@ -283,7 +284,7 @@ class Bars:
             self.due = bar_end(self._expected, self._interval) + GRACE
 
     def _forget(self) -> None:
-        """`rows` must be one run: after a hole it starts anew and is loaded again."""
+        """After a hole `rows` starts anew and is loaded again: the exchange may have what is missing."""
         self.rows.clear()
         self.is_whole = False
         self.needs_load = True
@@ -314,10 +315,17 @@ class Bars:
                 runs.append([newer])
         return runs
 
-    def _contiguous_tail(self, rows: list[Ohlc]) -> list[Ohlc]:
-        """The run without a hole that ends with the newest row."""
-        runs = self._runs(rows)
-        return runs[-1] if runs else []
+    def _settled_tail(self, rows: list[Ohlc]) -> list[Ohlc]:
+        """The rows behind the last hole that the exchange may yet fill. Older holes are its own, and are held."""
+        begins = 0
+        for at, (older, newer) in enumerate(pairwise(rows), 1):
+            if not self._follows(older.timestamp, newer.timestamp) and rows[-1].timestamp - newer.timestamp < FINAL:
+                begins = at
+        return rows[begins:]
+
+    def has_settled(self, now: datetime) -> bool:
+        """A hole that kept older bars from being held has become the exchange's own: they may be loaded."""
+        return self._settles_at is not None and now >= self._settles_at
 
     @property
     def is_unsure(self) -> bool:

@@ -98,6 +98,8 @@ class History:
         for interval, bars in self._bars.items():
             if interval in self._derivations and base is not None and base.is_unsure:
                 continue  # the last of its minutes are still to come
+            if bars.has_settled(exchange_time):
+                self._load_work.set()
             if bars.due is not None and exchange_time >= bars.due:
                 self._tell(interval, bars.notice(exchange_time))
                 self._set_to_work(bars)
@@ -175,7 +177,7 @@ class History:
         """
         problem: MarketError | None = None
         for interval, bars in list(self._bars.items()):
-            if bars.needs_load:
+            if self._needs_load(bars):
                 try:
                     rows = await self._background.ohlc(self._symbol, interval, limit=bars.history)
                 except MarketError as error:
@@ -192,9 +194,12 @@ class History:
 
     async def wait_for_holes(self) -> None:
         """Return when `load` has work."""
-        while not any(bars.needs_load for bars in self._bars.values()):
+        while not any(self._needs_load(bars) for bars in self._bars.values()):
             self._load_work = trio.Event()
             await self._load_work.wait()
+
+    def _needs_load(self, bars: Bars) -> bool:
+        return bars.needs_load or (self._exchange_time is not None and bars.has_settled(self._exchange_time))
 
     async def repair(self) -> None:
         """Fetch closed bars that the stream did not deliver, for ever; newer ones wait for them, within a limit."""

@@ -8,7 +8,7 @@ topic's fan-out, behind which nothing is sent before all in front of it.
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import inf
 from typing import Any
 
@@ -36,6 +36,7 @@ BEGUN_WITHIN = 10.0  # seconds that a backfill waits for the first bar of a topi
 LOOK = 0.05  # seconds between looks for it
 ASKED = 4  # times for bars right before the present
 ASK_AGAIN = 1.5  # seconds; an answer is shared for one
+LAGS = timedelta(minutes=1)  # an exchange's own history behind its streams; what it lacks for longer is its own hole
 NAMED_MAX = 1000  # topics in one command, unless a connection may follow more
 TOPICS_PER_COMMAND = 50  # so many topics in a command cost as much of the allowance as the command itself
 PATIENCE = 4  # times the allowance of commands that may be refused before the client is cut off
@@ -258,12 +259,15 @@ class Multiplex:
         return opening.cursor
 
     async def _older(self, feed: Feed, interval: str, count: int, end: datetime) -> list[Ohlc]:
-        """Up to `count` closed bars right before `end`. Raises NotReady where the exchange does not have the last."""
+        """The last `count` closed bars before `end`; fewer where there are no more.
+
+        Raises NotReady where `end` is so young that the exchange may yet tell the bar right before it.
+        """
         connector = self._fanouts.sources.connectors[feed.exchange.name]
         for _ in range(ASKED):
             rows = await connector.ohlc(feed.symbol, interval, limit=count, start=None, end=end)
             reaches = not rows or bar_end(rows[-1].timestamp, interval) >= end
-            if reaches or not feed.exchange.has_empty_bars:
+            if reaches or not feed.exchange.has_empty_bars or connector.now() - end > LAGS:
                 return [msgspec.structs.replace(row, is_closed=True) for row in rows]
             await trio.sleep(ASK_AGAIN)  # right after a bar's end the exchange's history may lack it
         raise NotReady(f"{feed.exchange.name} does not yet tell the {interval} bars of {feed.symbol} up to the present")

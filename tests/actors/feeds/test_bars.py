@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from actors.events import EPOCH, Gap, Ohlc, bar_end
 from actors.exchanges.binance import EXCHANGE
@@ -448,13 +449,48 @@ def test_rows_that_do_not_join_the_stream_s_are_not_held() -> None:
     assert bars.newest(2) is None
 
 
-def test_of_rows_with_a_hole_only_what_follows_it_is_held() -> None:
+def test_of_rows_with_a_young_hole_only_what_follows_it_is_held() -> None:
     bars = new_bars()
     bars.loaded([*closed(-5, -4, -2, -1), bar(0, 1)])
     assert list(bars.rows) == [*closed(-2, -1), bar(0, 1)]
     assert bars.newest(3) == [*closed(-2, -1), bar(0, 1)]
     assert bars.newest(4) is None  # the exchange has more than what memory holds
     assert bars.between(at(-4), None, 10) is None
+
+
+def quarters(*indexes: int) -> list[Ohlc]:
+    """Closed bars of six hours."""
+    return [structs.replace(bar(index, 1, closed=True), timestamp=quarter(index), interval="6h") for index in indexes]
+
+
+def quarter(index: int) -> datetime:
+    return START + index * timedelta(hours=6)
+
+
+def test_a_hole_that_is_older_than_a_day_is_the_exchange_s_own_and_is_held() -> None:
+    bars = new_bars(interval="6h")
+    rows = quarters(-7, -6, -3, -2, -1, 0, 1)  # the last bar behind the hole opened a day before the newest
+    bars.loaded(rows)
+    assert bars.newest(6) == rows[1:]
+    assert bars.newest(7) == rows
+    assert bars.is_whole  # as many as were asked for there are not
+    assert bars.between(quarter(-6), None, 3) == rows[1:4]
+    assert bars.between(quarter(-5), None, 2) == rows[2:4]
+    assert bars.history_before_live(6) == (quarter(2), rows[1:], True)
+
+
+def test_older_bars_are_loaded_once_a_hole_has_become_the_exchange_s_own() -> None:
+    bars = new_bars(interval="6h")
+    young = quarters(-6, -5, -3, -2, -1, 0)
+    bars.loaded(young)
+    assert bars.newest(4) == young[2:]
+    assert bars.newest(5) is None
+    assert not bars.has_settled(quarter(1) - MS)
+    assert bars.has_settled(quarter(1))
+    assert bars.newest(4) == young[2:]  # meanwhile memory answers as before
+    bars.loaded([*young, *quarters(1)])
+    assert bars.newest(6) == young
+    assert not bars.has_settled(quarter(9))
 
 
 def test_a_row_that_was_open_when_rest_served_it_does_not_stay_so() -> None:
