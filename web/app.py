@@ -19,6 +19,7 @@ from werkzeug.exceptions import NotFound as WerkzeugNotFound
 from actors.errors import MarketError, Overloaded, RateLimited
 from web.access.auth import Auth
 from web.access.clients import Clients
+from web.access.credentials import take_credentials
 from web.access.front import Front
 from web.access.hosts import Hosts
 from web.access.limits import Limits
@@ -39,6 +40,7 @@ from web.rest.route import Answer, Connectors, Route
 from web.rest.routes import routes_below
 from web.rest.spool import Spool
 from web.server.accepting import refusal
+from web.streams.entry import enter
 from web.streams.fanouts import Fanouts
 from web.streams.multiplex import ClientLimits
 from web.streams.paths import catalog, serve_stream
@@ -91,7 +93,7 @@ def create_app(
         rule = route.path.replace("{", "<").replace("}", ">")
         app.add_url_rule(rule, route.path, _view(route, connectors), methods=["GET"])
     add_pages(app, sources, root_path=root_path)
-    add_asyncapi(app, sources, limits, fanouts.memory, root_path=root_path)
+    add_asyncapi(app, fanouts, limits, root_path=root_path)
 
     if metrics is not None:
         page = metrics.page
@@ -157,11 +159,13 @@ def create_app(
             await over_http(scope, receive, send)
             return
         await receive()  # says only that it was connected
+        given = take_credentials(scope, token_in_query=auth.token_in_query)
+        admitted = partial(enter, auth, origins, given)
         with serving(WebSocket(scope, receive, send)):
             if place_of(scope["path"]) is not None:
-                await serve_facade(desks, auth, origins)
+                await serve_facade(desks, admitted)
                 return
-            await serve_stream(scope["path"], fanouts, limits, auth, origins)
+            await serve_stream(scope["path"], fanouts, limits, admitted)
 
     app.asgi_app = Front(asgi, hosts or Hosts(), root_path=root_path)  # type: ignore[method-assign]  # Quart's way of putting something in front
 

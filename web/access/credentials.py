@@ -7,6 +7,8 @@ from collections.abc import MutableMapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
+from web.problems import BadParameter, InvalidParameters
+
 PROTOCOL, KEY_PROTOCOL = "marketd", "marketd.key."
 """Subprotocols of a WebSocket: what is selected, and what a key stands behind."""
 TOKEN = "token"
@@ -20,10 +22,12 @@ class Given(NamedTuple):
 
     keys: tuple[str, ...]
     subprotocol: str | None = None
+    is_misplaced: bool = False  # a token is in the query of something that takes none
 
 
 def take_credentials(scope: Scope, *, token_in_query: bool) -> Given:
-    """Take the keys out of an ASGI scope. `token_in_query`: whether `?token=` of a stream is one."""
+    """Take the keys out of an ASGI scope. `token_in_query`: whether `?token=` of a stream is one; elsewhere it is none,
+    and gone all the same."""
     keys: dict[str, None] = {}
     headers, subprotocol = [], None
     for header in scope["headers"]:
@@ -44,12 +48,21 @@ def take_credentials(scope: Scope, *, token_in_query: bool) -> Given:
     scope["headers"] = headers
     if "subprotocols" in scope:
         scope["subprotocols"] = [part for part in scope["subprotocols"] if not part.startswith(KEY_PROTOCOL)]
-    if token_in_query and scope["query_string"] and is_stream(scope["path"]):
-        pairs = scope["query_string"].split(b"&")
+    query = scope["query_string"]
+    tokens: list[bytes] = []
+    if b"token" in query or b"%" in query:
+        pairs = query.split(b"&")
         tokens = [pair for pair in pairs if _names_token(pair)]
-        keys |= {unquote_plus(pair.partition(b"=")[2].decode("latin1")): None for pair in tokens}
         scope["query_string"] = b"&".join(pair for pair in pairs if pair not in tokens)
+    if not (token_in_query and is_stream(scope["path"])):
+        return Given(tuple(keys), subprotocol, is_misplaced=bool(tokens))
+    keys |= {unquote_plus(pair.partition(b"=")[2].decode("latin1")): None for pair in tokens}
     return Given(tuple(keys), subprotocol)
+
+
+def misplaced() -> InvalidParameters:
+    """What is told of a token where none is taken: a proxy may have logged it."""
+    return InvalidParameters([BadParameter(TOKEN, "a key is not taken from this query; give it as a header")])
 
 
 def is_stream(path: str) -> bool:

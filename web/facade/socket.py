@@ -7,11 +7,9 @@ from actors.exchanges.facade import Asked, Reply
 from actors.facade.desk import Desk
 from actors.facade.relay import Relay
 from web.access.account import Account
-from web.access.auth import Auth
-from web.access.origins import Origins
 from web.facade.http import Desks, place_of, unknown
 from web.server.outbox import Outbox, text_frame
-from web.streams.entry import enter
+from web.streams.entry import Enter
 from web.streams.fanout import Outlet
 from web.streams.shares import metered
 from web.streams.socket import ClientLeft, websocket
@@ -21,7 +19,7 @@ PING = b"\x89\x00"
 POLICY_VIOLATION, NORMAL = 1008, 1000
 
 
-async def serve_facade(desks: Desks, auth: Auth, origins: Origins) -> None:
+async def serve_facade(desks: Desks, enter: Enter) -> None:
     """One client's life on one socket."""
     exchange, path = place_of(websocket.path) or ("", "")
     desk = desks.get(exchange)
@@ -63,7 +61,7 @@ async def serve_facade(desks: Desks, auth: Auth, origins: Origins) -> None:
                 relay.forget(client.tell)
             nursery.cancel_scope.cancel()
 
-    await enter(auth, origins, serve)
+    await enter(serve)
 
 
 async def _refuse(reply: Reply) -> None:

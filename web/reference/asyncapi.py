@@ -1,4 +1,4 @@
-"""The AsyncAPI document, built once from the tables that the app serves: streams, query structs, events, commands.
+"""The AsyncAPI document, built from the tables that the app serves: streams, query structs, events, commands.
 
 As in `web.reference.openapi`, nothing is said here that a table says already; here is only how it is written as
 AsyncAPI 3.0. The server is the application that is described: it sends events and receives commands.
@@ -6,6 +6,7 @@ AsyncAPI 3.0. The server is the application that is described: it sends events a
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from web.reference.openapi import choices_of, explain_fields, query_parameters, 
 from web.reference.words import CODES, FIELDS, PARAMETERS
 from web.rest.state import VERSION
 from web.streams.commands import NAME_LENGTH, Ack, Live, Ping, Pong, Subscribe, Unsubscribe
+from web.streams.fanouts import Fanouts
 from web.streams.memory import Memory
 from web.streams.multiplex import SOCKET, ClientLimits
 from web.streams.paths import ALLOWANCE, ALLOWANCE_PER_SECOND, StreamEntry, catalog
@@ -47,14 +49,20 @@ SECURITY: list[Json] = [
 STREAM_OF = {stream.event.type: stream for stream in (*STREAMS.values(), SPIKES)}
 
 
-def add_asyncapi(
-    app: QuartTrio, sources: Sources, limits: ClientLimits, memory: Memory, *, root_path: str = ""
-) -> None:
-    """Serve the document at /asyncapi.json; the server that it names is the one that was asked for it."""
-    document = build_document(sources, limits, memory)
+def add_asyncapi(app: QuartTrio, fanouts: Fanouts, limits: ClientLimits, *, root_path: str = "") -> None:
+    """Serve the document at /asyncapi.json; the server that it names is the one that was asked for it.
+
+    It is built when it is asked for, and again where the configuration has become another.
+    """
+    document: Json = {}
+    built_for: object = None
 
     @app.get("/asyncapi.json")
     async def asyncapi() -> Response:
+        nonlocal document, built_for
+        wanted_for = replace(limits), fanouts.memory, catalog(fanouts.sources)
+        if wanted_for != built_for:
+            document, built_for = build_document(fanouts.sources, limits, fanouts.memory), wanted_for
         server: Json = {"host": request.host or "localhost", "protocol": "wss" if request.scheme == "https" else "ws"}
         server["description"] = words.KEYS
         server["security"] = SECURITY

@@ -16,10 +16,10 @@ from actors.exchanges.facade import Reply
 from web.access.account import Account
 from web.access.auth import Auth, scope_of, visiting
 from web.access.clients import Seat
-from web.access.credentials import take_credentials
+from web.access.credentials import misplaced, take_credentials
 from web.access.origins import Origins
 from web.counts import OTHER, WebCounts
-from web.problems import Denied, problem_of
+from web.problems import Denied, InvalidParameters, problem_of
 from web.rest.headers import variant_headers
 from web.server.protocol import SEAT
 
@@ -54,13 +54,13 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
         auth, path = self._auth, scope["path"]
-        keys = take_credentials(scope, token_in_query=auth.token_in_query).keys
+        given = take_credentials(scope, token_in_query=auth.token_in_query)
         # A browser's question before the request has no key: it only asks what it may send.
         needed = None if scope["method"] == "OPTIONS" else scope_of(path)
         address, seat = address_of(scope), seat_of(scope)
         account = auth.clients.of_address(address)
         try:
-            visit = auth.visit(keys if needed else (), address)
+            visit = auth.visit(given.keys if needed else (), address)
             account = visit.account
             if seat is not None:
                 seat.take(account)
@@ -68,8 +68,10 @@ class Gate:
                 account.spend()
             else:
                 account.request()
+            if given.is_misplaced:
+                raise misplaced()
             auth.check(visit, needed)
-        except (Denied, RateLimited) as error:
+        except (Denied, RateLimited, InvalidParameters) as error:
             origin = next((value.decode("latin1") for name, value in scope["headers"] if name == b"origin"), None)
             told = refusal(error, account, origin, self._origins.allowed)
             if isinstance(error, RateLimited) and (reply := self._dialect(path, error)) is not None:
@@ -98,7 +100,7 @@ def seat_of(scope: Scope) -> Seat | None:
 
 
 def refusal(
-    error: Denied | RateLimited, account: Account, origin: str | None, origins: list[str] | str
+    error: Denied | RateLimited | InvalidParameters, account: Account, origin: str | None, origins: list[str] | str
 ) -> tuple[int, Headers, bytes]:
     """(status, headers, body) of the answer to a request that is not made."""
     told = problem_of(error)

@@ -14,24 +14,29 @@ from actors.errors import RateLimited
 from web.access.account import Account
 from web.access.auth import READ, Auth, Visit, visiting
 from web.access.clients import Seat
-from web.access.credentials import take_credentials
+from web.access.credentials import Given, misplaced
 from web.access.origins import Origins
-from web.problems import Denied, problem
+from web.problems import Denied, InvalidParameters, problem
 from web.rest.gate import address_of, refusal, seat_of
 from web.server.connections import OUTBOX
 from web.server.outbox import Outbox
+from web.server.websocket import POLICY_VIOLATION
 from web.streams.shares import TOO_MUCH, error_frame
 from web.streams.socket import websocket
 
 NO_KEY, NO_SCOPE = 4401, 4403
 
 Serve = Callable[[Outbox, Account], Awaitable[None]]
+Enter = Callable[[Serve], Awaitable[None]]
+"""`enter` for the current WebSocket."""
 
 
-async def enter(auth: Auth, origins: Origins, serve: Serve) -> None:
-    """Let the client of the current WebSocket in, or say why not; then `serve` it, until its key is good no more."""
+async def enter(auth: Auth, origins: Origins, given: Given, serve: Serve) -> None:
+    """Let the client of the current WebSocket in, or say why not; then `serve` it, until its key is good no more.
+
+    `given`: the keys that were taken out of its scope.
+    """
     scope = websocket.scope
-    given = take_credentials(scope, token_in_query=auth.token_in_query)
     origin = websocket.headers.get("Origin")
     if not is_allowed_origin(origin, websocket.host, origins.allowed):
         detail = "pages of this origin may not connect: see server.cors_origins"
@@ -40,12 +45,13 @@ async def enter(auth: Auth, origins: Origins, serve: Serve) -> None:
         return
     address, seat = address_of(scope), seat_of(scope)
     account = auth.clients.of_address(address)
-    denied: Denied | None = None
+    denied: Denied | InvalidParameters | None = misplaced() if given.is_misplaced else None
     try:
         visit = auth.visit(given.keys, address)
         account = visit.account
         account.request()
-        auth.check(visit, READ)
+        if denied is None:
+            auth.check(visit, READ)
     except RateLimited as error:
         await websocket.refuse(*refusal(error, account, None, []))
         return
@@ -75,10 +81,13 @@ async def _stay(auth: Auth, visit: Visit, seat: Seat | None, outbox: Outbox, ser
         await serve(outbox, visit.account)
 
 
-def tell_denied(outbox: Outbox, denied: Denied) -> None:
+def tell_denied(outbox: Outbox, denied: Denied | InvalidParameters) -> None:
     """In one frame, and close."""
     outbox.send(error_frame(denied))
-    outbox.close(NO_KEY if denied.code == "unauthorized" else NO_SCOPE, denied.code)
+    if isinstance(denied, InvalidParameters):
+        outbox.close(POLICY_VIOLATION, "invalid_parameter")
+    else:
+        outbox.close(NO_KEY if denied.code == "unauthorized" else NO_SCOPE, denied.code)
 
 
 def outbox_of_client() -> Outbox:

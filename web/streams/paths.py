@@ -11,12 +11,10 @@ from msgspec import Struct
 from actors.errors import MarketError, RateLimited, UnknownExchange
 from actors.feeds.everything import KINDS
 from web.access.account import Account
-from web.access.auth import Auth
-from web.access.origins import Origins
 from web.parameters import SocketQuery, parse
 from web.problems import InvalidParameters, NotFound, problem_of
 from web.server.outbox import Outbox, text_frame
-from web.streams.entry import enter
+from web.streams.entry import Enter
 from web.streams.fanout import Client, Fanout
 from web.streams.fanouts import Fanouts
 from web.streams.multiplex import NO_TOPIC, SOCKET, TOPIC_WITHIN, ClientLimits, Multiplex
@@ -30,7 +28,7 @@ ALLOWANCE = 40  # messages that a client may send at once
 ALLOWANCE_PER_SECOND = 20.0
 
 
-async def serve_stream(path: str, fanouts: Fanouts, limits: ClientLimits, auth: Auth, origins: Origins) -> None:
+async def serve_stream(path: str, fanouts: Fanouts, limits: ClientLimits, enter: Enter) -> None:
     """One client's life on one stream."""
 
     async def serve(outbox: Outbox, account: Account) -> None:
@@ -43,7 +41,7 @@ async def serve_stream(path: str, fanouts: Fanouts, limits: ClientLimits, auth: 
         except (MarketError, InvalidParameters, NotFound) as error:
             refuse(outbox, error, path)
 
-    await enter(auth, origins, serve)
+    await enter(serve)
 
 
 async def serve_topic(outbox: Outbox, fanouts: Fanouts, account: Account, wanted: Wanted) -> None:

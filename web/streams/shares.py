@@ -15,7 +15,7 @@ from actors.errors import MarketError, RateLimited
 from actors.events import Topic
 from actors.feeds.everything import ALL
 from web.access.account import Account, Held, Symbol
-from web.problems import Denied, problem_of
+from web.problems import Denied, InvalidParameters, problem_of
 from web.server.outbox import text_frame
 from web.streams.fanout import Fanout, Outlet
 from web.streams.fanouts import Fanouts
@@ -91,7 +91,7 @@ def on_demand_symbol(topic: Topic, sources: Sources) -> Symbol | None:
     return None if symbol in connector.symbols else (topic.exchange, symbol)
 
 
-def error_frame(error: MarketError | Denied) -> bytes:
+def error_frame(error: MarketError | Denied | InvalidParameters) -> bytes:
     # A problem's own `type` is a URI; a frame's says what kind of frame it is.
     return text_frame(msgspec.json.encode(msgspec.to_builtins(problem_of(error)) | {"type": "error"}))
 

@@ -178,6 +178,30 @@ async def test_each_way_to_give_a_key(keys: KeyFile) -> None:
         assert (await ask(w, "/health/ready")).status_code in (200, 503)
 
 
+@pytest.mark.parametrize("anonymous", [(), ("read",)])
+async def test_a_key_in_a_query_that_takes_none(keys: KeyFile, anonymous: tuple[Literal["read"], ...]) -> None:
+    """Refused as the mistake it is, whether or not it would have been needed: 422, never a 401 that asks for a key."""
+    key = keys.add("read")
+    async with guarded(keys, anonymous=anonymous) as w:
+        facade = "/as/binance/fapi/v1/ticker/bookTicker?symbol=BTCUSDT"
+        for path in (LATE, EARLY, "/nothing", "/export/ohlc", "/", "/udf/config", facade):
+            for headers in ({}, bearer(key)):
+                told = await ask(w, f"{path}{'&' if '?' in path else '?'}token={key}", headers)
+                assert (told.status_code, told.json()["code"]) == (422, "invalid_parameter"), path
+                assert [error["parameter"] for error in told.json()["errors"]] == ["token"]
+                assert key[12:] not in told.text
+        assert (await ask(w, f"{LATE}?token={key}", bearer(key[:-1]))).status_code == 401
+        frame, code, _ = await w.refused(f"/as/binance/ws?token={key}")
+        assert (frame["code"], code) == ("invalid_parameter", 1008)
+    off = Auth(keys_file=str(keys.path), anonymous=anonymous, token_in_query=False)
+    async with world(auth=off, live=False) as w:
+        for path in ("/ws", "/ws/binance/BTCUSDT/trades"):
+            frame, code, _ = await w.refused(f"{path}?token={key}")
+            assert (frame["code"], code) == ("invalid_parameter", 1008)
+        told = await ask(w, f"/sse?topics={TRADES}&token={key}")
+        assert (told.status_code, told.json()["code"]) == (422, "invalid_parameter")
+
+
 async def test_a_bad_key_is_refused_in_one_text_also_where_none_would_do(keys: KeyFile) -> None:
     good, expired, revoked = keys.add("read"), keys.add("read", expires=timedelta(seconds=-1)), keys.add("read")
     keys.revoke(revoked)

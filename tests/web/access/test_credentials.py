@@ -40,31 +40,38 @@ def test_a_key_that_goes_on_in_the_next_line_is_left_to_others() -> None:
     assert take_from_head(REST + b"accept: x\r\n\ty\r\nx-api-key: a\r\n\r\n") is None
 
 
+MISPLACED = Given((), is_misplaced=True)
+
+
 def scope(path: str, query: bytes = b"", kind: str = "http", **headers: bytes) -> dict[str, Any]:
     listed = [(name.replace("_", "-").encode(), value) for name, value in headers.items()]
     return {"type": kind, "path": path, "query_string": query, "headers": listed}
 
 
 @pytest.mark.parametrize(
-    ("path", "query", "left", "keys"),
+    ("path", "query", "left", "given"),
     [
-        ("/ws", b"token=a", b"", ("a",)),
-        ("/ws/binance/BTCUSDT/trades", b"status=1&token=a&x=y", b"status=1&x=y", ("a",)),
-        ("/sse", b"topics=a&%74oken=a%2Bb", b"topics=a", ("a+b",)),
-        ("/sse", b"token=a&token=b", b"", ("a", "b")),
-        ("/ws", b"token", b"", ("",)),
-        ("/ws", b"tokens=a", b"tokens=a", ()),
-        ("/wsx", b"token=a", b"token=a", ()),
-        ("/health", b"token=a", b"token=a", ()),
+        ("/ws", b"token=a", b"", Given(("a",))),
+        ("/ws/binance/BTCUSDT/trades", b"status=1&token=a&x=y", b"status=1&x=y", Given(("a",))),
+        ("/sse", b"topics=a&%74oken=a%2Bb", b"topics=a", Given(("a+b",))),
+        ("/sse", b"token=a&token=b", b"", Given(("a", "b"))),
+        ("/ws", b"token", b"", Given(("",))),
+        ("/ws", b"tokens=a", b"tokens=a", Given(())),
+        ("/wsx", b"token=a", b"", MISPLACED),
+        ("/health", b"a=b&%74oken=a", b"a=b", MISPLACED),
+        ("/as/binance/fapi/v1/ticker/bookTicker", b"token=a&symbol=BTCUSDT", b"symbol=BTCUSDT", MISPLACED),
     ],
 )
-def test_a_token_is_one_of_streams_alone(path: str, query: bytes, left: bytes, keys: tuple[str, ...]) -> None:
+def test_a_token_is_one_of_streams_alone_and_gone_from_every_query(
+    path: str, query: bytes, left: bytes, given: Given
+) -> None:
     asked = scope(path, query)
-    assert take_credentials(asked, token_in_query=True) == Given(keys)
+    assert take_credentials(asked, token_in_query=True) == given
     assert asked["query_string"] == left
     asked = scope(path, query)
-    assert take_credentials(asked, token_in_query=False) == Given(())
-    assert asked["query_string"] == query
+    has_token = left != query
+    assert take_credentials(asked, token_in_query=False) == Given((), is_misplaced=has_token)
+    assert asked["query_string"] == left
 
 
 def test_headers_and_subprotocols() -> None:

@@ -253,6 +253,18 @@ def test_limits_are_those_in_force(document: Json) -> None:
     assert (topics["minItems"], topics["maxItems"], topics["items"]["maxLength"]) == (1, 10_000, 200)
 
 
+async def test_limits_are_those_in_force_after_a_reload(nursery: trio.Nursery) -> None:
+    fanouts, limits = Fanouts(nursery, never, sources(), MEMORY), ClientLimits(topics=77, commands_per_second=11)
+    app = create_app(fanouts, cors_origins=[], client_limits=limits)
+    for topics, frames in ((77, 333), (78, 334)):
+        limits.topics = topics
+        fanouts.change(MEMORY._replace(frames=frames))
+        _, _, body = await get(app, "/asyncapi.json")
+        text = msgspec.json.decode(body)["channels"]["ws"]["description"]
+        assert f"{topics} topics on one connection" in text
+        assert f"The last {frames} frames" in text
+
+
 def test_every_close_is_explained(document: Json) -> None:
     text = document["info"]["description"]
     assert {int(code) for code in re.findall(r"^- (\d{4}): \w", text, re.MULTILINE)} == words.CLOSES.keys()
