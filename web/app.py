@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
 from actors.errors import MarketError, Overloaded, RateLimited
+from actors.exchanges.facade import Reply
 from web.access.auth import Auth
 from web.access.clients import Clients
 from web.access.credentials import take_credentials
@@ -30,7 +31,16 @@ from web.facade.socket import serve_facade
 from web.metrics import Metrics
 from web.pages.dashboard import add_dashboard
 from web.parameters import NoQuery, TableQuery, parse
-from web.problems import BadParameter, InvalidConfig, InvalidParameters, NotFound, Problem, problem, problem_of
+from web.problems import (
+    BadParameter,
+    Denied,
+    InvalidConfig,
+    InvalidParameters,
+    NotFound,
+    Problem,
+    problem,
+    problem_of,
+)
 from web.reference.asyncapi import add_asyncapi
 from web.reference.openapi import add_pages
 from web.rest import tables
@@ -46,9 +56,7 @@ from web.streams.multiplex import ClientLimits
 from web.streams.paths import catalog, serve_stream
 from web.streams.socket import WebSocket, serving
 from web.streams.sse import respond, topics_of
-from web.udf.routes import BELOW as UDF
-from web.udf.routes import add_udf
-from web.udf.routes import worded as udf_worded
+from web.udf import routes as udf
 
 BODY_MAX = 64 << 10  # bytes; no route reads a body
 
@@ -118,7 +126,7 @@ def create_app(
         async def invalid_config(error: InvalidConfig) -> Response:
             return as_problem(problem("invalid_config", str(error)))
 
-    add_udf(app, fanouts)
+    udf.add_udf(app, fanouts)
     if dashboard:
         add_dashboard(app)
 
@@ -152,7 +160,7 @@ def create_app(
 
     desks = desks or {}
     below = FacadeHttp(app.asgi_app, desks, origins=origins)
-    over_http = Gate(below, auth, origins=origins, dialect=partial(refusal_below, desks), counts=fanouts.counts)
+    over_http = Gate(below, auth, origins=origins, dialect=partial(_refusal_in_dialect, desks), counts=fanouts.counts)
 
     async def asgi(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "websocket":
@@ -216,6 +224,14 @@ def create_app(
     return app
 
 
+def _refusal_in_dialect(desks: Desks, path: str, error: Denied | RateLimited | InvalidParameters) -> Reply | None:
+    """As the clients below a path understand it; None where they speak no dialect of their own."""
+    if udf.is_below(path):
+        told = problem_of(error)
+        return Reply(told.status, _encode(udf.worded(told)), "application/problem+json")
+    return refusal_below(desks, path, error)
+
+
 def _view(route: Route, connectors: Connectors) -> Any:
     async def view(**where: str) -> Response:
         query = parse(request.args, route.query)
@@ -249,7 +265,7 @@ def as_json(body: object, status: int = 200) -> Response:
 
 
 def as_problem(told: Problem) -> Response:
-    body = udf_worded(told) if request.path.startswith(f"{UDF}/") else told
+    body = udf.worded(told) if udf.is_below(request.path) else told
     response = Response(_encode(body), told.status, content_type="application/problem+json")
     if isinstance(told.retry_after, int):
         response.headers["Retry-After"] = str(told.retry_after)

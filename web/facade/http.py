@@ -100,11 +100,11 @@ def unknown(exchange: str, desks: Desks) -> Reply:
     return Reply(told.status, msgspec.json.encode(told), "application/problem+json")
 
 
-def refusal_below(desks: Desks, path: str, error: MarketError) -> Reply | None:
+def refusal_below(desks: Desks, path: str, error: Exception) -> Reply | None:
     """What a client of the façade is told that is refused before it is asked what it wants; None for other clients."""
     place = place_of(path)
     desk = desks.get(place[0]) if place else None
-    return desk.refused(error) if desk else None
+    return desk.refused(error) if desk and isinstance(error, MarketError) else None
 
 
 def _preflight(headers: Mapping[bytes, str]) -> Reply:

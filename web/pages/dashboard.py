@@ -3,8 +3,6 @@
 The chart library is the file that the package `litecharts` carries; nothing else of that package is used.
 """
 
-from functools import cache
-from hashlib import sha256
 from importlib.metadata import files as files_of
 from importlib.resources import files
 from importlib.util import find_spec
@@ -15,7 +13,8 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
-from web.rest.headers import Encoding, choose_encoding, compress, is_compressible, prefers_html
+from web.rest.fixed import FixedFile
+from web.rest.headers import prefers_html
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -56,43 +55,24 @@ def page_files() -> dict[str, bytes]:
 
 def add_dashboard(app: QuartTrio) -> None:
     """Serve `/` as a page to who prefers one, and the page's files."""
-    found = page_files()
-    tags = {name: f'"{sha256(data).hexdigest()[:20]}"' for name, data in found.items()}
-
-    @cache
-    def packed(name: str, encoding: Encoding) -> bytes:
-        return compress(found[name], encoding)
-
-    def answer(name: str) -> Response:
-        data, kind = found[name], _CONTENT_TYPES[name.rpartition(".")[2]]
-        encoding = choose_encoding(request.headers.get("Accept-Encoding", ""))
-        if not is_compressible(kind, len(data)):
-            encoding = None
-        tag = tags[name] if encoding is None else f'{tags[name][:-1]}-{encoding}"'
-        known = request.headers.get("If-None-Match", "")
-        if known == "*" or tag in {part.strip().removeprefix("W/") for part in known.split(",")}:
-            response = Response(b"", 304)
-            response.headers.pop("Content-Type", None)
-        else:
-            response = Response(data if encoding is None else packed(name, encoding), content_type=kind)
-            if encoding is not None:
-                response.headers["Content-Encoding"] = encoding
-        response.headers["ETag"] = tag
-        response.headers["Cache-Control"] = "no-cache"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
-        response.headers["Content-Security-Policy"] = POLICY
-        return response
-
+    safe = {"Referrer-Policy": "no-referrer", "Content-Security-Policy": POLICY}
+    served = {
+        name: FixedFile(data, _CONTENT_TYPES[name.rpartition(".")[2]], safe) for name, data in page_files().items()
+    }
+    page_itself = served.pop(PAGE)
     as_json = app.view_functions["/"]
 
     async def page() -> Any:
-        return answer(PAGE) if prefers_html(request.headers.get("Accept", "")) else await app.ensure_async(as_json)()
+        return (
+            page_itself.answer()
+            if prefers_html(request.headers.get("Accept", ""))
+            else await app.ensure_async(as_json)()
+        )
 
     app.view_functions["/"] = page
 
     @app.get("/ui/<name>")
     async def page_file(name: str) -> Response:
-        if name not in found or name == PAGE:
+        if name not in served:
             raise WerkzeugNotFound
-        return answer(name)
+        return served[name].answer()

@@ -19,6 +19,7 @@ from web.access.auth import ENDING, VISIT
 from web.problems import BadParameter, InvalidParameters, NotFound, problem
 from web.rest.dump import Job
 from web.rest.formats import FORMATS, file_name, missing
+from web.rest.headers import is_known
 from web.rest.route import Connectors, Route, archive_of, connector_of
 from web.rest.spool import Spooled
 
@@ -141,8 +142,7 @@ def _served(spooled: Spooled, headers: dict[str, str], content_type: str) -> Res
     """Of a file that is whole: all of it, a part, or that nothing has changed."""
     tag, size = f'"{spooled.tag}"', spooled.size
     headers = headers | {"ETag": tag, "Accept-Ranges": "bytes"}
-    known = [one.strip().removeprefix("W/") for one in request.headers.get("If-None-Match", "").split(",")]
-    if tag in known or "*" in known:
+    if is_known(tag, request.headers.get("If-None-Match", "")):
         return Response(b"", 304, headers=headers)
     condition = request.headers.get("If-Range")
     wanted = request.headers.get("Range") if condition in (None, tag) else None

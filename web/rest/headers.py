@@ -65,6 +65,11 @@ def prefers_html(accepted: str) -> bool:
     return weight_of("text/html") > weight_of("application/json")
 
 
+def is_known(tag: str, if_none_match: str) -> bool:
+    """Whether the client has what this ETag names already; weak and strong tags are compared alike."""
+    return not {tag, "*"}.isdisjoint(part.strip().removeprefix("W/") for part in if_none_match.split(","))
+
+
 def compress(body: bytes, encoding: Encoding) -> bytes:
     if encoding == "zstd":
         return _zstd.compress(body)

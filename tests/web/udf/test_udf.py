@@ -6,8 +6,9 @@ from typing import Any
 import trio
 
 from actors.simulation.http import Reply, RestFault
-from daemon.settings import Server
+from daemon.settings import Auth, Server
 from tests.daemon.fixtures import MINUTE, TWO, Json, Served, assets, eventually, iso, world
+from web.access.limits import Limits
 
 TICKER = "BINANCE:BTCUSDT"
 
@@ -203,3 +204,22 @@ async def test_the_streaming_module_is_served_to_pages_of_other_origins() -> Non
         assert len(response.text.splitlines()) <= 150
         again = await w.client.get("/udf/datafeed.js", headers={"If-None-Match": response.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_who_is_refused_before_any_route_is_told_so_in_the_chart_s_own_words() -> None:
+    """The adapter takes what has no `s` for a symbol without a name."""
+    async with world(
+        auth=Auth(anonymous=()),
+        limits=Limits(exempt=(), requests_per_second=0.01, request_burst=2),
+        server=Server(port=0, cors_origins="*"),
+        live=False,
+    ) as w:
+        told = []
+        for _ in range(3):
+            answer = await w.client.get("/udf/config", headers={"Origin": "https://a.example"})
+            body = answer.json()
+            assert (body["s"], body["errmsg"]) == ("error", body["detail"])
+            assert answer.headers["access-control-allow-origin"] == "*"
+            told.append((answer.status_code, body["code"]))
+        assert told == [(401, "unauthorized"), (401, "unauthorized"), (429, "rate_limited")]
+        assert "retry-after" in answer.headers

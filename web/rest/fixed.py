@@ -1,0 +1,36 @@
+"""Files that are the same bytes as long as the daemon runs: tagged, compressed once, and not sent to who has them."""
+
+from hashlib import sha256
+
+from quart import Response, request
+
+from web.rest.headers import Encoding, choose_encoding, compress, is_compressible, is_known
+
+
+class FixedFile:
+    def __init__(self, data: bytes, content_type: str, headers: dict[str, str] | None = None) -> None:
+        """`headers` go with every answer, also with one that says that nothing has changed."""
+        self.data = data
+        self._content_type = content_type
+        self._headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", **(headers or {})}
+        self._tag = sha256(data).hexdigest()[:20]
+        self._packed: dict[Encoding, bytes] = {}
+
+    def answer(self) -> Response:
+        """To the request that is being handled."""
+        encoding = choose_encoding(request.headers.get("Accept-Encoding", ""))
+        if not is_compressible(self._content_type, len(self.data)):
+            encoding = None
+        tag = f'"{self._tag}"' if encoding is None else f'"{self._tag}-{encoding}"'
+        headers = self._headers | {"ETag": tag}
+        if is_known(tag, request.headers.get("If-None-Match", "")):
+            response = Response(b"", 304, headers=headers)
+            response.headers.pop("Content-Type", None)
+            return response
+        body = self.data
+        if encoding is not None:
+            headers["Content-Encoding"] = encoding
+            if encoding not in self._packed:
+                self._packed[encoding] = compress(self.data, encoding)
+            body = self._packed[encoding]
+        return Response(body, content_type=self._content_type, headers=headers)
