@@ -6,15 +6,16 @@ answers requests from memory, without holes but for the exchange's own. Time is 
 never a clock of ours.
 """
 
-from collections import deque
+from collections.abc import Iterable
 from datetime import datetime, timedelta
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
 from msgspec import structs
 
 from actors.events import FINAL, Gap, Ohlc, bar_end
 from actors.exchanges.exchange import Exchange
+from actors.feeds.rows import Rows
 
 GRACE = timedelta(seconds=5)  # a quiet symbol's closing frame comes about 2 s after its bar's end
 RETRY = timedelta(seconds=30)  # before a bar that the exchange did not have is asked for again
@@ -32,7 +33,7 @@ class Bars:
     def __init__(self, exchange: Exchange, symbol: str, interval: str) -> None:
         self._exchange, self._symbol, self._interval = exchange, symbol, interval
         self.history = exchange.history
-        self.rows: deque[Ohlc] = deque(maxlen=self.history)  # ascending; the last one may be open
+        self.rows = self._rows()  # ascending; the last one may be open
         self.is_whole = False  # `rows` begins with the symbol's first bar
         self.needs_load = True  # `rows` does not yet reach as far back as it should
         self._settles_at: datetime | None = None  # when a hole right before `rows` is known for the exchange's own
@@ -47,6 +48,9 @@ class Bars:
         self._held: list[_Held] = []
         self._interrupted = False  # the newest bar may have changed while nobody listened
         self._is_outdated = False  # so it may, and what is held of it is no answer
+
+    def _rows(self, rows: Iterable[Ohlc] = ()) -> Rows:
+        return Rows((self._exchange.name, self._symbol, self._interval), self.history, rows)
 
     def successor(self) -> "Bars":
         """Bars for the feed's next run: nothing is held, but what readers were told is not told again."""
@@ -156,21 +160,21 @@ class Bars:
         is_whole = len(run) == len(rows) < self.history
         self._settles_at = run[0].timestamp + FINAL if len(run) < len(rows) else None
         self.needs_load = False
-        if not self.rows:
-            self.rows.extend(run)
+        first = self.rows.first_open
+        if first is None:
+            self.rows = self._rows(run)
             self.is_whole = is_whole
         else:
-            first = self.rows[0].timestamp
             older = [row for row in run if row.timestamp < first]
             if older and (not older[-1].is_closed or not self._reaches(run, older[-1], first)):
                 self.needs_load = True
             else:
                 fits = len(older) + len(self.rows) <= self.history
                 self.is_whole = is_whole and fits and (not run or run[0].timestamp <= first)
-                self.rows = deque([*older, *self.rows], maxlen=self.history)
-        if self._expected is not None or not self.rows:
+                self.rows = self._rows([*older, *self.rows])
+        current = self.rows.last
+        if self._expected is not None or current is None:
             return []
-        current = self.rows[-1]
         self._is_provisional = True
         self._interrupted = True
         self._last, self._expected = current, self._after(current)
@@ -290,20 +294,20 @@ class Bars:
         self.needs_load = True
 
     def _remember(self, bar: Ohlc) -> None:
-        newest = self.rows[-1] if self.rows else None
+        newest, before = self.rows.last, self.rows.before_last
         if newest is None:
             self.rows.append(bar)
         elif bar.timestamp == newest.timestamp:
             if bar.is_closed or not newest.is_closed:
-                self.rows[-1] = bar
+                self.rows.replace(bar)
         elif bar.timestamp > newest.timestamp:
             if not newest.is_closed or not self._follows(newest.timestamp, bar.timestamp):
                 self._forget()
             elif len(self.rows) == self.history:
                 self.is_whole = False
             self.rows.append(bar)
-        elif len(self.rows) > 1 and self.rows[-2].timestamp == bar.timestamp and bar.is_closed:
-            self.rows[-2] = bar  # REST was ahead of the stream by one bar
+        elif before is not None and before.timestamp == bar.timestamp and bar.is_closed:
+            self.rows.replace(bar, before_last=True)  # REST was ahead of the stream by one bar
 
     def _runs(self, rows: list[Ohlc]) -> list[list[Ohlc]]:
         """The rows cut at every hole."""
@@ -349,17 +353,19 @@ class Bars:
 
     def known(self, limit: int, end: datetime | None = None) -> list[Ohlc] | None:
         """The same as it was known last: newer ones may be missing, and the open one may have gone on."""
-        rows = self.rows if end is None else [row for row in self.rows if row.timestamp < end]
-        if not self.rows or (len(rows) < limit and not self.is_whole):
+        count = len(self.rows) if end is None else self.rows.count_before(end)
+        if not self.rows or (count < limit and not self.is_whole):
             return None
-        return list(islice(rows, max(0, len(rows) - limit), None))
+        return self.rows.part(count - limit, count)
 
     def between(self, start: datetime, end: datetime | None, limit: int) -> list[Ohlc] | None:
         """The first `limit` bars of `[start, end)`; None where memory does not hold them all."""
-        if not self._is_ready() or (start < self.rows[0].timestamp and not self.is_whole):
+        first = self.rows.first_open
+        if first is None or not self._is_ready() or (start < first and not self.is_whole):
             return None
-        found = (row for row in self.rows if row.timestamp >= start and (end is None or row.timestamp < end))
-        return list(islice(found, limit))
+        begin = self.rows.count_before(start)
+        until = len(self.rows) if end is None else self.rows.count_before(end)
+        return self.rows.part(begin, min(until, begin + limit))
 
     def history_before_live(self, count: int) -> tuple[datetime, list[Ohlc], bool] | None:
         """Where live updates go on, up to `count` closed bars right before it, and whether there are no older ones.
@@ -370,18 +376,19 @@ class Bars:
         if self._expected is None:
             return None
         self._is_provisional = False  # from REST or not: what is history now may not be told again by the stream
-        before = [row for row in self.rows if row.timestamp < self._expected]
-        if not self._reach_up_to(self._expected, before):
+        until = self.rows.count_before(self._expected)
+        before = self.rows.part(until - count, until)
+        if not before or not self._reach_up_to(self._expected, before[-1]):
             return self._expected, [], False
-        return self._expected, before[-count:], self.is_whole and not self.needs_load
+        return self._expected, before, self.is_whole and not self.needs_load
 
-    def _reach_up_to(self, expected: datetime, rows: list[Ohlc]) -> bool:
-        """The rows are all closed and no bar is missing behind them: those of REST may lag behind what was told."""
-        if not rows or not rows[-1].is_closed:
+    def _reach_up_to(self, expected: datetime, newest: Ohlc) -> bool:
+        """All are closed and no bar is missing behind the newest: those of REST may lag behind what was told."""
+        if not newest.is_closed:
             return False
         last = self._last.timestamp if self._last is not None and self._last.is_closed else None
-        return self._after(rows[-1]) == expected or (
-            not self._exchange.has_empty_bars and (last is None or rows[-1].timestamp == last)
+        return self._after(newest) == expected or (
+            not self._exchange.has_empty_bars and (last is None or newest.timestamp == last)
         )
 
 

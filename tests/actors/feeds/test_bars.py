@@ -4,7 +4,7 @@ The examples show one case each. The property at the end runs generated historie
 that loses, repeats and delays frames, REST that answers late, partly or not at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -15,6 +15,7 @@ from msgspec import structs
 
 from actors.events import EPOCH, Gap, Ohlc, bar_end
 from actors.exchanges.binance import EXCHANGE
+from actors.feeds import rows
 from actors.feeds.bars import GRACE, RETRY, Bars
 
 MINUTE = timedelta(minutes=1)
@@ -24,6 +25,14 @@ HISTORY = 8
 
 CLOSING = replace(EXCHANGE, history=HISTORY)  # says when a bar is final
 SILENT = replace(CLOSING, closes_bars=False)  # never says it
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks() -> Iterator[None]:
+    """Of so few bars most would never be packed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "BLOCK", 2)
+        yield
 
 
 def new_bars(*, closes_bars: bool = True, interval: str = "1m") -> Bars:
@@ -894,12 +903,13 @@ class Story:
             else:
                 assert row == bar(index, row.trades_count or 0)
         for limit in (1, 3, HISTORY):
-            newest = self.bars.newest(limit)
-            assert newest is None or len(newest) == limit or newest[0] == self.market.row(-4)
-        start = self.bars.rows[0].timestamp - 2 * MINUTE if self.bars.rows else START
+            last = self.bars.newest(limit)
+            assert last is None or len(last) == limit or last[0] == self.market.row(-4)
+        start = (self.bars.rows.first_open or START + 2 * MINUTE) - 2 * MINUTE
         between = self.bars.between(start, None, 3)
         if between is not None:
-            wanted = [row.timestamp for row in self.market.rows(start) if row.timestamp <= self.bars.rows[-1].timestamp]
+            newest = list(self.bars.rows)[-1].timestamp
+            wanted = [row.timestamp for row in self.market.rows(start) if row.timestamp <= newest]
             assert [row.timestamp for row in between] == wanted[:3]
 
     def settle(self) -> None:
