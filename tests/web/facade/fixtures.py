@@ -15,7 +15,7 @@ from actors.simulation.server import Simulator
 from daemon import main
 from daemon.settings import Archive, Config, ExchangeSettings, Facade, Server, Streams
 from tests.actors.exchanges.fixtures import EXCHANGES, quick, running, simulator_of
-from tests.daemon.fixtures import START, SUPERVISION, TWO, eventually
+from tests.daemon.fixtures import LOOK, START, SUPERVISION, TWO
 
 SYMBOLS = {"binance": ("BTCUSDT",), "bybit": ("BTCUSDT",), "hyperliquid": ("BTC",)}
 
@@ -82,9 +82,9 @@ async def venue(
             exchanges={name: ExchangeSettings(symbols=symbols, rest_url=sim.rest_url, ws_url=sim.ws_url)},
         )
         async with running(partial(main.run, config, {name: exchange})) as served:
-            probe = {"binance": "/fapi/v1/exchangeInfo", "bybit": "/v5/market/instruments-info", "hyperliquid": "/info"}
-            await eventually(lambda: sim.count(probe[name]), what="the catalogue")
-            await trio.sleep(0.3)
+            # The catalogue is the last that the daemon asks for of its own accord.
+            while (await served.client.get("/symbols", params={"exchange": name})).status_code != 200:  # noqa: ASYNC110
+                await trio.sleep(LOOK)
             async with httpx.AsyncClient(base_url=sim.rest_url, verify=False) as direct:
                 yield Venue(
                     name=name,

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 import pytest
-import trio
 
 from tests.daemon.fixtures import START, eventually
 from tests.web.facade.fixtures import SYMBOLS, venue
@@ -57,45 +56,36 @@ async def test_a_feeds_streams_are_not_subscribed_to_again(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_over_an_outage_at_a_minutes_end_trades_and_bars_are_whole(name: str) -> None:
-    async with venue(name, rate=4.0, start=END - 25_000, symbols=SYMBOLS[name]) as world:
-        market = world.sim.market
-        async with connected(world) as socket:
-            await socket.say(TRADES[name])
-            await socket.say(BARS[name])
-            trades: list[Any] = []
-            bars: list[tuple[int, bool]] = []
-            closed: dict[int, Any] = {}
+    async with venue(name, rate=8.0, start=END - 50_000, symbols=SYMBOLS[name]) as world, connected(world) as socket:
+        sim, clock = world.sim, world.sim.market.clock
+        await socket.say(TRADES[name])
+        await socket.say(BARS[name])
+        trades: list[Any] = []
+        bars: list[tuple[int, bool]] = []
 
-            def hear(frame: Any) -> None:
+        async def hear(is_enough: Callable[[], bool]) -> None:
+            while not is_enough():
+                frame = await socket.hear()
                 if (bar := bar_of(name, frame)) is None:
                     trades.extend(trade_ids(name, frame))
                 else:
                     bars.append(bar)
-                    if bar[1]:
-                        assert bar[0] not in closed
-                        closed[bar[0]] = frame
 
-            while market.now < END - 4000:
-                hear(await socket.hear())
-            before = world.sim.connections_total
-            async with trio.open_nursery() as nursery:
-
-                async def cut() -> None:
-                    world.sim.faults.ws_accept = 503
-                    world.sim.drop()
-                    await eventually(lambda: market.now > END + 4000, what="the minute's end")
-                    world.sim.faults.ws_accept = "accept"
-                    await eventually(lambda: world.sim.connections_total > before, 20, what="another connection")
-
-                nursery.start_soon(cut)
-            while not any(opening > END - MINUTE for opening, _ in bars) or market.now < END + 30_000:
-                hear(await socket.hear())
+        await hear(lambda: bool(trades and bars))
+        sim.faults.ws_accept = 503
+        sim.drop()
+        await eventually(lambda: not sim.connections, what="the outage")
+        before, told = sim.connections_total, len(trades)
+        clock.advance(END + 2000 - clock.now())
+        await eventually(lambda: sim.attempts > before + 1, what="an attempt that fails")
+        sim.faults.ws_accept = "accept"
+        await hear(lambda: any(opening > END - MINUTE for opening, _ in bars) and len(trades) > told + 100)
         assert len(set(trades)) == len(trades)
         assert [opening for opening, _ in bars] == sorted(opening for opening, _ in bars)
         if name == "binance":
             assert trades == list(range(trades[0], trades[0] + len(trades)))
         if name != "hyperliquid":
-            assert list(closed) == [END - MINUTE]
+            assert [opening for opening, is_closed in bars if is_closed] == [END - MINUTE]
 
 
 async def test_other_names_of_the_same_stream() -> None:
