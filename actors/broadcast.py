@@ -8,22 +8,23 @@ from typing import Generic, TypeVar
 import trio
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class Lagged(Exception):
     """The reader fell too far behind its writer and was ended."""
 
 
-class Reader(Generic[T]):
+class Reader(Generic[T_co]):
     """One consumer's bounded memory channel, to be closed by `with`. Raises Lagged once it was ended for lag."""
 
-    def __init__(self, broadcast: "Broadcast[T]", channel: trio.MemoryReceiveChannel[T]) -> None:
+    def __init__(self, broadcast: "Broadcast[T_co]", channel: trio.MemoryReceiveChannel[T_co]) -> None:
         self._broadcast = broadcast
         self._channel = channel
         self.lagged = False
         self.given = 0  # items published to this reader so far, received or not
 
-    def __enter__(self) -> "Reader[T]":
+    def __enter__(self) -> "Reader[T_co]":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -33,14 +34,14 @@ class Reader(Generic[T]):
         self._channel.close()  # first: whoever waits on it is told that it is closed, not that it lagged
         self._broadcast.forget(self)
 
-    async def receive(self) -> T:
+    async def receive(self) -> T_co:
         """The next item, in the order of publishing."""
         try:
             return await self._channel.receive()
         except trio.EndOfChannel:
             raise Lagged from None
 
-    def receive_nowait(self) -> T:
+    def receive_nowait(self) -> T_co:
         """The next item already published; trio.WouldBlock if there is none."""
         try:
             return self._channel.receive_nowait()

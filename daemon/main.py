@@ -96,7 +96,9 @@ async def run(
     upstream = upstream or Live({name: way_of(settings) for name, settings in config.exchanges.items()})
     if recorder is not None:
         upstream = Recorded(upstream, recorder)
-    sources = _sources(config, exchanges, supervised, upstream, archive)
+    everything = Everything()
+    connectors = _connectors(config, exchanges, supervised, upstream, archive, everything)
+    sources = Sources(connectors, everything, _spikes(config, connectors, supervised))
     async with trio.open_nursery() as keeping:
         if config.server.unix_socket:
             keeping.start_soon(remove_at_end, config.server.unix_socket)
@@ -108,7 +110,7 @@ async def run(
             if recorder is not None:
                 nursery.start_soon(partial(supervised, "record", recorder.run))
             nursery.start_soon(_limit_stop, stop, nursery.cancel_scope, manager)
-            for connector in sources.connectors.values():
+            for connector in connectors.values():
                 nursery.start_soon(connector.run)
             nursery.start_soon(sources.spikes.run)
             streams, origins = config.streams, Origins(config.server.cors_origins)
@@ -117,7 +119,7 @@ async def run(
             pressure = Pressure(config.limits.memory_mb)
             nursery.start_soon(pressure.run)
             fanouts = Fanouts(nursery, supervised, sources, memory, pressure)
-            desks = open_desks(config, sources.connectors, supervised)
+            desks = open_desks(config, connectors, supervised)
             for name, desk in desks.items():
                 nursery.start_soon(partial(supervised, "facade", desk.run, exchange=name))
             hosts = _hosts(config.server)
@@ -146,7 +148,8 @@ async def run(
             )
             early = Early(app, sources.connectors, auth, counts=fanouts.counts, origins=origins, **front)
             parts = Parts(
-                sources, archive, fanouts, auth, early, hosts, origins, proxies, certificates, limits, policy, pressure
+                *(connectors, sources.spikes, archive, fanouts, auth, early, hosts, origins, proxies, certificates),
+                *(limits, policy, pressure),
             )
             loader.begin(config, parts.take)
             nursery.start_soon(auth.watch)
@@ -165,7 +168,7 @@ async def run(
                     await web.start(partial(serve, metrics.serve, await listen_at(config.metrics.listen), stop=stop))
                 log.info("web.listening", url=url)
                 manager.tell("READY=1")
-                nursery.start_soon(manager.watch, partial(_status, sources.connectors, auth.clients))
+                nursery.start_soon(manager.watch, partial(_status, connectors, auth.clients))
                 task_status.started(url)
             nursery.cancel_scope.cancel()
         keeping.cancel_scope.cancel()
@@ -290,15 +293,15 @@ def with_policy(settings: Supervision | Policy, rng: random.Random | None = None
     return supervised
 
 
-def _sources(
+def _connectors(
     config: Config,
     exchanges: Mapping[str, Exchange],
     supervised: Supervise,
     upstream: Upstream,
     archive: Archive | None,
-) -> Sources:
-    everything = Everything()
-    connectors = {
+    everything: Everything,
+) -> dict[str, Connector]:
+    return {
         name: Connector(
             replace(exchanges[name], history=min(exchanges[name].history, config.streams.history)),
             symbols=settings.symbols,
@@ -316,8 +319,11 @@ def _sources(
         for name, settings in config.exchanges.items()
         if settings.enabled
     }
+
+
+def _spikes(config: Config, connectors: Mapping[str, Connector], supervised: Supervise) -> Spikes:
     watch = config.oi_vol
-    spikes = Spikes(
+    return Spikes(
         connectors,
         timeframes=watch.timeframes,
         window=watch.window,
@@ -325,4 +331,3 @@ def _sources(
         symbols=watch.symbols,
         supervise=supervised,
     )
-    return Sources(connectors, everything, spikes)

@@ -5,7 +5,7 @@ Anything wrong: nothing changes. What only a start can change is told, and stays
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,8 @@ from msgspec import Struct
 
 from actors.archive.archive import Archive
 from actors.archive.series import KINDS
+from actors.connector import Connector
+from actors.spikes import Spikes
 from daemon import log as log_settings
 from daemon.kinds import ConfigError
 from daemon.settings import Config, Server, Supervision
@@ -31,7 +33,6 @@ from web.server.tls import Certificates
 from web.streams.fanouts import Fanouts
 from web.streams.memory import Memory
 from web.streams.multiplex import ClientLimits
-from web.streams.topics import Sources
 
 NEEDS_RESTART = (
     *("server.host", "server.port", "server.unix_socket", "server.root_path", "server.dashboard"),
@@ -108,7 +109,8 @@ class Policy:
 class Parts(NamedTuple):
     """Everything that a configuration may change while it runs."""
 
-    sources: Sources
+    connectors: Mapping[str, Connector]
+    spikes: Spikes
     archive: Archive | None
     fanouts: Fanouts
     auth: Auth
@@ -137,7 +139,7 @@ class Parts(NamedTuple):
         # From here on nothing can fail.
         log_settings.configure(config.log.level, config.log.format)
         self.policy.change(config.supervision)
-        for name, connector in self.sources.connectors.items():
+        for name, connector in self.connectors.items():
             settings = config.exchanges[name]
             connector.change(
                 symbols=settings.symbols,
@@ -146,7 +148,7 @@ class Parts(NamedTuple):
                 large_trade_threshold_usd=streams.large_trade_threshold_usd,
                 upstream_share=config.limits.upstream_share,
             )
-        self.sources.spikes.change(
+        self.spikes.change(
             timeframes=watch.timeframes, window=watch.window, threshold=watch.z_threshold, symbols=watch.symbols
         )
         if self.archive is not None:

@@ -20,7 +20,7 @@ LEVELS = [
     ["actors/collection.py"],
     ["actors/connector.py"],
     ["actors/spikes.py", "actors/facade"],
-    ["web", "web/server"],
+    ["web", "web/server", "web/connectors.py"],
     ["web/access"],
     ["web/rest"],
     ["web/streams"],

@@ -25,6 +25,7 @@ from web.access.front import Front
 from web.access.hosts import Hosts
 from web.access.limits import Limits
 from web.access.origins import Origins
+from web.connectors import Connectors
 from web.counts import OTHER
 from web.facade.http import Desks, FacadeHttp, place_of, refusal_below
 from web.facade.socket import serve_facade
@@ -46,7 +47,7 @@ from web.reference.openapi import add_pages
 from web.rest import tables
 from web.rest.gate import Gate
 from web.rest.headers import choose_encoding, compress, is_compressible, variant_headers
-from web.rest.route import Answer, Connectors, Route
+from web.rest.route import Answer, Route
 from web.rest.routes import routes_below
 from web.rest.spool import Spool
 from web.server.accepting import refusal

@@ -24,11 +24,11 @@ from prometheus_client.registry import Collector
 
 from actors import clock
 from actors.archive.archive import Archive
-from actors.connector import Connector
 from actors.counts import BOUNDS, Histogram
 from actors.events import Kind
 from actors.facade.desk import Desk
 from web.access.auth import Auth
+from web.connectors import AnyConnector, AnyFeed, Connectors
 from web.counts import WebCounts
 from web.rest.route import archive_of
 from web.server.settings import ServerStatistics
@@ -57,7 +57,7 @@ class ProcessCounts:
 class Subjects:
     """What there is to tell of."""
 
-    connectors: Mapping[str, Connector]
+    connectors: Connectors
     fanouts: Fanouts
     auth: Auth
     web: WebCounts
@@ -161,7 +161,7 @@ def _feeds(s: Subjects) -> Iterator[Metric]:
         yield _gauge("feed_event_age_seconds", "Since a feed's last event", ("exchange", "symbol"), ages)
 
 
-def _lines(connectors: Mapping[str, Connector]) -> Iterator[Metric]:
+def _lines(connectors: Connectors) -> Iterator[Metric]:
     one, why = ("exchange",), ("exchange", "reason")
     yield _gauge("lines", "Connected lines", one, _per(connectors, lambda c: c.lines_connected))
     yield _counter("line_connects", "Connections made", one, _per(connectors, lambda c: c.counts.connects))
@@ -194,7 +194,7 @@ def _events(s: Subjects) -> Iterator[Metric]:
     ages: dict[Labels, float] = {}
     for name, connector in connectors.items():
         for feed in _of(connector):
-            for kind, at in feed.readers.last_heard().items():
+            for kind, at in feed.last_heard().items():
                 age = (now - at).total_seconds()
                 ages[name, kind] = min(age, ages.get((name, kind), age))
     yield _gauge("event_age_seconds", "Since the youngest event", of, ages.items())
@@ -202,7 +202,7 @@ def _events(s: Subjects) -> Iterator[Metric]:
     yield _gauge("clock_skew_seconds", "The exchange's clock minus ours", ("exchange",), skew)
 
 
-def _upstream(connectors: Mapping[str, Connector]) -> Iterator[Metric]:
+def _upstream(connectors: Connectors) -> Iterator[Metric]:
     one, bucket = ("exchange",), ("exchange", "bucket")
     asked = [((n, outcome), count) for n, c in connectors.items() for outcome, count in c.counts.requests.items()]
     yield _counter("upstream_requests", "REST requests by how they ended", ("exchange", "outcome"), asked)
@@ -335,17 +335,17 @@ def _histogram(name: str, about: str, labels: Labels, rows: Iterable[tuple[Label
     return family
 
 
-def _per(connectors: Mapping[str, Connector], value: Callable[[Connector], float]) -> Rows:
+def _per(connectors: Connectors, value: Callable[[AnyConnector], float]) -> Rows:
     return [((name,), float(value(connector))) for name, connector in connectors.items()]
 
 
-def _by_kind(connectors: Mapping[str, Connector], values: Callable[[Connector], Mapping[Kind, float]]) -> Rows:
+def _by_kind(connectors: Connectors, values: Callable[[AnyConnector], Mapping[Kind, float]]) -> Rows:
     return [((n, kind), value) for n, connector in connectors.items() for kind, value in values(connector).items()]
 
 
-def _is_up(connector: Connector) -> bool:
+def _is_up(connector: AnyConnector) -> bool:
     return connector.is_live
 
 
-def _of(connector: Connector) -> Iterable[Any]:
+def _of(connector: AnyConnector) -> Iterable[AnyFeed]:
     return connector.feeds.values()

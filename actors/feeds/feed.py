@@ -148,6 +148,10 @@ class Feed:
         """What a new reader of `topic` is told at once: the bar, rate or interest of this moment."""
         return self._known.current(topic)
 
+    def last_heard(self) -> dict[Kind, datetime]:
+        """When the youngest event of each kind was received."""
+        return self.readers.last_heard()
+
     def _urgency(self) -> float:
         """Trades a second: of many symbols to be repaired the busiest go first."""
         return self._trades_heard / max(1.0, trio.current_time() - self._made_at)

@@ -27,7 +27,7 @@ from actors.feeds.everything import Everything
 from actors.feeds.feed import Feed
 from actors.spikes import Spikes
 from web.access.account import NONE, Account
-from web.rest.route import Connectors
+from web.connectors import Connectors
 from web.server.outbox import Outbox, payloads_of
 from web.streams.fanouts import Fanouts
 from web.streams.memory import Memory

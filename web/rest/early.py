@@ -28,12 +28,13 @@ from web.access.clients import Seat
 from web.access.credentials import take_from_head
 from web.access.hosts import Hosts
 from web.access.origins import Origins
+from web.connectors import Connectors
 from web.counts import WebCounts
 from web.parameters import TableQuery, parse
 from web.problems import InvalidParameters
 from web.rest.gate import PROBES, refusal
 from web.rest.headers import Encoding, choose_encoding, compress, is_compressible, prefers_html, variant_headers
-from web.rest.route import Answer, Connectors
+from web.rest.route import Answer
 from web.rest.routes import routes_below
 
 HEAD_MAX = 4096  # bytes of a request's head

@@ -16,11 +16,12 @@ from actors.archive.series import FAR, KINDS, WITH_INTERVAL, ArchiveKind, us
 from actors.errors import NotReady, UnknownSymbol, Unsupported, UpstreamError
 from web import parameters as p
 from web.access.auth import ENDING, VISIT
+from web.connectors import Connectors
 from web.problems import BadParameter, InvalidParameters, NotFound, problem
 from web.rest.dump import Job
 from web.rest.formats import FORMATS, file_name, missing
 from web.rest.headers import is_known
-from web.rest.route import Connectors, Route, archive_of, connector_of
+from web.rest.route import Route, archive_of, connector_of
 from web.rest.spool import Spooled
 
 LASTS = 3600.0  # seconds: a client that reads a byte now and then may not keep others from exporting for ever

@@ -4,11 +4,11 @@ from typing import Any
 
 from actors.archive import flows
 from actors.archive.flows import LargeTradeBar, LiquidationBar
-from actors.connector import Connector
 from actors.events import FundingRate, LargeTrade, Liquidation, Ohlc, OpenInterest
 from web import parameters as p
+from web.connectors import AnyConnector, Connectors
 from web.problems import BadParameter, InvalidParameters
-from web.rest.route import Connectors, Route, connector_of
+from web.rest.route import Route, connector_of
 
 
 async def ohlc(connectors: Connectors, query: p.OhlcQuery, *, exchange: str, symbol: str, interval: str) -> list[Ohlc]:
@@ -88,13 +88,13 @@ async def large_trade_bars(
     return await bars_of_large_trades(connector_of(connectors, exchange), symbol, query)
 
 
-async def bars_of_liquidations(connector: Connector, symbol: str, query: p.BarsQuery) -> list[LiquidationBar]:
+async def bars_of_liquidations(connector: AnyConnector, symbol: str, query: p.BarsQuery) -> list[LiquidationBar]:
     seen = connector.liquidations(symbol)
     sums = await seen.bars(query.interval, limit=query.limit, start=query.start_time, end=query.end_time)
     return [flows.liquidation_bar(connector.name, seen.series.symbol, query.interval, bar) for bar in sums]
 
 
-async def bars_of_large_trades(connector: Connector, symbol: str, query: p.BarsQuery) -> list[LargeTradeBar]:
+async def bars_of_large_trades(connector: AnyConnector, symbol: str, query: p.BarsQuery) -> list[LargeTradeBar]:
     seen = connector.large_trades(symbol)
     sums = await seen.bars(query.interval, limit=query.limit, start=query.start_time, end=query.end_time)
     return [flows.large_trade_bar(connector.name, seen.series.symbol, query.interval, bar) for bar in sums]

@@ -7,14 +7,14 @@ import trio
 from msgspec import UNSET, UnsetType, defstruct
 
 from actors.archive.flows import LargeTradeBar, LiquidationBar
-from actors.connector import Connector
 from actors.errors import MarketError, NotReady, UnknownInterval, UnknownSymbol, Unsupported, UpstreamError
 from actors.events import FundingRate, Instrument, Ohlc, OpenInterest, PredictedFunding
 from actors.exchanges.exchange import load_exchanges
 from web import parameters as p
+from web.connectors import AnyConnector, Connectors
 from web.problems import Problem, problem_of
 from web.rest.handlers import bars_of_large_trades, bars_of_liquidations
-from web.rest.route import Connectors, Route, connector_of
+from web.rest.route import Route, connector_of
 
 
 def _by_exchange(name: str, answer: Any) -> Any:
@@ -29,7 +29,7 @@ MultiFunding = _by_exchange("MultiFunding", FundingRate)
 MultiLiquidationBars = _by_exchange("MultiLiquidationBars", list[LiquidationBar])
 MultiLargeTradeBars = _by_exchange("MultiLargeTradeBars", list[LargeTradeBar])
 
-Ask = Callable[[Connector, str], Awaitable[Any]]
+Ask = Callable[[AnyConnector, str], Awaitable[Any]]
 """(connector, symbol as this exchange spells it) -> its answer."""
 
 
@@ -42,7 +42,7 @@ async def ask_all(connectors: Connectors, symbol: str, ask: Ask) -> dict[str, An
     answers: dict[str, Any] = dict.fromkeys(connectors)  # in the order of the configuration
     failures: dict[str, MarketError] = {}
 
-    async def ask_one(name: str, connector: Connector) -> None:
+    async def ask_one(name: str, connector: AnyConnector) -> None:
         try:
             answers[name] = await ask(connector, instrument_for(connector, symbol, base).symbol)
         except MarketError as error:
@@ -74,7 +74,7 @@ def base_asset(connectors: Connectors, symbol: str) -> str:
     return symbol
 
 
-def instrument_for(connector: Connector, symbol: str, base: str) -> Instrument:
+def instrument_for(connector: AnyConnector, symbol: str, base: str) -> Instrument:
     """The exchange's own contract of that symbol where it has one, else its contract for the base asset."""
     try:
         return connector.catalogue.resolve(symbol)
@@ -83,29 +83,29 @@ def instrument_for(connector: Connector, symbol: str, base: str) -> Instrument:
 
 
 async def multi_ohlc(connectors: Connectors, query: p.MultiOhlcQuery, *, symbol: str, interval: str) -> dict[str, Any]:
-    async def ask(connector: Connector, symbol: str) -> list[Ohlc]:
+    async def ask(connector: AnyConnector, symbol: str) -> list[Ohlc]:
         return await connector.ohlc(symbol, interval, limit=query.limit, start=query.start_time, end=query.end_time)
 
     return await ask_all(connectors, symbol, ask)
 
 
 async def multi_open_interest(connectors: Connectors, query: p.MultiQuery, *, symbol: str) -> dict[str, Any]:
-    return await ask_all(connectors, symbol, Connector.open_interest)
+    return await ask_all(connectors, symbol, lambda connector, symbol: connector.open_interest(symbol))
 
 
 async def multi_funding(connectors: Connectors, query: p.MultiQuery, *, symbol: str) -> dict[str, Any]:
-    return await ask_all(connectors, symbol, Connector.funding)
+    return await ask_all(connectors, symbol, lambda connector, symbol: connector.funding(symbol))
 
 
 async def multi_liquidation_bars(connectors: Connectors, query: p.MultiBarsQuery, *, symbol: str) -> dict[str, Any]:
-    async def ask(connector: Connector, symbol: str) -> list[LiquidationBar]:
+    async def ask(connector: AnyConnector, symbol: str) -> list[LiquidationBar]:
         return await bars_of_liquidations(connector, symbol, query)
 
     return await ask_all(connectors, symbol, ask)
 
 
 async def multi_large_trade_bars(connectors: Connectors, query: p.MultiBarsQuery, *, symbol: str) -> dict[str, Any]:
-    async def ask(connector: Connector, symbol: str) -> list[LargeTradeBar]:
+    async def ask(connector: AnyConnector, symbol: str) -> list[LargeTradeBar]:
         return await bars_of_large_trades(connector, symbol, query)
 
     return await ask_all(connectors, symbol, ask)

@@ -1,15 +1,13 @@
 """A REST route: what it takes and answers, for the app that serves it and OpenAPI; and whom a request is about."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from actors.archive.archive import Archive
-from actors.connector import Connector
 from actors.errors import UnknownExchange
-
-Connectors = Mapping[str, Connector]
+from web.connectors import AnyConnector, Connectors
 
 
 class Answer(NamedTuple):
@@ -39,7 +37,7 @@ class Route(NamedTuple):
     held: Held | None = None  # of a handler that may wait
 
 
-def connector_of(connectors: Connectors, exchange: str) -> Connector:
+def connector_of(connectors: Connectors, exchange: str) -> AnyConnector:
     try:
         return connectors[exchange.lower()]
     except KeyError:

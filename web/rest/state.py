@@ -9,16 +9,15 @@ from msgspec import UNSET, Struct, UnsetType
 
 from actors import clock
 from actors.archive.archive import ArchiveReport
-from actors.connector import Connector
 from actors.errors import NotReady, UnknownSymbol
 from actors.events import FeedState, Instrument
 from actors.exchanges.exchange import Capability
-from actors.feeds.feed import Feed
 from actors.feeds.health import FeedReport
 from actors.feeds.quality import TopicReport
 from actors.upstream.budget import BudgetReport
 from web import parameters as p
-from web.rest.route import Answer, Connectors, Route, archive_of, connector_of
+from web.connectors import AnyConnector, AnyFeed, Connectors
+from web.rest.route import Answer, Route, archive_of, connector_of
 
 HealthState = Literal["healthy", "degraded", "starting"]
 VERSION = version("marketd")
@@ -163,7 +162,7 @@ async def feed_quality(connectors: Connectors, query: p.TableQuery, *, exchange:
     return _quality(connector, feed)
 
 
-def _quality(connector: Connector, feed: Feed) -> FeedQuality:
+def _quality(connector: AnyConnector, feed: AnyFeed) -> FeedQuality:
     skew = connector.clock_skew
     return FeedQuality(
         connector.name,

@@ -13,8 +13,9 @@ import trio
 
 from actors import clock
 from actors.events import EPOCH, Event, Gap, Said, Status, Topic, bar_end
+from actors.relayed import Relayed
 from web.server.outbox import TRY_AGAIN_LATER, joined_frame, text_frame
-from web.streams.memory import Cursor, Encoded, Log, Position, began, encoded
+from web.streams.memory import Cursor, Encoded, Log, Position, began, encoded, new_epoch
 from web.streams.pacing import Conflater
 from web.streams.topics import Source
 
@@ -238,6 +239,8 @@ class Fanout:
         self._remembers = True
         self._begins_at = self.log.end
         self._forgotten = self._begins_at - 1
+        if self._is_numbered_elsewhere:
+            self.seq = self.trunk.seq
         if self.log is self.trunk.log:
             self.trunk.remembers = True
         if self._accepts is not None:
@@ -246,6 +249,34 @@ class Fanout:
     @property
     def may_be_resumed(self) -> bool:
         return self._remembers and not self.is_over
+
+    @property
+    def _is_numbered_elsewhere(self) -> bool:
+        """The source numbers it: all that is told there, and nothing of it is left out."""
+        return bool(self.trunk.epoch) and self._accepts is None and self.conflater is None
+
+    async def recall(self, since: Position) -> None:
+        """Before a client resumes: remember what it missed, where its numbers are older than this topic is here."""
+        held = self.log.end - self.log.first
+        # Also for what is behind the very event before those: notes may be there.
+        if self._is_numbered_elsewhere and since.epoch == self.epoch and self.seq - since.seq >= held:
+            await self.trunk.recall()
+
+    def begin_anew(self) -> None:
+        """What was told is not continued: clients are told so, as if they had come back too late."""
+        gap = text_frame(self.too_old(Position(self.epoch, self.seq)))
+        follows = self.conflater is None and self._accepts is None
+        self.epoch, self.seq = (self.trunk.epoch, self.trunk.seq) if follows else (new_epoch(), 0)
+        self._numbered_head = b""
+        if self.conflater is not None:
+            self.conflater.drop()
+            self.log.break_off()
+        self._begins_at = self.log.first
+        self._forgotten = self._begins_at - 1
+        for audience in self._numbered if self._status is None else (*self._numbered, self._status):
+            self.trunk.add(audience, gap, False)
+        if self.wakers:
+            self.trunk.woken[self] = None
 
     def resume(self, since: Position) -> Cursor | None:
         """The cursor of what came after an event; None where that is not all remembered."""
@@ -351,7 +382,7 @@ class Fanout:
 
     # --- frames ---
 
-    def _head(self, said: Said) -> bytes:
+    def _head(self, said: Said | Relayed) -> bytes:
         """The beginning of what per-path streams tell."""
         head = self._heads.get(said.type)
         if head is None:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import count, islice
+from math import inf
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -16,6 +17,7 @@ import trio
 
 from actors import clock
 from actors.events import Gap, Said, Status
+from actors.relayed import Relayed
 
 # Bytes that a remembered event takes beside its text: itself, and the objects that hold it; and one more log's place.
 OVERHEAD, PLACE = 400, 9
@@ -68,7 +70,7 @@ class Cursor(NamedTuple):
 class Encoded(msgspec.Struct, gc=False):
     """Something said, encoded once for all. `text` is its JSON without the opening brace."""
 
-    said: Said
+    said: Said | Relayed
     text: bytes
     at: float
     is_event: bool = True  # else a note
@@ -108,7 +110,7 @@ class Log:
         self._events: deque[Encoded] = deque()
         self._notes: deque[tuple[int, Encoded]] = deque()  # with the index of the event behind it
         self._first_note = 0
-        self._forgot_note = -1  # the index of the event behind the last note that was forgotten
+        self._forgot_note = -inf  # the index of the event behind the last note that was forgotten
 
     @property
     def end(self) -> int:
@@ -181,6 +183,32 @@ class Log:
             found.append(Remembered(seq, self._notes[note - self._first_note][1]))
             note += 1
         return note
+
+    def put_before(self, older: Sequence[Encoded]) -> None:
+        """What was said right before all that is kept, as far as it fits: indices go down from the first one."""
+        if self._notes and self._notes[0][0] < self.first:
+            return  # of a filter: what lies between is forgotten
+        frames, seconds = self._limits()
+        oldest = trio.current_time() - seconds
+        known = {told.text for index, told in self._notes if index == self.first}
+        for told in reversed(older):
+            if told.at < oldest or len(self._events) >= frames or len(self._notes) >= frames:
+                return
+            if told.is_event:
+                self.first -= 1
+                told.logs += 1
+                self._room.used += PLACE + len(told.text) + OVERHEAD
+                self._events.appendleft(told)
+            elif told.text not in known:
+                self._first_note -= 1
+                self._notes.appendleft((self.first, told))
+
+    def break_off(self) -> None:
+        """What was kept is not continued: every cursor until now leads to Forgotten."""
+        self._drop(len(self._events))
+        while self._notes:
+            self._forget_note()
+        self.first += 1
 
     def forget_half(self) -> None:
         """Make room for others."""

@@ -19,7 +19,6 @@ from msgspec import UNSET, Struct, UnsetType
 from actors.decoding import UNREADABLE
 from actors.errors import MarketError, NotReady
 from actors.events import Ohlc, bar_end
-from actors.feeds.feed import Feed
 from web.access.account import Account
 from web.problems import BadParameter, InvalidParameters, NotFound, Problem, problem, problem_of
 from web.server.outbox import TRY_AGAIN_LATER, text_frame
@@ -28,7 +27,7 @@ from web.streams.fanout import Client, Fanout, Opening, Outlet
 from web.streams.fanouts import Fanouts
 from web.streams.memory import Cursor, Forgotten, Position
 from web.streams.shares import following
-from web.streams.topics import find_by_name
+from web.streams.topics import BarSource, find_by_name
 
 SOCKET = "/ws"
 CHUNK = 256  # remembered frames written at once
@@ -218,6 +217,8 @@ class Multiplex:
         with subscription.scope:
             try:
                 await trio.lowlevel.checkpoint_if_cancelled()  # it may have been left before this task began
+                if since is not None:
+                    await fanout.recall(since)
                 cursor = None if since is None else fanout.resume(since)
                 if cursor is None:
                     if since is not None:
@@ -234,13 +235,13 @@ class Multiplex:
     async def _begin(self, subscription: Subscription, backfill: int | None) -> Cursor:
         """Tell the present, behind so many closed bars; where to go on."""
         feed = subscription.fanout.source
-        if backfill is not None and isinstance(feed, Feed) and subscription.fanout.topic.interval:
+        if backfill is not None and subscription.fanout.topic.interval and isinstance(feed, BarSource):
             return await self._tell_history(subscription, feed, subscription.fanout.topic.interval, backfill)
         opening = await subscription.fanout.open(subscription)
         self._tell_present(subscription.fanout, opening)
         return opening.cursor
 
-    async def _tell_history(self, subscription: Subscription, feed: Feed, interval: str, count: int) -> Cursor:
+    async def _tell_history(self, subscription: Subscription, feed: BarSource, interval: str, count: int) -> Cursor:
         fanout = subscription.fanout
         with trio.move_on_after(BEGUN_WITHIN):
             while (known := feed.closed_bars(interval, count)) is None:  # noqa: ASYNC110 (plain state)
@@ -258,7 +259,7 @@ class Multiplex:
             self._tell_present(fanout, opening)
         return opening.cursor
 
-    async def _older(self, feed: Feed, interval: str, count: int, end: datetime) -> list[Ohlc]:
+    async def _older(self, feed: BarSource, interval: str, count: int, end: datetime) -> list[Ohlc]:
         """The last `count` closed bars before `end`; fewer where there are no more.
 
         Raises NotReady where `end` is so young that the exchange may yet tell the bar right before it.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import inf
+from typing import Any
 
 import trio
 
@@ -27,14 +28,19 @@ class Conflater:
 
     def take(self, update: Encoded, now: float) -> list[Encoded]:
         """What is to be told now."""
-        if not isinstance(update.said, Ohlc):
+        said: Any = update.said
+        if said.type != Ohlc.type:
             return [*self.flush(now), update]
-        if now < self._told_at + self._period and not update.said.is_closed:
+        if now < self._told_at + self._period and not said.is_closed:
             self._waiting = update
             return []
         self._waiting = None  # an older update of this bar, if any: every update carries the whole bar
         self._told_at = now
         return [update]
+
+    def drop(self) -> None:
+        """What waits belongs to a past that is not continued."""
+        self._waiting = None
 
     def flush(self, now: float) -> list[Encoded]:
         """What waits, before its time."""

@@ -96,7 +96,8 @@ class _Place:
         self.epoch = self.fanout.epoch
         return [] if current is None else [self.fanout.numbered_text(current, self.seq)]
 
-    def resume(self, since: Position) -> bool:
+    async def resume(self, since: Position) -> bool:
+        await self.fanout.recall(since)
         cursor = self.fanout.resume(since)
         if cursor is None:
             return False
@@ -171,7 +172,7 @@ class _Stream:
         new = [
             (place, since)
             for place, since in zip(self._places, _positions(self._last_event_id, len(self._places)), strict=True)
-            if since is None or not place.resume(since)
+            if since is None or not await place.resume(since)
         ]
         # All gaps come first: a client that leaves in their midst must be told the others when it comes back.
         gaps = [place.lose(since) for place, since in new] if self._last_event_id else []

@@ -8,17 +8,20 @@ counted and remembered as a topic of its own.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from werkzeug.datastructures import MultiDict
 
 from actors.broadcast import Reader
-from actors.events import Event, FundingRate, Kind, LargeTrade, Liquidation, Ohlc, OpenInterest, Said, Topic, Trade
+from actors.events import Event, FundingRate, Kind, LargeTrade, Liquidation, Ohlc, OpenInterest, Topic, Trade
+from actors.exchanges.exchange import Exchange
 from actors.feeds.everything import ALL, KINDS, Everything
+from actors.relayed import Numbering, Recalled, Told
 from actors.spikes import OiSpike, Spikes
 from web import parameters as p
+from web.connectors import Connectors
 from web.problems import BadParameter, InvalidParameters, NotFound
-from web.rest.route import Connectors, connector_of
+from web.rest.route import connector_of
 from web.streams.pacing import Conflater
 
 
@@ -29,8 +32,29 @@ class Source(Protocol):
     def received_at(self) -> datetime | None:
         """When what it tells at the moment was received; None: that is nothing that was received."""
 
-    def subscribe(self, topic: Topic, capacity: int) -> Reader[Said]: ...
+    def subscribe(self, topic: Topic, capacity: int) -> Reader[Told]: ...
     def current(self, topic: Topic) -> Event | None: ...
+
+
+@runtime_checkable
+class NumberedSource(Source, Protocol):
+    """One whose events come with numbers that others give too: a topic's place is the same wherever it is told."""
+
+    def numbering(self, topic: Topic) -> Numbering: ...
+    async def recall(self, topic: Topic) -> list[Recalled]:
+        """What is remembered of a topic beyond this process, the oldest first; none where nothing can be had."""
+
+
+@runtime_checkable
+class BarSource(Source, Protocol):
+    """One that keeps bars: a feed."""
+
+    @property
+    def symbol(self) -> str: ...
+    @property
+    def exchange(self) -> Exchange: ...
+
+    def closed_bars(self, interval: str, count: int) -> tuple[datetime, list[Ohlc], bool] | None: ...
 
 
 class Sources(NamedTuple):

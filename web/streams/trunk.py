@@ -17,13 +17,14 @@ import trio
 
 from actors import clock
 from actors.broadcast import Lagged
-from actors.events import Said, Topic
+from actors.events import Topic
+from actors.relayed import Numbering, Relayed, Renumbered, Told
 from web.counts import WebCounts
 from web.server.outbox import TRY_AGAIN_LATER
 from web.streams.fanout import Audience, Client, Fanout, Outlet
-from web.streams.memory import Log, Room, encoded
+from web.streams.memory import Encoded, Log, Room, encoded
 from web.streams.pacing import Conflater
-from web.streams.topics import Source
+from web.streams.topics import NumberedSource, Source
 
 # Events that may wait for the trunk; it never waits, so more means the program is overloaded. Trades of a repair and
 # what waited for them are published at one moment: tens of thousands.
@@ -51,6 +52,12 @@ class Trunk:
         self.is_over = False  # it lagged
         self._counts = counts or WebCounts()
         self._reader = source.subscribe(topic, CAPACITY)
+        self._numbers = source if isinstance(source, NumberedSource) else None
+        # Of the last event that was told: the name of the memory that it belongs to ("": who tells it names one), and
+        # its number. Nothing waits to be told yet.
+        self.epoch, self.seq = self._numbers.numbering(topic) if self._numbers else ("", 0)
+        self._recalling = trio.Lock()
+        self._is_recalled = self._numbers is None
         self._received = 0  # of what was given to the reader
         self._settling: dict[object, tuple[int, Fanout, Callable[[], None]]] = {}  # see when_settled
         self._due: list[tuple[float, int, Fanout]] = []  # when conflated topics may tell what they hold back
@@ -68,7 +75,9 @@ class Trunk:
         conflater: Conflater | None = None,
         epoch: str = "",
     ) -> Fanout:
-        """A new topic."""
+        """A new topic. `epoch`: of its numbers, where the source gives none."""
+        if self.epoch and accepts is None and conflater is None:
+            epoch = self.epoch
         fanout = Fanout(self, name=name or str(self.topic), accepts=accepts, conflater=conflater, epoch=epoch)
         self.fanouts[fanout] = None
         return fanout
@@ -146,11 +155,18 @@ class Trunk:
         except trio.ClosedResourceError:
             return  # nobody came back
 
-    def _tell(self, batch: list[Said]) -> None:
+    def _tell(self, batch: list[Told]) -> None:
         now = trio.current_time()
         for said in batch:
             self._received += 1
-            told = encoded(said, now)
+            if isinstance(said, Renumbered):
+                self._begin_anew(said.numbering)
+                continue
+            if isinstance(said, Relayed):
+                self.seq = said.seq
+                told = Encoded(said, said.text[1:], now)
+            else:
+                told = encoded(said, now)
             if self.remembers:
                 self.log.keep(told)
             for fanout in self.fanouts:
@@ -160,6 +176,41 @@ class Trunk:
             if self._settling:
                 self._settle()
         self._write()
+
+    # --- a source that numbers ---
+
+    async def recall(self) -> None:
+        """Remember what was told before this was made, as far as the source does; once."""
+        async with self._recalling:
+            if self._numbers is None or self._is_recalled:
+                return
+            epoch = self.epoch
+            said = await self._numbers.recall(self.topic)
+            if self.epoch != epoch:
+                return
+            self._is_recalled = True
+            first = self.seq - (self.log.end - self.log.first) + 1  # the number of the oldest event that is kept
+            now = trio.current_time()
+            older: list[Encoded] = []
+            last = first - 1
+            for one, age in said:
+                if isinstance(one, Relayed):
+                    if one.seq >= first:
+                        break
+                    last = one.seq
+                    older.append(Encoded(one, one.text[1:], now - age))
+                else:
+                    older.append(encoded(one, now - age))
+            if last == first - 1:
+                self.log.put_before(older)
+
+    def _begin_anew(self, numbering: Numbering) -> None:
+        """What was told until now is not continued."""
+        self.epoch, self.seq = numbering
+        self._is_recalled = False
+        self.log.break_off()
+        for fanout in self.fanouts:
+            fanout.begin_anew()
 
     def _note_due(self, fanout: Fanout, due: float) -> None:
         if due < inf and due != fanout.noted_due:

@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from actors import clock
-from actors.connector import Connector
 from actors.errors import MarketError, UnknownInterval, Unsupported
 from actors.events import EPOCH, INTERVALS, Gap, Instrument, Ohlc
 from web.access.auth import VISIT
+from web.connectors import AnyConnector
 from web.problems import Denied, InvalidParameters
 from web.streams.fanouts import Fanouts
 from web.streams.shares import following
@@ -21,7 +21,7 @@ from web.udf.symbols import describe, symbol_named
 PATIENCE = timedelta(seconds=60)  # since anything came, for which what was known then still answers
 
 
-def bars_before(fanouts: Fanouts, connector: Connector, instrument: Instrument, interval: str) -> Before:
+def bars_before(fanouts: Fanouts, connector: AnyConnector, instrument: Instrument, interval: str) -> Before:
     """From memory where it reaches so far; a chart of what is not collected has it collected, as a stream would."""
     symbol = instrument.symbol
 
@@ -41,7 +41,7 @@ def bars_before(fanouts: Fanouts, connector: Connector, instrument: Instrument, 
     return before
 
 
-def _collect(fanouts: Fanouts, connector: Connector, symbol: str, interval: str) -> None:
+def _collect(fanouts: Fanouts, connector: AnyConnector, symbol: str, interval: str) -> None:
     """Have it collected for a while longer, within what the client may; where it may not, the exchange is asked."""
     if connector.is_configured(symbol, interval):
         return
@@ -64,7 +64,7 @@ async def quote(fanouts: Fanouts, name: str) -> quotes.Quote:
     return quotes.quote_of(name, describe(connector, instrument), days, connector.now())
 
 
-async def settlements(connector: Connector, instrument: Instrument, start: datetime, end: datetime) -> list[Any]:
+async def settlements(connector: AnyConnector, instrument: Instrument, start: datetime, end: datetime) -> list[Any]:
     """The latest thousand within the range."""
     until = None if end > connector.now() else end
     if end <= start or end <= EPOCH:
@@ -76,7 +76,7 @@ async def settlements(connector: Connector, instrument: Instrument, start: datet
     return [rate for rate in rates if start <= rate.funding_time < end]
 
 
-def gaps(connector: Connector, instrument: Instrument) -> Iterable[tuple[str, Gap]]:
+def gaps(connector: AnyConnector, instrument: Instrument) -> Iterable[tuple[str, Gap]]:
     """(topic, gap) of all that is known of the market; none of one that is not collected."""
     feed = connector.feeds.get(instrument.symbol)
     if feed is None:

@@ -4,11 +4,11 @@ from decimal import Decimal
 
 from msgspec import Struct, structs
 
-from actors.connector import Connector
 from actors.errors import NotReady, UnknownInterval, UnknownSymbol
 from actors.events import Instrument
+from web.connectors import AnyConnector, Connectors
 from web.problems import BadParameter, InvalidParameters
-from web.rest.route import Connectors, connector_of
+from web.rest.route import connector_of
 
 RESOLUTIONS = {
     **{"1": "1m", "3": "3m", "5": "5m", "15": "15m", "30": "30m"},
@@ -70,7 +70,7 @@ def ticker_of(instrument: Instrument) -> str:
     return f"{instrument.exchange.upper()}:{instrument.symbol}"
 
 
-def symbol_named(connectors: Connectors, text: str) -> tuple[Connector, Instrument]:
+def symbol_named(connectors: Connectors, text: str) -> tuple[AnyConnector, Instrument]:
     """What a ticker means, in any case; without its exchange, the first that lists the symbol.
 
     Raises InvalidParameters where it is empty, UnknownExchange, UnknownSymbol, NotReady.
@@ -97,12 +97,12 @@ def symbol_named(connectors: Connectors, text: str) -> tuple[Connector, Instrume
     raise UnknownSymbol(f"no exchange here lists {text[:60]!r}")
 
 
-def resolutions_of(connector: Connector) -> dict[str, str]:
+def resolutions_of(connector: AnyConnector) -> dict[str, str]:
     """Those that the exchange has bars of: the chart makes others from them."""
     return {name: interval for name, interval in RESOLUTIONS.items() if interval in connector.exchange.intervals}
 
 
-def interval_of(connector: Connector, resolution: str) -> str:
+def interval_of(connector: AnyConnector, resolution: str) -> str:
     """Raises UnknownInterval."""
     known = resolutions_of(connector)
     interval = known.get(SHORT.get(resolution, resolution))
@@ -112,7 +112,7 @@ def interval_of(connector: Connector, resolution: str) -> str:
     return interval
 
 
-def describe(connector: Connector, instrument: Instrument) -> SymbolInfo:
+def describe(connector: AnyConnector, instrument: Instrument) -> SymbolInfo:
     resolutions = resolutions_of(connector)
     ticker, exchange = ticker_of(instrument), connector.name.upper()
     scale, step = _price_steps(instrument.tick_size)
@@ -142,7 +142,7 @@ def describe(connector: Connector, instrument: Instrument) -> SymbolInfo:
     )
 
 
-def _description(connector: Connector, instrument: Instrument) -> str:
+def _description(connector: AnyConnector, instrument: Instrument) -> str:
     dated = "" if instrument.funding_interval_hours is not None else f" ({instrument.symbol})"
     return f"{instrument.base} / {instrument.quote}{dated} on {connector.exchange.title}"
 
@@ -215,7 +215,7 @@ _COLUMN_NAMES = {
 }
 
 
-def columns(connector: Connector) -> dict[str, list[object]]:
+def columns(connector: AnyConnector) -> dict[str, list[object]]:
     """Every symbol of one exchange, a list per member. Raises NotReady."""
     instruments = connector.catalogue.instruments.values()
     if not instruments:

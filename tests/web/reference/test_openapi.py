@@ -16,12 +16,13 @@ from actors.feeds.everything import Everything
 from actors.spikes import Spikes
 from web import parameters as p
 from web.app import create_app
+from web.connectors import Connectors
 from web.problems import STATUS_OF, Problem
 from web.reference.openapi import build_document, codes_of
 from web.reference.pages import inline, pretty, prose
 from web.reference.stream_words import CLOSES
 from web.reference.words import CODES, FIELDS, PARAMETERS
-from web.rest.route import Connectors, Route
+from web.rest.route import Route
 from web.rest.routes import ROUTES
 from web.rest.state import Ready
 from web.streams.fanouts import Fanouts
@@ -54,7 +55,8 @@ def connectors() -> Connectors:
 
 
 def sources_of(connectors: Connectors) -> Sources:
-    spikes = Spikes(connectors, timeframes=["5m", "1h"], window=96, threshold=3.0, symbols=(), supervise=never)
+    # Nothing runs here.
+    spikes = Spikes({}, timeframes=["5m", "1h"], window=96, threshold=3.0, symbols=(), supervise=never)
     return Sources(connectors, Everything(), spikes)
 
 

@@ -14,7 +14,7 @@ from actors.feeds.everything import Everything
 from actors.feeds.feed import Feed
 from actors.spikes import Spikes
 from tests.daemon.test_truth import LOCAL, SYMBOL, Connector, Market, Upstream, quiet
-from web.rest.route import Connectors
+from web.connectors import Connectors
 from web.server.outbox import Outbox, payloads_of
 from web.streams.fanouts import Fanouts
 from web.streams.multiplex import ClientLimits, Multiplex

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.events import Gap, Ohlc, Said, from_ms
+from actors.relayed import Relayed
 from tests.daemon.fixtures import MINUTE, Json, eventually, world
 from web.server.outbox import Outbox, payloads_of, text_frame
 from web.streams.memory import Encoded
@@ -53,10 +54,10 @@ class Paced:
     def due(self) -> float:
         return self._conflater.due
 
-    def take(self, said: Said, now: float) -> list[Said]:
+    def take(self, said: Said, now: float) -> list[Said | Relayed]:
         return [told.said for told in self._conflater.take(Encoded(said, b"", now), now)]
 
-    def flush(self, now: float) -> list[Said]:
+    def flush(self, now: float) -> list[Said | Relayed]:
         return [told.said for told in self._conflater.flush(now)]
 
 
@@ -88,7 +89,7 @@ def test_no_close_is_lost_nothing_is_told_too_often_and_the_last_word_is_the_lat
 ) -> None:
     conflater, now, minute = Paced(rate), 0.0, 0
     given_closes: list[Said] = []
-    told: list[tuple[float, Said]] = []
+    told: list[tuple[float, Said | Relayed]] = []
     latest: Said | None = None
     for number, (closes, wait) in enumerate(steps):
         while conflater.due <= now + wait:
