@@ -275,11 +275,20 @@ class Connector:
         end: datetime | None,
         background: bool = False,
     ) -> list[Ohlc]:
-        """Up to `limit` bars of `[start, end)`: from memory where it is current, else from the exchange."""
+        """Up to `limit` bars of `[start, end)`: from memory where it is current, what came before that from the archive
+        or the exchange."""
         rows = self.held_ohlc(symbol, interval, limit=limit, start=start, end=end)
         if rows is not None:
             return rows
-        series = Series("ohlc", self.name, self.catalogue.resolve(symbol).symbol, interval)
+        symbol = self.catalogue.resolve(symbol).symbol
+        series = Series("ohlc", self.name, symbol, interval)
+        feed = self.feeds.get(symbol)
+        since = feed.held_since(interval) if feed else None
+        if since is not None and (end is None or since < end):
+            newer = self.held_ohlc(symbol, interval, limit=limit, start=since, end=end) or []
+            missing = limit if start is not None else limit - len(newer)
+            older = await self._past(series, limit=missing, start=start, end=since, background=background)
+            return [*older, *newer][:limit]
         return await self._past(series, limit=limit, start=start, end=end, background=background)
 
     async def _past(

@@ -347,6 +347,10 @@ class Bars:
         is_current = self.repair_from is None and not self._is_outdated
         return bool(self.rows) and not self.needs_load and is_current
 
+    def held_since(self) -> datetime | None:
+        """The open from which on every bar is held; None where memory is not current."""
+        return self.rows.first_open if self._is_ready() else None
+
     def newest(self, limit: int, end: datetime | None = None) -> list[Ohlc] | None:
         """The last `limit` bars that opened before `end`; None where memory does not reach that far back."""
         return self.known(limit, end) if self._is_ready() else None

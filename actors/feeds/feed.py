@@ -356,6 +356,10 @@ class Feed:
         """Up to `limit` bars as the public contract orders them: the first after `start`, else the newest."""
         return self._history.ohlc(interval, limit=limit, start=start, end=end) if self._is_current else None
 
+    def held_since(self, interval: str) -> datetime | None:
+        """The open from which on `ohlc` has every bar."""
+        return self._history.held_since(interval) if self._is_current else None
+
     def known_ohlc(self, interval: str, *, limit: int, end: datetime | None, patience: timedelta) -> list[Ohlc] | None:
         """The last `limit` bars before `end`, through a cut as they were known before it, for as long as `patience`."""
         if not self._is_current and clock.now() - (self.health.last_event or EPOCH) > patience:

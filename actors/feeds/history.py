@@ -153,6 +153,11 @@ class History:
             return bars.newest(limit, end)
         return bars.between(start, end, limit)
 
+    def held_since(self, interval: str) -> datetime | None:
+        """See `Bars.held_since`; None too where the interval is not kept."""
+        bars = self._bars.get(interval)
+        return bars.held_since() if bars else None
+
     def known_ohlc(self, interval: str, *, limit: int, end: datetime | None) -> list[Ohlc] | None:
         """See `Bars.known`; None too where the interval is not kept."""
         bars = self._bars.get(interval)
