@@ -17,7 +17,6 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
 from actors.errors import MarketError, Overloaded, RateLimited
-from actors.exchanges.facade import Reply
 from web.access.auth import Auth
 from web.access.clients import Clients
 from web.access.credentials import take_credentials
@@ -27,14 +26,14 @@ from web.access.limits import Limits
 from web.access.origins import Origins
 from web.connectors import Connectors
 from web.counts import OTHER
-from web.facade.http import Desks, FacadeHttp, place_of, refusal_below
+from web.dialects import refusal_as_understood
+from web.facade.http import Desks, FacadeHttp, place_of
 from web.facade.socket import serve_facade
 from web.metrics import Metrics
-from web.pages.dashboard import add_dashboard
+from web.pages.dashboard import Dashboard, add_dashboard
 from web.parameters import NoQuery, TableQuery, parse
 from web.problems import (
     BadParameter,
-    Denied,
     InvalidConfig,
     InvalidParameters,
     NotFound,
@@ -128,8 +127,9 @@ def create_app(
             return as_problem(problem("invalid_config", str(error)))
 
     udf.add_udf(app, fanouts)
-    if dashboard:
-        add_dashboard(app)
+    pages = Dashboard() if dashboard else None
+    if pages is not None:
+        add_dashboard(app, pages)
 
     @app.before_request
     async def short_of_memory() -> None:
@@ -161,7 +161,9 @@ def create_app(
 
     desks = desks or {}
     below = FacadeHttp(app.asgi_app, desks, origins=origins)
-    over_http = Gate(below, auth, origins=origins, dialect=partial(_refusal_in_dialect, desks), counts=fanouts.counts)
+    over_http = Gate(
+        below, auth, origins=origins, dialect=partial(refusal_as_understood, desks, pages), counts=fanouts.counts
+    )
 
     async def asgi(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "websocket":
@@ -223,14 +225,6 @@ def create_app(
         return response
 
     return app
-
-
-def _refusal_in_dialect(desks: Desks, path: str, error: Denied | RateLimited | InvalidParameters) -> Reply | None:
-    """As the clients below a path understand it; None where they speak no dialect of their own."""
-    if udf.is_below(path):
-        told = problem_of(error)
-        return Reply(told.status, _encode(udf.worded(told)), "application/problem+json")
-    return refusal_below(desks, path, error)
 
 
 def _view(route: Route, connectors: Connectors) -> Any:

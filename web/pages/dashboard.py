@@ -13,6 +13,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
+from actors.exchanges.facade import Reply
 from web.rest.fixed import FixedFile
 from web.rest.headers import prefers_html
 
@@ -53,18 +54,31 @@ def page_files() -> dict[str, bytes]:
     return found | {CHARTS: chart_library(), LICENCES: found[LICENCES] + b"\n\n" + apache_licence()}
 
 
-def add_dashboard(app: QuartTrio) -> None:
+class Dashboard:
+    """What is served; the page itself holds nothing of the market, and asks for a key where one is needed."""
+
+    def __init__(self) -> None:
+        safe = {"Referrer-Policy": "no-referrer", "Content-Security-Policy": POLICY}
+        self.files = {
+            name: FixedFile(data, _CONTENT_TYPES[name.rpartition(".")[2]], safe) for name, data in page_files().items()
+        }
+        self.page = self.files.pop(PAGE)
+
+    def refused(self, accept: str) -> Reply | None:
+        """The answer to a browser that has no key, and can give none but to a page; None for a program."""
+        if not prefers_html(accept):
+            return None
+        headers = self.page.headers | {"Cache-Control": "no-store", "Vary": "Accept"}
+        return Reply(401, self.page.data, self.page.content_type, tuple(headers.items()))
+
+
+def add_dashboard(app: QuartTrio, dashboard: Dashboard) -> None:
     """Serve `/` as a page to who prefers one, and the page's files."""
-    safe = {"Referrer-Policy": "no-referrer", "Content-Security-Policy": POLICY}
-    served = {
-        name: FixedFile(data, _CONTENT_TYPES[name.rpartition(".")[2]], safe) for name, data in page_files().items()
-    }
-    page_itself = served.pop(PAGE)
     as_json = app.view_functions["/"]
 
     async def page() -> Any:
         return (
-            page_itself.answer()
+            dashboard.page.answer()
             if prefers_html(request.headers.get("Accept", ""))
             else await app.ensure_async(as_json)()
         )
@@ -73,6 +87,6 @@ def add_dashboard(app: QuartTrio) -> None:
 
     @app.get("/ui/<name>")
     async def page_file(name: str) -> Response:
-        if name not in served:
+        if name not in dashboard.files:
             raise WerkzeugNotFound
-        return served[name].answer()
+        return dashboard.files[name].answer()

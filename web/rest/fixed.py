@@ -11,18 +11,18 @@ class FixedFile:
     def __init__(self, data: bytes, content_type: str, headers: dict[str, str] | None = None) -> None:
         """`headers` go with every answer, also with one that says that nothing has changed."""
         self.data = data
-        self._content_type = content_type
-        self._headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", **(headers or {})}
+        self.content_type = content_type
+        self.headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", **(headers or {})}
         self._tag = sha256(data).hexdigest()[:20]
         self._packed: dict[Encoding, bytes] = {}
 
     def answer(self) -> Response:
         """To the request that is being handled."""
         encoding = choose_encoding(request.headers.get("Accept-Encoding", ""))
-        if not is_compressible(self._content_type, len(self.data)):
+        if not is_compressible(self.content_type, len(self.data)):
             encoding = None
         tag = f'"{self._tag}"' if encoding is None else f'"{self._tag}-{encoding}"'
-        headers = self._headers | {"ETag": tag}
+        headers = self.headers | {"ETag": tag}
         if is_known(tag, request.headers.get("If-None-Match", "")):
             response = Response(b"", 304, headers=headers)
             response.headers.pop("Content-Type", None)
@@ -33,4 +33,4 @@ class FixedFile:
             if encoding not in self._packed:
                 self._packed[encoding] = compress(self.data, encoding)
             body = self._packed[encoding]
-        return Response(body, content_type=self._content_type, headers=headers)
+        return Response(body, content_type=self.content_type, headers=headers)

@@ -30,8 +30,8 @@ Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 Headers = dict[str, str]
-Dialect = Callable[[str, Denied | RateLimited | InvalidParameters], Reply | None]
-"""(path, error) -> the answer in the dialect that is spoken below the path; None where it is the ordinary one."""
+Dialect = Callable[[Scope, Denied | RateLimited | InvalidParameters], Reply | None]
+"""(scope, error) -> the answer as who asks there understands it; None where it is the ordinary one."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -74,7 +74,7 @@ class Gate:
         except (Denied, RateLimited, InvalidParameters) as error:
             origin = next((value.decode("latin1") for name, value in scope["headers"] if name == b"origin"), None)
             told = refusal(error, account, origin, self._origins.allowed)
-            if (reply := self._dialect(path, error)) is not None:
+            if (reply := self._dialect(scope, error)) is not None:
                 kept = {"Content-Type": reply.content_type, "Content-Length": str(len(reply.body))}
                 told = reply.status, told[1] | kept | dict(reply.headers), reply.body
             self._counts.requests[OTHER, f"{told[0] // 100}xx"] += 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from daemon.settings import Server
+from daemon.settings import Auth, Server
 from tests.daemon.fixtures import world
 from web.pages.dashboard import POLICY, page_files
 from web.rest.headers import prefers_html
@@ -85,3 +85,15 @@ async def test_without_a_dashboard_everybody_gets_json() -> None:
         page = await w.client.get("/", headers={"Accept": BROWSER})
         assert page.json()["name"] == "marketd"
         await w.problem("/ui/app.js", 404, "not_found")
+
+
+async def test_a_browser_without_a_key_gets_the_page_that_asks_for_one_and_a_program_a_problem() -> None:
+    async with world(auth=Auth(anonymous=()), live=False) as w:
+        page = await w.client.get("/", headers={"Accept": BROWSER})
+        assert (page.status_code, page.headers["content-type"]) == (401, "text/html; charset=utf-8")
+        assert page.headers["www-authenticate"] == 'Bearer realm="marketd"'
+        assert (page.headers["cache-control"], page.headers["content-security-policy"]) == ("no-store", POLICY)
+        assert page.content == page_files()["index.html"]
+        assert (await w.client.get("/ui/app.js")).status_code == 200
+        await w.problem("/", 401, "unauthorized")
+        await w.problem("/exchanges", 401, "unauthorized")

@@ -6,10 +6,10 @@ import * as health from "./health.js";
 import { exchanges, instruments, keyOf, learn, watch } from "./known.js";
 import * as markets from "./markets.js";
 import * as tapes from "./tapes.js";
-import { connect, onSocket, retryIn } from "./wire.js";
+import { connect, now, onSocket, retryIn, useKey } from "./wire.js";
 
 const root = document.documentElement, search = d.role("search"), help = document.querySelector("dialog");
-const INTERVALS = ["1m", "5m", "15m", "1h", "4h", "1d"];
+const NAMES_MAX = 20, INTERVALS = ["1m", "5m", "15m", "1h", "4h", "1d"];
 let place = {}, last = "";
 
 function parse() {
@@ -23,6 +23,7 @@ function show() {
   health.leave();
   chart.leave();
   derivatives.leave();
+  tapes.leave();
   place = parse();
   root.dataset.view = place.view;
   for (const page of document.querySelectorAll("[data-page]")) page.hidden = page.dataset.page !== place.view;
@@ -49,7 +50,7 @@ function openChart() {
   chart.open(place);
   if (!instruments.has(keyOf(exchange, symbol))) return;
   derivatives.open(exchange, symbol);
-  tapes.sources(exchange, symbol);
+  tapes.open(exchange, symbol);
 }
 
 function find(text) {
@@ -59,6 +60,12 @@ function find(text) {
     ?? all.find((one) => one.base.toUpperCase() === wanted) ?? all.find((one) => one.symbol.toUpperCase().startsWith(wanted));
 }
 
+// Thousands of names are listed by the exchanges; the document holds those that begin as what is typed.
+search.addEventListener("input", () => {
+  const typed = search.value.trim().toUpperCase(), begins = (one) => one.symbol.toUpperCase().startsWith(typed) || one.base.toUpperCase().startsWith(typed);
+  const found = typed ? [...instruments.values()].filter(begins).slice(0, NAMES_MAX) : [];
+  search.list.replaceChildren(...found.map((one) => d.make("option", { value: `${one.symbol} ${one.exchange}` })));
+});
 search.addEventListener("change", () => {
   const one = search.value && find(search.value);
   if (one) location.hash = d.chartLink(one.exchange, one.symbol, place.interval ?? "1m").slice(1);
@@ -118,20 +125,42 @@ function socketLine() {
   }
 }
 
+// The daemon's page is for everybody, its data is not. The key stays in this page alone: another visit asks again.
+function askKey(why) {
+  const box = d.role("key"), form = box.querySelector("form");
+  box.hidden = false;
+  d.say(box.querySelector("[role=status]"), why);
+  form.elements.key.focus();
+  return new Promise((given) => {
+    form.onsubmit = (event) => {
+      event.preventDefault();
+      useKey(form.elements.key.value.trim());
+      box.hidden = true;
+      given();
+    };
+  });
+}
+
 async function begin() {
   theme(localStorage.getItem("theme"));
   onSocket(socketLine);
-  setInterval(() => root.dataset.socket === "reconnecting" && socketLine(), 1000);
+  d.every(1000, () => {
+    d.say(d.role("clock"), `${d.clock(now())} UTC`);
+    if (root.dataset.socket === "reconnecting") socketLine();
+  });
   for (;;) {
     try {
       await learn();
       break;
     } catch (error) {
+      if (error.status === 401 || error.status === 403) {
+        await askKey(error.message);
+        continue;
+      }
       d.note(d.panel("markets"), error.message);
       await new Promise((go) => setTimeout(go, 2000));
     }
   }
-  for (const one of instruments.values()) d.role("search").list.append(d.make("option", { value: `${one.symbol} ${one.exchange}` }));
   document.querySelector('[data-nav="chart"]').href = firstChart();
   markets.start();
   tapes.start();

@@ -1,15 +1,16 @@
 // What of the chart library is used: candles, volume below, marks of liquidations, hatched gaps.
-import { make, role } from "./dom.js";
+import { make, number, role } from "./dom.js";
 import { seconds } from "./bars.js";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-export function makeCanvas(box, onLeft) {
+// onLeft(): the oldest bars are in sight. onPoint(seconds or null): over which bar the pointer is.
+export function makeCanvas(box, onLeft, onPoint) {
   const { createChart, createSeriesMarkers, CandlestickSeries, HistogramSeries } = window.LightweightCharts;
   const chart = createChart(box, {
     autoSize: true,
     layout: { attributionLogo: false },
-    timeScale: { timeVisible: true, secondsVisible: false, rightOffset: 4 },
+    timeScale: { timeVisible: true, secondsVisible: false, rightOffset: 4, borderVisible: false },
   });
   const candles = chart.addSeries(CandlestickSeries, {});
   const volume = chart.addSeries(HistogramSeries, { priceScaleId: "volume", priceFormat: { type: "volume" }, lastValueVisible: false, priceLineVisible: false });
@@ -21,8 +22,9 @@ export function makeCanvas(box, onLeft) {
   function dress() {
     chart.applyOptions({
       layout: { background: { color: colour("panel") }, textColor: colour("dim"), fontFamily: "system-ui, sans-serif" },
-      grid: { vertLines: { color: colour("edge") }, horzLines: { color: colour("edge") } },
+      grid: { vertLines: { color: colour("grid") }, horzLines: { color: colour("grid") } },
       rightPriceScale: { borderColor: colour("edge") },
+      crosshair: { mode: 0, vertLine: { labelBackgroundColor: colour("edge") }, horzLine: { labelBackgroundColor: colour("edge") } },
     });
     const [up, down] = [colour("up"), colour("down")];
     candles.applyOptions({ upColor: up, borderUpColor: up, wickUpColor: up, downColor: down, borderDownColor: down, wickDownColor: down });
@@ -30,6 +32,7 @@ export function makeCanvas(box, onLeft) {
   }
 
   function hatch() {
+    if (!gaps.length && !box.querySelector(".gap")) return;
     for (const old of box.querySelectorAll(".gap")) old.remove();
     const scale = chart.timeScale(), bars = candles.data();
     for (const { from, to } of gaps) {
@@ -49,6 +52,7 @@ export function makeCanvas(box, onLeft) {
     hatch();
     if (range && range.from < 10) onLeft();
   });
+  chart.subscribeCrosshairMove(({ time }) => onPoint(time ?? null));
   dress();
   return {
     dress,
@@ -62,7 +66,9 @@ export function makeCanvas(box, onLeft) {
       volume.update(column(bar));
     },
     show(count) { chart.timeScale().setVisibleLogicalRange({ from: count - 140, to: count + 4 }); },
-    decimals(places, tick) { candles.applyOptions({ priceFormat: { type: "price", precision: places, minMove: tick } }); },
+    decimals(places) {
+      candles.applyOptions({ priceFormat: { type: "custom", formatter: (price) => number(price, places), minMove: 10 ** -places } });
+    },
     move(by) { chart.timeScale().scrollToPosition(chart.timeScale().scrollPosition() + by, false); },
     mark(list) { marks.setMarkers(list); },
     gaps(list) {

@@ -1,15 +1,20 @@
-// One market's chart: its bars by the socket, its state in a sentence, and the same bars as a table.
-import { makeBars, seconds, BARS_MAX } from "./bars.js";
+// One market's chart: its bars by the socket, its state in a sentence.
+import { makeBars, BARS_MAX } from "./bars.js";
 import { canvasBox, makeCanvas } from "./canvas.js";
 import * as d from "./dom.js";
-import { exchanges, heard, instruments, keyOf, nameOf, onStates, states } from "./known.js";
+import { exchanges, heard, instruments, keyOf, nameOf, onStates, places, states } from "./known.js";
+import * as reading from "./reading.js";
+import { formerGaps, gapOf, marksOf } from "./signs.js";
 import { ask, follow, now, onSocket, retryIn } from "./wire.js";
 
 const box = d.panel("chart"), details = d.role("bars-table"), line = d.role("chart-status");
 let canvas, shown = null; // the market that is shown, with all that belongs to it
 
 box.drawn = () => canvas?.drawn() ?? [];
-export const dress = () => canvas?.dress();
+export const dress = () => {
+  canvas?.dress();
+  if (shown) marks(shown); // they have the colours of their making
+};
 export const move = (by) => canvas?.move(by);
 
 function stateNow() {
@@ -35,18 +40,19 @@ export function tell() {
   }[state]);
 }
 
-function header() {
-  const last = shown.bars.list.at(-1), price = d.role("price", box);
-  if (!last) return d.say(price, "");
-  const day = shown.interval === "1d" ? last : shown.day;
-  const change = day ? last.close / day.open - 1 : null;
-  d.say(price, `${d.number(last.close, shown.places)}${change === null ? "" : `  ${change < 0 ? "▼" : "▲"} ${d.percent(change)}`}`);
-  price.className = `price ${change === null ? "" : change < 0 ? "down" : "up"}`;
+// As many decimals as the prices of these bars have.
+function measure(bars) {
+  const { exchange, symbol } = shown;
+  const most = places(exchange, symbol, ...bars.flatMap(({ open, high, low, close }) => [open, high, low, close]));
+  if (most === shown.places) return;
+  shown.places = most;
+  canvas.decimals(most);
 }
 
 function paint() {
   if (!shown) return;
   const { bars, pending } = shown, { list } = bars;
+  measure(shown.isWhole ? list : pending);
   shown.pending = [];
   if (shown.isWhole) {
     canvas.all(list);
@@ -55,23 +61,13 @@ function paint() {
     shown.isWhole = false;
   } else for (const bar of pending) canvas.append(bar);
   Object.assign(box.dataset, { bars: list.length, first: list[0]?.timestamp ?? "", last: list.at(-1)?.timestamp ?? "" });
-  header();
+  reading.tellPrice(shown);
+  reading.tellBar(shown);
   tell();
-  if (details.open && !shown.tableTimer) shown.tableTimer = setTimeout(() => d.soon(table), 350);
+  reading.tableLater(table);
 }
 
-export function table() {
-  if (!shown) return;
-  clearTimeout(shown.tableTimer);
-  shown.tableTimer = 0;
-  if (!details.open) return;
-  const cell = (bar, field, places) => ({ field, value: bar[field], text: d.number(bar[field], places), kind: "n" });
-  d.rows(details.querySelector("tbody"), shown.bars.list.slice(-120), {
-    key: (bar) => bar.timestamp,
-    data: (bar) => ({ time: bar.timestamp, closed: bar.is_closed }),
-    cells: (bar) => [{ text: d.minute(bar.timestamp) }, ...["open", "high", "low", "close"].map((field) => cell(bar, field, shown.places)), cell(bar, "volume", shown.volumePlaces)],
-  });
-}
+const table = () => shown && reading.table(shown);
 details.addEventListener("toggle", table);
 
 function take(market, frames) {
@@ -83,7 +79,7 @@ function take(market, frames) {
     else if (frame.type === "error") market.error = frame.detail;
     else if (frame.type === "gap" && frame.from) {
       market.gaps = market.gaps.filter((gap) => gap.key !== frame.from);
-      if (!frame.repaired && frame.reason !== "resume_too_old") market.gaps.push({ key: frame.from, from: seconds(frame.from), to: frame.to ? seconds(frame.to) : Infinity });
+      if (!frame.repaired && frame.reason !== "resume_too_old") market.gaps.push(gapOf(frame));
       canvas.gaps(market.gaps);
     }
   }
@@ -116,48 +112,55 @@ async function older() {
 async function marks(market) {
   if (exchanges.get(market.exchange).capabilities.liquidations === false) return;
   try {
-    const found = await ask(`${market.exchange}/liquidations/${encodeURIComponent(market.symbol)}/bars?interval=${market.interval}&limit=500`);
-    if (market !== shown) return;
-    const drawn = new Set(market.bars.list.map((bar) => bar.timestamp));
-    canvas.mark(found.filter((bar) => drawn.has(bar.timestamp)).flatMap((bar) => [
-      ...(bar.long_value ? [{ time: seconds(bar.timestamp), position: "belowBar", shape: "arrowDown", size: 0.6, color: canvas.colour("down") }] : []),
-      ...(bar.short_value ? [{ time: seconds(bar.timestamp), position: "aboveBar", shape: "arrowUp", size: 0.6, color: canvas.colour("up") }] : []),
-    ]));
+    const found = await marksOf(market, canvas.colour);
+    if (market === shown) canvas.mark(found);
   } catch (error) {
     d.say(d.role("near"), `Liquidations per bar: ${error.message}`);
   }
 }
 
+async function gaps(market) {
+  try {
+    const found = await formerGaps(`${market.exchange}:${market.symbol}:ohlc:${market.interval}`);
+    if (market !== shown) return;
+    market.gaps.push(...found);
+    canvas.gaps(market.gaps);
+  } catch (error) {
+    d.say(d.role("near"), `Gaps: ${error.message}`);
+  }
+}
+
 export function leave() {
   for (const stop of shown?.stops ?? []) stop();
-  clearTimeout(shown?.tableTimer);
   shown = null;
   Object.assign(box.dataset, { bars: 0, first: "", last: "", state: "loading" });
   canvas?.all([]);
   canvas?.mark([]);
   canvas?.gaps([]);
-  details.querySelector("tbody").replaceChildren();
+  reading.clear();
 }
 
 export function open({ exchange, symbol, interval }) {
   leave();
   const path = `${exchange}/ohlc/${encodeURIComponent(symbol)}/${interval}`;
   const one = instruments.get(keyOf(exchange, symbol));
-  const market = { exchange, symbol, interval, path, bars: makeBars(), pending: [], gaps: [], stops: [], isWhole: true, places: d.decimals(one?.tick_size), volumePlaces: d.decimals(one?.step_size) };
+  const market = { exchange, symbol, interval, path, bars: makeBars(), pending: [], gaps: [], stops: [], isWhole: true, pointed: null, places: -1, volumePlaces: d.decimals(one?.step_size) };
   shown = market;
   Object.assign(box.dataset, { exchange, symbol, interval, bars: 0, first: "", last: "", state: "loading" });
   d.say(box.querySelector("h1"), `${symbol} on ${nameOf(exchange)}`);
   d.role("near").replaceChildren();
   d.role("source", box).href = path;
-  d.role("price", box).textContent = "";
   const known = exchanges.get(exchange);
   if (!known || !one) return unknown(market);
   if (!known.intervals.includes(interval)) {
     market.error = `There is no interval ${interval} on ${exchange}`;
     return tell();
   }
-  canvas ??= makeCanvas(canvasBox(box), older);
-  canvas.decimals(market.places, one.tick_size || 0.01);
+  canvas ??= makeCanvas(canvasBox(box), older, (time) => {
+    if (!shown) return;
+    shown.pointed = time;
+    reading.tellBar(shown);
+  });
   const topic = `${exchange}:${symbol}:ohlc:`;
   market.stops.push(follow(topic + interval, (frames) => take(market, frames), 500));
   if (interval !== "1d") {
@@ -167,6 +170,7 @@ export function open({ exchange, symbol, interval }) {
     }));
   }
   market.stops.push(d.every(15_000, () => marks(market)), d.every(1000, tell));
+  gaps(market);
   tell();
 }
 

@@ -10,14 +10,15 @@ const ago = (time) => (time ? `${d.span(now() - Date.parse(time))} ago` : "");
 const bodyOf = (box) => box.querySelector("tbody");
 
 function feeds() {
-  const list = [...states.values()];
+  const live = [...states.values()].filter((feed) => feed.state === "live");
+  const list = [...states.values()].filter((feed) => feed.state !== "live").concat(live); // what needs eyes comes first
   d.rows(bodyOf(boxes.feeds), list, {
     key: ({ exchange, symbol }) => `${exchange} ${symbol}`,
     data: ({ exchange, symbol, state }) => ({ exchange, symbol, state }),
     cells: (feed) => [
       { text: nameOf(feed.exchange) },
       { text: feed.symbol },
-      { text: feed.state, kind: feed.state === "live" ? "" : "warn" },
+      { text: `● ${feed.state}`, kind: feed.state === "live" ? "up" : "warn" },
       { text: feed.since ? d.minute(feed.since) : "" },
       { text: String(feed.restarts ?? ""), kind: "n" },
       { text: ago(feed.last_event), kind: "n" },
@@ -25,6 +26,7 @@ function feeds() {
       { text: feed.reason ?? "" },
     ],
   });
+  d.say(d.role("count", boxes.feeds), list.length ? `${live.length} of ${list.length} live` : "");
   d.note(boxes.feeds, list.length ? "" : "No feed yet");
 }
 
@@ -44,6 +46,8 @@ async function quality() {
         { text: gap.repaired ? "repaired" : "lost", kind: gap.repaired ? "" : "warn" },
       ],
     });
+    const open = gaps.filter((gap) => !gap.repaired).length;
+    d.say(d.role("count", boxes.gaps), gaps.length ? `${open} not repaired, ${gaps.length - open} repaired` : "");
     d.note(boxes.gaps, gaps.length ? "" : "None since the start of the daemon");
     const ms = (value) => (value === null || value === undefined ? "" : `${d.number(value, 1)} ms`);
     d.rows(bodyOf(boxes.quality), topics, {

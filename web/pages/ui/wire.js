@@ -1,19 +1,23 @@
 // The way to the daemon: JSON by HTTP, one socket for all topics, and the daemon's clock.
 
 const here = location.href.split("#")[0];
+const AT_ONCE = 100; // topics in one command
 let ahead = 0; // ms that the daemon's clock is ahead of the browser's, which may be wrong by hours
+let key = ""; // held nowhere else
 
 export const address = (path) => new URL(path, here).href;
 export const now = () => Date.now() + ahead;
+export const useKey = (text) => (key = text);
 
 export async function ask(path) {
-  const answer = await fetch(address(path), { headers: { Accept: "application/json" } });
+  const headers = { Accept: "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
+  const answer = await fetch(address(path), { headers });
   const date = Date.parse(answer.headers.get("Date"));
   if (!Number.isNaN(date)) ahead = Math.abs(date - Date.now()) > 2000 ? date - Date.now() : 0;
   const body = await answer.json();
   if (answer.ok) return body;
   const wait = body.retry_after ? ` (again in ${body.retry_after} s)` : "";
-  throw new Error(`${body.detail ?? answer.statusText}${wait}`);
+  throw Object.assign(new Error(`${body.detail ?? answer.statusText}${wait}`), { status: answer.status });
 }
 
 const topics = new Map(); // topic → {take, backfill, position}
@@ -29,47 +33,82 @@ function become(state) {
   for (const tell of changed) tell(state);
 }
 
+// A view takes up and lays down hundreds of topics in one go: they leave in as few commands as may be.
+const begun = new Set(), ended = new Set();
+let isDue = false;
+
+function later() {
+  if (isDue) return;
+  isDue = true;
+  queueMicrotask(() => {
+    isDue = false;
+    const [some, others] = [[...ended], [...begun]];
+    ended.clear();
+    begun.clear();
+    if (socket?.readyState !== WebSocket.OPEN) return; // when it opens, all that is followed is subscribed
+    inParts(some, (names) => command({ op: "unsubscribe", topics: names }));
+    subscribe(others);
+  });
+}
+
+const command = (what) => socket.send(JSON.stringify(what));
+
+function inParts(names, act) {
+  for (let start = 0; start < names.length; start += AT_ONCE) act(names.slice(start, start + AT_ONCE));
+}
+
 function subscribe(names) {
   // Bars may be refilled over what is there; a tape has no past to ask for.
   for (const backfill of new Set(names.map((name) => topics.get(name).backfill))) {
-    const some = names.filter((name) => topics.get(name).backfill === backfill);
-    const since = Object.fromEntries(some.map((name) => [name, topics.get(name).position]).filter(([, at]) => at));
-    socket.send(JSON.stringify({ op: "subscribe", topics: some, since, ...(backfill && { backfill }) }));
+    inParts(names.filter((name) => topics.get(name).backfill === backfill), (some) => {
+      const since = Object.fromEntries(some.map((name) => [name, topics.get(name).position]).filter(([, at]) => at));
+      command({ op: "subscribe", topics: some, since, ...(backfill && { backfill }) });
+    });
   }
 }
 
 export function follow(topic, take, backfill = 0) {
   topics.set(topic, { take, backfill, position: null });
-  if (socket?.readyState === WebSocket.OPEN) subscribe([topic]);
+  begun.add(topic);
+  later();
   return () => {
     topics.delete(topic);
-    if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ op: "unsubscribe", topics: [topic] }));
+    if (!begun.delete(topic)) ended.add(topic);
+    later();
   };
+}
+
+function hear(frames) {
+  const byTopic = new Map();
+  for (const frame of frames) {
+    if (frame.type === "ack") for (const name of frame.topics ?? []) topics.get(name)?.take([frame]);
+    const topic = topics.get(frame.topic);
+    if (!topic) continue;
+    if (frame.seq !== undefined) topic.position = { epoch: frame.epoch, seq: frame.seq };
+    if (!byTopic.has(topic)) byTopic.set(topic, []);
+    byTopic.get(topic).push(frame);
+  }
+  for (const [topic, some] of byTopic) topic.take(some);
 }
 
 export function connect() {
   clearTimeout(timer);
   const url = new URL("ws?batch_ms=50", here);
   url.protocol = url.protocol.replace("http", "ws");
-  socket = new WebSocket(url);
+  socket = new WebSocket(url, key ? ["marketd", `marketd.key.${key}`] : []);
   socket.onopen = () => {
     delay = 500;
     become("open");
-    if (topics.size) subscribe([...topics.keys()]);
+    begun.clear();
+    ended.clear();
+    subscribe([...topics.keys()]);
   };
   socket.onmessage = ({ data }) => {
-    const frames = JSON.parse(data), byTopic = new Map();
-    for (const frame of Array.isArray(frames) ? frames : [frames]) {
-      if (frame.type === "ack") for (const name of frame.topics ?? []) topics.get(name)?.take([frame]);
-      const topic = topics.get(frame.topic);
-      if (!topic) continue;
-      if (frame.seq !== undefined) topic.position = { epoch: frame.epoch, seq: frame.seq };
-      if (!byTopic.has(topic)) byTopic.set(topic, []);
-      byTopic.get(topic).push(frame);
-    }
-    for (const [topic, some] of byTopic) topic.take(some);
+    const told = JSON.parse(data);
+    hear(Array.isArray(told) ? told : [told]);
   };
-  socket.onclose = () => {
+  socket.onclose = ({ code }) => {
+    if (code === 4401 || code === 4403) location.reload(); // the page asks for a key
     const wait = delay * (0.75 + Math.random() / 2);
     delay = Math.min(delay * 2, 8000);
     retryAt = Date.now() + wait;
