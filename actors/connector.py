@@ -16,7 +16,8 @@ import structlog
 import trio
 
 from actors.archive.archive import Archive
-from actors.archive.recall import KeptRest, Recall, fetch_of
+from actors.archive.kept import KeptRest
+from actors.archive.recall import Recall, fetch_of
 from actors.archive.refill import Refill
 from actors.archive.seen import Seen, sampled, with_sampled_interest
 from actors.archive.series import Series

@@ -4,7 +4,17 @@ Each class is one case of the public contract and carries its `code`; the web la
 `expected` tells the supervisor that a fault outside the program needs no traceback.
 """
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, ClassVar, Literal, NamedTuple
+
+
+class Told(NamedTuple):
+    """All events that an exchange has of `[start, end)`, ascending; without a start from the first of them on."""
+
+    rows: Sequence[Any]
+    start: datetime | None
+    end: datetime | None
 
 
 class MarketError(Exception):
@@ -16,6 +26,7 @@ class MarketError(Exception):
     def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
         super().__init__(detail)
         self.retry_after = retry_after  # seconds
+        self.told: Told | None = None  # what of an answer had come before it
 
 
 class UnknownExchange(MarketError):

@@ -13,8 +13,9 @@ import structlog
 import trio
 
 from actors.archive.archive import Archive
+from actors.archive.kept import KeptRest
 from actors.archive.reads import Unreadable
-from actors.archive.recall import KeptRest, Recall, fetch_of
+from actors.archive.recall import Recall, fetch_of
 from actors.archive.refill import fill, page_of
 from actors.archive.series import FETCHABLE, WITH_INTERVAL, Series, from_us, step_of, us
 from actors.errors import UnknownInterval, UnknownSymbol, Unsupported

@@ -4,7 +4,8 @@ Whatever is fetched is kept, with the range that the answer covers completely. A
 seen without a gap or fetched whole, so a hole is always asked for again; rows within a hole are given nevertheless.
 An exchange may lack bars itself: what it had nothing of a day later is settled. With the bars around it such a range
 is held, hole included; without them nothing is written, and it is not asked for again for a while (`nothing`).
-Where the archive cannot be read, the exchange alone answers.
+One answer costs as many questions as its size justifies: each hole is one, and the last of them asks for all that is
+left, held or not. Where the archive cannot be read, the exchange alone answers.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,7 +20,6 @@ from actors.archive.reads import Unreadable
 from actors.archive.series import (
     FAR,
     MICROSECOND,
-    ArchiveKind,
     Piece,
     Range,
     Series,
@@ -32,10 +32,11 @@ from actors.archive.series import (
     step_of,
     us,
 )
-from actors.events import FINAL, Event, FundingRate, Instrument, Ohlc, OpenInterest, bar_end
+from actors.events import FINAL, Event, Instrument, Ohlc, bar_end
 from actors.exchanges.exchange import Exchange, Rest
 
-HOLES = 12  # filled for one answer; where there are more, everything from there on is fetched
+QUESTIONS = 12  # put to the exchange for one answer, at most
+FEW, ROWS_PER_QUESTION = 3, 100  # fewer, where the answer is small
 SETTLED = timedelta(hours=1)  # older history has no rows that are still to come
 SURE = timedelta(seconds=5)  # after a bar's end its last trades are in it, whichever of the exchange's servers answers
 
@@ -58,6 +59,11 @@ def fetch_of(rest: Rest, series: Series, instrument: Instrument) -> Fetch:
         raise ValueError(f"no exchange is asked for {series.kind}")
 
     return fetch
+
+
+def questions_for(limit: int) -> int:
+    """How often the exchange may be asked for one answer of up to `limit` rows."""
+    return min(QUESTIONS, FEW + limit // ROWS_PER_QUESTION)
 
 
 class Recall:
@@ -152,41 +158,51 @@ class Recall:
         self, series: Series, fetch: Fetch, found: list[Piece], limit: int, end: datetime | None, horizon: int
     ) -> list[Any]:
         rows: list[Event] = []
-        holes = 0
+        left = questions_for(limit)
         for piece in found:
             missing = limit - len(rows)
             if missing <= 0:
                 break
-            held = await self._read(series, piece.start, piece.end, missing)
+            is_rest = not piece.is_held and left == 1
+            until = found[-1].end if is_rest else piece.end
+            held = await self._read(series, piece.start, until, missing)
             if piece.is_held:
                 rows += held
                 continue
-            holes += 1
-            if holes <= HOLES:
-                asked = await self._ask_hole(series, fetch, piece, missing, horizon)
-            else:
+            left -= 1
+            if is_rest:
                 asked = await self._ask(series, fetch, max(piece.start, horizon), end, missing)
+            else:
+                asked = await self._ask_hole(series, fetch, piece, missing, horizon)
             if len(asked) >= missing:  # there is more, so what is held behind is not next
                 held = [event for event in held if event.timestamp <= asked[-1].timestamp]
-            if holes > HOLES:
-                held += await self._read(series, piece.end, found[-1].end, missing)
-                return (rows + _joined(held, asked))[:limit]
             rows += _joined(held, asked)
+            if is_rest:
+                break
         return rows[:limit]
 
     async def _last(
         self, series: Series, fetch: Fetch, found: list[Piece], limit: int, end: datetime | None, horizon: int
     ) -> list[Any]:
         rows: list[Event] = []
+        left = questions_for(limit)
         told: list[Event] | None = None  # all that the exchange has up to here, once it has nothing older
         for piece in reversed(found):
             missing = limit - len(rows)
             if missing <= 0:
                 break
+            is_hole = not piece.is_held and told is None and piece.end > horizon
+            if is_hole and left == 1:
+                held = await self._read(series, found[0].start, piece.end, missing, newest=True)
+                asked = await fetch(None, None if piece.end == FAR else from_us(piece.end), missing)
+                if len(asked) >= missing:
+                    held = [event for event in held if event.timestamp >= asked[0].timestamp]
+                return _joined(held, asked)[-missing:] + rows
             held = await self._read(series, piece.start, piece.end, missing, newest=True)
             if not piece.is_held and told is not None:
                 held = _joined(held, _within(told, piece))
-            elif not piece.is_held and piece.end > horizon:
+            elif is_hole:
+                left -= 1
                 width = (us(self._now()) if piece.end == FAR else piece.end) - max(piece.start, horizon)
                 count = max(1, min(missing, width // (step_of(series) // MICROSECOND) + 2))
                 wide = self.with_neighbours(series, piece)
@@ -254,38 +270,3 @@ def _joined(held: Sequence[Event], asked: Sequence[Event]) -> list[Event]:
     """Both, by time; the exchange's word of now counts for more."""
     rows = {event.timestamp: event for event in held} | {event.timestamp: event for event in asked}
     return [rows[time] for time in sorted(rows)]
-
-
-class KeptRest:
-    """An exchange's REST calls; the archive gets what they answer."""
-
-    def __init__(self, rest: Rest, recall: Recall) -> None:
-        self._rest, self._recall = rest, recall
-        self.server_time = rest.server_time
-        self.instruments = rest.instruments
-        self.open_interest = rest.open_interest
-        self.funding = rest.funding
-
-    async def ohlc(
-        self, symbol: str, interval: str, *, limit: int, start: datetime | None = None, end: datetime | None = None
-    ) -> list[Ohlc]:
-        rows = await self._rest.ohlc(symbol, interval, limit=limit, start=start, end=end)
-        self._recall.keep(self._series("ohlc", symbol, interval), rows, start, end, limit)
-        return rows
-
-    async def open_interest_history(
-        self, symbol: str, period: str, *, limit: int, start: datetime | None, end: datetime | None
-    ) -> list[OpenInterest]:
-        rows = await self._rest.open_interest_history(symbol, period, limit=limit, start=start, end=end)
-        self._recall.keep(self._series("open_interest_history", symbol, period), rows, start, end, limit)
-        return rows
-
-    async def funding_history(
-        self, instrument: Instrument, *, limit: int, start: datetime | None, end: datetime | None
-    ) -> list[FundingRate]:
-        rows = await self._rest.funding_history(instrument, limit=limit, start=start, end=end)
-        self._recall.keep(self._series("funding_history", instrument.symbol), rows, start, end, limit)
-        return rows
-
-    def _series(self, kind: ArchiveKind, symbol: str, interval: str = "") -> Series:
-        return Series(kind, self._recall.exchange.name, symbol, interval)

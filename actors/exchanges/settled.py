@@ -10,10 +10,12 @@ from itertools import pairwise
 
 from msgspec.structs import replace
 
+from actors.errors import Told
 from actors.events import EPOCH, FundingRate
+from actors.exchanges.paging import telling
 
 HOUR = timedelta(hours=1)
-LONGEST = 8 * HOUR  # between two settlements of any contract
+SHORTEST, LONGEST = HOUR, 8 * HOUR  # between two settlements of any contract
 BOOKED_WITHIN = timedelta(minutes=1)  # of its full hour
 BEFORE = 9  # rates that there may be within LONGEST before a time
 
@@ -45,6 +47,15 @@ def of_range(rates: Sequence[FundingRate], start: datetime | None, limit: int) -
     return [rate for rate in found if rate.timestamp >= start][:limit]
 
 
+def told_of_range(told: Told, start: datetime | None) -> Told:
+    """What was told before an error, as `of_range` makes it. Whose interval is not known for sure is not told."""
+    if start is not None:
+        return told._replace(rows=of_range(told.rows, start, len(told.rows)), start=start)
+    rates = with_intervals(told.rows)
+    begin = rates[0].timestamp if rates and told.start is not None else told.start
+    return Told(rates, begin, told.end)
+
+
 async def last_rates(
     read: Callable[[datetime, datetime], Awaitable[list[FundingRate]]], limit: int, end: datetime, hours: float
 ) -> list[FundingRate]:
@@ -53,12 +64,13 @@ async def last_rates(
     There are fewer only where the exchange said that it has none before them.
     """
     rates: list[FundingRate] = []
-    width = limit * hours * HOUR
-    while len(rates) < limit and end > EPOCH:
-        start = max(EPOCH, end - width)
-        found = await read(start, end)
-        rates = found + rates
-        # A width in which all that are missing would be, had the contract been listed all the time, was in vain.
-        width = end - EPOCH if not found and width >= LONGEST else (limit - len(rates) + 1) * LONGEST
-        end = start
+    width, before = limit * hours * HOUR, end
+    with telling(lambda: Told(rates, None, end)):
+        while len(rates) < limit and before > EPOCH:
+            start = max(EPOCH, before - width)
+            found = await read(start, before)
+            rates = found + rates
+            # A width in which all that are missing would be, had the contract been listed all the time, was in vain.
+            width = before - EPOCH if not found and width >= LONGEST else (limit - len(rates) + 1) * LONGEST
+            before = start
     return rates

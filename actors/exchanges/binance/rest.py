@@ -15,6 +15,7 @@ from actors import clock
 from actors.decoding import UNREADABLE, counted, decode, moment, optional_amount, optional_moment, priced, worth
 from actors.errors import (
     MarketError,
+    Told,
     UnknownInterval,
     UnknownSymbol,
     Unsupported,
@@ -39,7 +40,8 @@ from actors.events import (
 )
 from actors.exchanges.binance import wire
 from actors.exchanges.binance.session import DEFAULT_FUNDING_HOURS, NAME, trade
-from actors.exchanges.settled import BEFORE, LONGEST, last_rates, of_range
+from actors.exchanges.paging import first, newest, oldest, retelling, telling
+from actors.exchanges.settled import BEFORE, LONGEST, last_rates, of_range, told_of_range
 from actors.upstream.rest import Params, RestClient
 
 KLINES_PAGE = 1500
@@ -48,7 +50,6 @@ FUNDING_PAGE = 1000
 SOON = timedelta(minutes=1)  # our idea of the exchange's clock may be off: what is settled now is asked for, too
 AGG_TRADES_WEIGHT = 20
 OPEN_INTEREST_PAGE = 500
-OPEN_INTEREST_WINDOWS = 20  # pages looked through for one answer: 30 days of 5m rows are 18
 BANNED_UNTIL = re.compile(r"banned until (\d{10,16})")
 
 log = structlog.get_logger()
@@ -89,38 +90,35 @@ class BinanceRest:
         end: datetime | None = None,
     ) -> list[Ohlc]:
         """Up to `limit` bars of `[start, end)`: the first ones when `start` is given, else the last ones."""
-        rows: list[wire.KlineRow] = []
+        read = partial(self._bars, symbol, interval)
+        with retelling(lambda told: told._replace(rows=priced(told.rows))):
+            if start is None:
+                return priced(await newest(read, KLINES_PAGE, limit, end))
+            return priced(await oldest(read, KLINES_PAGE, limit, start, end))
+
+    async def _bars(
+        self, symbol: str, interval: str, start: datetime | None, end: datetime | None, size: int
+    ) -> list[Ohlc]:
+        """One page: the first bars of a range, or without a start the last."""
         asked_at = ms(self._now())
-        while len(rows) < limit:
-            size = min(limit - len(rows), KLINES_PAGE)
-            body = await self._client.get(
-                "/fapi/v1/klines",
-                {
-                    "symbol": symbol,
-                    "interval": interval,
-                    "limit": size,
-                    "startTime": optional_ms(start),
-                    "endTime": last_ms(end),
-                },
-                bucket="weight",
-                weight=klines_weight(size),
-            )
-            page = decode(wire.decode_klines, body, "Binance's klines")
-            if start is None:
-                rows = page + rows
-            else:
-                rows += page
-            if len(page) < size:
-                break
-            if start is None:
-                end = from_ms(page[0][0])
-            else:
-                start = from_ms(page[-1][0] + 1)
+        body = await self._client.get(
+            "/fapi/v1/klines",
+            {
+                "symbol": symbol,
+                "interval": interval,
+                "limit": size,
+                "startTime": optional_ms(start),
+                "endTime": last_ms(end),
+            },
+            bucket="weight",
+            weight=klines_weight(size),
+        )
+        rows = decode(wire.decode_klines, body, "Binance's klines")
         # A bar that ends while the answer travels is not whole in it; one that another follows is.
         last = len(rows) - 1
-        return priced(
+        return [
             bar(row, symbol, interval, is_closed=index < last or row[6] < asked_at) for index, row in enumerate(rows)
-        )
+        ]
 
     async def open_interest(self, symbol: str) -> OpenInterest:
         body = await self._client.get("/fapi/v1/openInterest", {"symbol": symbol}, bucket="weight", weight=1)
@@ -136,35 +134,30 @@ class BinanceRest:
     async def open_interest_history(
         self, symbol: str, period: str, *, limit: int, start: datetime | None, end: datetime | None
     ) -> list[OpenInterest]:
-        """Up to `limit` rows of `[start, end)`, of the last 30 days. Periods without trades have no row.
+        """Up to `limit` rows of `[start, end)`, of the last 30 days. Periods without trades have no row."""
+        read = partial(self._interests, symbol, period)
+        if start is None:
+            return await read(None, end, limit)
+        step, now = INTERVALS[period], self._now()
+        final = now + step if end is None else min(end, now + step)
+        return await first(read, OPEN_INTEREST_PAGE, limit, start, final, step=step, now=now)
 
-        With a start, the pages are narrow enough to hold all their rows: a wide range would be cut at an end of the
-        exchange's choosing, and the same start would not always give the same first row.
-        """
-        rows: list[wire.OpenInterestRow] = []
-        step = INTERVALS[period]
-        final = min(end or self._now() + step, self._now() + step)
-        size = limit if start is None else OPEN_INTEREST_PAGE  # the same windows whatever the limit
-        for _ in range(OPEN_INTEREST_WINDOWS):
-            if start is not None and start >= final:
-                break
-            until = end if start is None else min(start + size * step, final)
-            body = await self._client.get(
-                "/futures/data/openInterestHist",
-                {
-                    "symbol": symbol,
-                    "period": period,
-                    "limit": size,
-                    "startTime": optional_ms(start),
-                    "endTime": last_ms(until),
-                },
-                bucket="futures_data",
-                weight=1,
-            )
-            rows += decode(wire.decode_open_interest_rows, body, "Binance's openInterestHist")
-            if start is None or until is None or until >= final or len(rows) >= limit:
-                break
-            start = until
+    async def _interests(
+        self, symbol: str, period: str, start: datetime | None, end: datetime | None, size: int
+    ) -> list[OpenInterest]:
+        """One page: of a range with more rows than `size`, those at an end of the exchange's choosing."""
+        body = await self._client.get(
+            "/futures/data/openInterestHist",
+            {
+                "symbol": symbol,
+                "period": period,
+                "limit": size,
+                "startTime": optional_ms(start),
+                "endTime": last_ms(end),
+            },
+            bucket="futures_data",
+            weight=1,
+        )
         return [
             OpenInterest(
                 exchange=NAME,
@@ -173,7 +166,7 @@ class BinanceRest:
                 open_interest=amount(row.open_interest),
                 open_interest_value=worth(amount(row.open_interest), amount(row.open_interest_value)),
             )
-            for row in rows[:limit]
+            for row in decode(wire.decode_open_interest_rows, body, "Binance's openInterestHist")
             if (at := optional_moment(row.timestamp)) is not None
         ]
 
@@ -200,11 +193,13 @@ class BinanceRest:
         """Up to `limit` settled rates of `[start, end)`, each with the interval that it was settled at."""
         symbol, soon = instrument.symbol, self._now() + SOON
         end = min(end, soon) if end else soon
-        if start is None:
-            read = partial(self._settled, symbol)
-            hours = instrument.funding_interval_hours or DEFAULT_FUNDING_HOURS
-            return of_range(await last_rates(read, limit + 1, end, hours), None, limit)
-        return of_range(await self._settled(symbol, max(EPOCH, start - LONGEST), end, limit + BEFORE), start, limit)
+        with retelling(partial(told_of_range, start=start)):
+            if start is None:
+                read = partial(self._settled, symbol)
+                hours = instrument.funding_interval_hours or DEFAULT_FUNDING_HOURS
+                return of_range(await last_rates(read, limit + 1, end, hours), None, limit)
+            rates = await self._settled(symbol, max(EPOCH, start - LONGEST), end, limit + BEFORE)
+            return of_range(rates, start, limit)
 
     async def _settled(
         self, symbol: str, start: datetime, end: datetime, limit: int = sys.maxsize
@@ -214,19 +209,21 @@ class BinanceRest:
         Both times are given: a question without them is answered with the 200 newest, one with them with the first.
         """
         rates: list[FundingRate] = []
-        while start < end and len(rates) < limit:
-            size = min(limit - len(rates), FUNDING_PAGE)
-            body = await self._client.get(
-                "/fapi/v1/fundingRate",
-                {"symbol": symbol, "limit": size, "startTime": optional_ms(start), "endTime": last_ms(end)},
-                bucket="funding",
-                weight=1,
-            )
-            page = decode(wire.decode_funding_rows, body, "Binance's fundingRate")
-            rates += [settled(row, symbol, at) for row in page if (at := optional_moment(row.funding_time)) is not None]
-            if len(page) < size or page[-1].funding_time < ms(start):  # the end, or not what was asked for
-                break
-            start = from_ms(page[-1].funding_time + 1)
+        at = start
+        with telling(lambda: Told(rates, start, at)):
+            while at < end and len(rates) < limit:
+                size = min(limit - len(rates), FUNDING_PAGE)
+                body = await self._client.get(
+                    "/fapi/v1/fundingRate",
+                    {"symbol": symbol, "limit": size, "startTime": optional_ms(at), "endTime": last_ms(end)},
+                    bucket="funding",
+                    weight=1,
+                )
+                page = decode(wire.decode_funding_rows, body, "Binance's fundingRate")
+                rates += [settled(row, symbol, time) for row in page if (time := optional_moment(row.funding_time))]
+                if len(page) < size or page[-1].funding_time < ms(at):  # the end, or not what was asked for
+                    break
+                at = from_ms(page[-1].funding_time + 1)
         return rates
 
 

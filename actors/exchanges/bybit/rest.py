@@ -7,7 +7,7 @@ Source: https://bybit-exchange.github.io/docs/v5/market/kline and its neighbours
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -49,8 +49,8 @@ from actors.exchanges.bybit.normalise import (
     settled,
     trade,
 )
-from actors.exchanges.paging import newest
-from actors.exchanges.settled import BEFORE, LONGEST, of_range
+from actors.exchanges.paging import first, newest, retelling
+from actors.exchanges.settled import BEFORE, LONGEST, SHORTEST, of_range, told_of_range
 from actors.upstream.rest import FORBIDDEN_PAUSE, Params, RestClient, excerpt
 
 CATALOGUE_PAGES = 50  # of 1000 rows; more would be a cursor that leads in circles
@@ -58,7 +58,6 @@ KLINES_PAGE = 1000
 OPEN_INTEREST_PAGE = 200
 FUNDING_PAGE = 200
 TRADES_PAGE = 1000
-WINDOWS = 50  # read for one answer; 1000 rates of a contract that lately went from 8 hours to 1 take 40
 MONTH = timedelta(days=31)
 PERIODS = {"5m": "5min", "15m": "15min", "30m": "30min", "1h": "1h", "4h": "4h", "1d": "1d"}
 FUNDING_HOURS = 8.0  # where the catalogue does not say; only the width of a window depends on it
@@ -107,7 +106,9 @@ class BybitRest:
         if start is None:
             return await newest(read, KLINES_PAGE, limit, end)
         step = timedelta(days=28) if interval == "1M" else INTERVALS[interval]
-        return await self._first(symbol, read, KLINES_PAGE, step, limit, start, end)
+        # Longer bars open before their contract's first day.
+        begin = partial(self._first_day, symbol) if step <= timedelta(days=1) else None
+        return await first(read, KLINES_PAGE, limit, start, end, step=step, now=self._now(), begin=begin)
 
     async def _bars(
         self, symbol: str, interval: str, start: datetime | None, end: datetime | None, size: int
@@ -138,7 +139,9 @@ class BybitRest:
         read = partial(self._interests, symbol, period)
         if start is None:
             return await newest(read, OPEN_INTEREST_PAGE, limit, end)
-        return await self._first(symbol, read, OPEN_INTEREST_PAGE, INTERVALS[period], limit, start, end)
+        begin = partial(self._first_day, symbol)
+        step, now = INTERVALS[period], self._now()
+        return await first(read, OPEN_INTEREST_PAGE, limit, start, end, step=step, now=now, begin=begin)
 
     async def _interests(
         self, symbol: str, period: str, start: datetime | None, end: datetime | None, size: int
@@ -167,24 +170,19 @@ class BybitRest:
         self, instrument: Instrument, *, limit: int, start: datetime | None, end: datetime | None
     ) -> list[FundingRate]:
         """Up to `limit` settled rates of `[start, end)`, each with the interval that it was settled at."""
-        if start is None:
-            read = partial(self._rates, instrument)
-            return of_range(await newest(read, FUNDING_PAGE, limit + 1, end), None, limit)
-        step = timedelta(hours=instrument.funding_interval_hours or FUNDING_HOURS)
-        read_all = partial(self._all_rates, instrument)
-        early = max(EPOCH, start - LONGEST)
-        rates = await self._first(instrument.symbol, read_all, FUNDING_PAGE, step, limit + BEFORE, early, end)
-        return of_range(rates, start, limit)
-
-    async def _all_rates(self, instrument: Instrument, start: datetime, end: datetime, size: int) -> list[FundingRate]:
-        """Every settled rate of `[start, end)`, however many pages: the interval may have been shorter than it is."""
-        rates: list[FundingRate] = []
-        while True:
-            page = await self._rates(instrument, start, end, size)
-            rates = page + rates
-            if len(page) < size:
-                return rates
-            end = page[0].timestamp
+        read = partial(self._rates, instrument)
+        with retelling(partial(told_of_range, start=start)):
+            if start is None:
+                return of_range(await newest(read, FUNDING_PAGE, limit + 1, end), None, limit)
+            early = max(EPOCH, start - LONGEST)
+            rates = await first(
+                *(read, FUNDING_PAGE, limit + BEFORE, early, end),
+                step=timedelta(hours=instrument.funding_interval_hours or FUNDING_HOURS),
+                least=SHORTEST,
+                now=self._now(),
+                begin=partial(self._first_day, instrument.symbol),
+            )
+            return of_range(rates, start, limit)
 
     async def _rates(
         self, instrument: Instrument, start: datetime | None, end: datetime | None, size: int
@@ -211,54 +209,14 @@ class BybitRest:
             trades.reverse()
         return trades
 
-    # --- paging ---
-
-    async def _first(
-        self,
-        symbol: str,
-        read: Callable[[datetime, datetime, int], Awaitable[list[E]]],
-        page_size: int,
-        step: timedelta,
-        limit: int,
-        start: datetime,
-        end: datetime | None,
-    ) -> list[E]:
-        """The first `limit` rows of `[start, end)`, window after window; `step` is the least time between two rows."""
-        now = self._now()
-        final = now if end is None else min(end, now)
-        if start > now + timedelta(days=1):  # our idea of the exchange's clock may be off, but not by that much
-            return []
-        rows: list[E] = []
-        size = min(limit, page_size)
-        can_skip = step <= timedelta(days=1)  # longer bars open before their contract's first day
-        for _ in range(WINDOWS):
-            until = start + step * size
-            if end is not None:
-                until = min(until, end)
-            if until <= start:
-                break
-            rows += await read(start, until, page_size)
-            start, size = until, page_size
-            if len(rows) >= limit or start >= now:
-                break
-            if not rows and can_skip:
-                can_skip = False
-                start = max(start, await self._first_day(symbol, now))
-        # A short answer says that nothing more exists. A contract that was listed twice has a gap wider than we look.
-        if len(rows) < limit and start < final and await read(start, final, page_size):
-            raise UpstreamError(
-                f"Bybit has more rows of {symbol}, but too few before {start:%Y-%m-%d %H:%M} UTC: ask from there on"
-            )
-        return rows[:limit]
-
-    async def _first_day(self, symbol: str, now: datetime) -> datetime:
+    async def _first_day(self, symbol: str) -> datetime:
         """The day of a contract's first bar: what begins before it need not be read window by window."""
         months = await self._bars(symbol, "1M", None, None, KLINES_PAGE)
         if not months:
-            return now
-        first = months[0].timestamp
-        days = await self._bars(symbol, "1d", first, first + MONTH, KLINES_PAGE)
-        return days[0].timestamp if days else first
+            return self._now()
+        month = months[0].timestamp
+        days = await self._bars(symbol, "1d", month, month + MONTH, KLINES_PAGE)
+        return days[0].timestamp if days else month
 
     # --- requests ---
 

@@ -6,7 +6,7 @@ Source: https://hyperliquid.gitbook.io/hyperliquid-docs/for-developers/api/info-
 
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from actors.decoding import decode, moment, optional_moment, priced
-from actors.errors import BadMessage, MarketError, UnknownSymbol, Unsupported, UpstreamError
+from actors.errors import BadMessage, MarketError, Told, UnknownSymbol, Unsupported, UpstreamError
 from actors.events import (
     EPOCH,
     INTERVALS,
@@ -38,6 +38,7 @@ from actors.exchanges.hyperliquid.session import (
     ohlc,
     open_interest,
 )
+from actors.exchanges.paging import telling
 from actors.exchanges.settled import last_rates
 from actors.upstream.rest import RestClient, excerpt
 
@@ -45,8 +46,8 @@ WEIGHT = 20  # of every documented question but the few that weigh 2
 CANDLES_PER_WEIGHT = 60  # and one more for so many rows of the answer
 FUNDING_PER_WEIGHT = 20
 CANDLES_KEPT = 5000  # per coin and interval, whatever is asked for: older ones are silently missing
-THIN = 0.5  # of the bars that a page has room for: with fewer, the rest of the range is asked for at once
 FUNDING_PAGE = 500
+NO_TIME = timedelta(0)
 LAUNCH = datetime(2023, 1, 1, tzinfo=UTC)  # a little before the first trade: there are no older bars
 HOURLY_SINCE = datetime(2023, 6, 8, tzinfo=UTC)  # funding was paid every 8 hours until then
 COLLATERAL = {0: "USDC", 360: "USDH", 235: "USDE", 268: "USDT0"}  # by token; that of the first dex is 0
@@ -92,51 +93,52 @@ class HyperliquidRest:
     ) -> list[Ohlc]:
         """Up to `limit` bars of `[start, end)`: the first ones when `start` is given, else the last ones.
 
-        The exchange keeps the last 5000 per interval, and may have none for a time without trades.
+        The exchange keeps the last 5000 per interval, and may have none for a time without trades. Where there are few,
+        the next question is for as long a time as the missing ones should take; once such questions have weighed as
+        much as one for all the rest of the range, that one is asked.
         """
         step, now = INTERVALS[interval], self._now()
-        asked_at = ms(now)
+        asked_at, is_last = ms(now), start is None
         final = now + step if end is None else min(end, now + step)  # a step more: our clocks may differ
-        window = limit * step
-        rows: list[wire.Candle] = []
-        if start is None:
-            start = max(EPOCH, min(final, now) - window)
-            rows = await self._candles(symbol, interval, start, final)
-            if len(rows) < limit and start > LAUNCH:  # a new listing, or bars without trades left out
-                rows = await self._candles(symbol, interval, EPOCH, final)
-            rows = rows[-limit:]
-        else:
-            start = max(start, EPOCH)
-            while len(rows) < limit and start < final:
-                until = min(final, start + window)
-                page = await self._candles(symbol, interval, start, until)
-                rows += page
-                start = until
-                if len(page) < limit * THIN:  # before what is kept, before the listing, or seldom traded:
-                    window = final - start  # no use in small steps, and no more than CANDLES_KEPT can come
-            rows = rows[:limit]
-        # A bar that ends while the answer travels is not whole in it; one that another follows is.
-        last = len(rows) - 1
-        return priced(ohlc(row, is_closed=index < last or row.close_time < asked_at) for index, row in enumerate(rows))
+        low, high = max(start or EPOCH, EPOCH), final
+        width = limit * step + (max(high - now, NO_TIME) if is_last else NO_TIME)
+        rows: list[Ohlc] = []
+        spent, seen = 0, NO_TIME
+        with telling(lambda: Told(rows, None if is_last else start, final if is_last else low)):
+            while len(rows) < limit and low < high:
+                whole = high - low
+                if seen:
+                    width = seen / len(rows) * enough_for(limit - len(rows)) if rows else whole
+                    spent += candles_weight(width // step)
+                if spent > candles_weight(whole // step):
+                    width = whole
+                width = min(width, whole)
+                since, until = (high - width, high) if is_last else (low, low + width)
+                page = await self._candles(symbol, interval, since, until, asked_at)
+                rows = page + rows if is_last else rows + page
+                low, high = (low, since) if is_last else (until, high)
+                seen += width
+                if high <= LAUNCH or (page and not is_last and not page[-1].is_closed):
+                    break  # there is nothing beyond
+        return rows[-limit:] if is_last else rows[:limit]
 
-    async def _candles(self, symbol: str, interval: str, start: datetime, end: datetime) -> list[wire.Candle]:
+    async def _candles(self, symbol: str, interval: str, start: datetime, end: datetime, asked_at: int) -> list[Ohlc]:
         """The bars that opened within `[start, end)`; the exchange also gives the one that was open at `start`."""
-        if start >= end:
-            return []
         first, last = ceil_ms(start), ceil_ms(end) - 1
-        count = min((end - start) // INTERVALS[interval] + 1, CANDLES_KEPT)
         request = {"coin": symbol, "interval": interval, "startTime": first, "endTime": last}
         rows = await ask(
             self._client,
             wire.decode_candles,
             {"type": "candleSnapshot", "req": request},
-            WEIGHT + -(-count // CANDLES_PER_WEIGHT),
+            candles_weight((end - start) // INTERVALS[interval]),
         )
         if rows is None:
             raise UnknownSymbol(f"Hyperliquid knows no {symbol}")
         if any((row.coin, row.interval) != (symbol, interval) for row in rows):
             raise BadMessage(f"Hyperliquid's candleSnapshot is not of {symbol} {interval}")
-        return [row for row in rows if first <= row.open_time <= last]
+        found = [row for row in rows if first <= row.open_time <= last]
+        # A bar that ends while the answer travels is not whole in it; one that another follows is.
+        return priced(ohlc(row, is_closed=row is not found[-1] or row.close_time < asked_at) for row in found)
 
     async def open_interest(self, symbol: str) -> OpenInterest:
         found = open_interest(symbol, await self._context(symbol), self._now())
@@ -190,19 +192,21 @@ class HyperliquidRest:
         range, at most 500.
         """
         rates: list[FundingRate] = []
-        while start < end and len(rates) < limit:
-            count = min((end - start) // HOUR, FUNDING_PAGE)
-            question = {"type": "fundingHistory", "coin": symbol, "startTime": ms(start), "endTime": ms(end) - 1}
-            weight = WEIGHT + -(-count // FUNDING_PER_WEIGHT)
-            rows = await ask(self._client, wire.decode_funding_rows, question, weight)
-            if rows is None:
-                raise UnknownSymbol(f"Hyperliquid knows no {symbol}")
-            page = [settled(symbol, row) for row in rows if row.time]
-            page = [rate for rate in page if start <= rate.timestamp < end]
-            if not page:
-                break
-            rates += page
-            start = page[-1].timestamp + HOUR
+        at = start
+        with telling(lambda: Told(rates, start, at)):
+            while at < end and len(rates) < limit:
+                count = min((end - at) // HOUR, FUNDING_PAGE)
+                question = {"type": "fundingHistory", "coin": symbol, "startTime": ms(at), "endTime": ms(end) - 1}
+                weight = WEIGHT + -(-count // FUNDING_PER_WEIGHT)
+                rows = await ask(self._client, wire.decode_funding_rows, question, weight)
+                if rows is None:
+                    raise UnknownSymbol(f"Hyperliquid knows no {symbol}")
+                page = [settled(symbol, row) for row in rows if row.time]
+                page = [rate for rate in page if at <= rate.timestamp < end]
+                if not page:
+                    break
+                rates += page
+                at = page[-1].timestamp + HOUR
         return rates
 
 
@@ -248,6 +252,16 @@ async def ask(client: RestClient, decoder: Callable[[bytes], T], question: Mappi
     """A question's decoded answer, or BadMessage that says what was being read."""
     body = await client.query("/info", msgspec.json.encode(question), bucket="weight", weight=weight)
     return decode(decoder, body, f"Hyperliquid's {question['type']}")
+
+
+def candles_weight(bars: int) -> int:
+    """What a question for so many whole bars weighs at most; a part of one more is in the range."""
+    return WEIGHT + -(-min(bars + 1, CANDLES_KEPT) // CANDLES_PER_WEIGHT)
+
+
+def enough_for(missing: int) -> float:
+    """How many bars to expect where so many are wanted: where they come by chance, two deviations more."""
+    return float(missing + 2 * missing**0.5)
 
 
 def explain(status: int, body: bytes) -> MarketError | None:

@@ -7,7 +7,7 @@ read in windows of which both ends are said.
 Source: https://www.okx.com/docs-v5/en/#public-data-rest-api
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -50,8 +50,8 @@ from actors.exchanges.okx.normalise import (
     size_of,
     trade,
 )
-from actors.exchanges.paging import newest
-from actors.exchanges.settled import LONGEST, of_range
+from actors.exchanges.paging import first, newest, retelling
+from actors.exchanges.settled import BEFORE, LONGEST, SHORTEST, of_range, told_of_range
 from actors.upstream.budget import Window
 from actors.upstream.rest import Params, RestClient
 
@@ -88,8 +88,8 @@ RECENT = 1300  # bars that `candles` certainly has: its 1440 less a page in whic
 INTERESTS_PAGE, INTERESTS_KEPT = 100, 1440
 RATES_PAGE = 100  # 400 of late; but a page that were shorter than what was asked for would be taken for the last
 RATES_KEPT = timedelta(days=100)
+FUNDING_HOURS = 8.0  # where the catalogue does not say; only the width of a window depends on it
 TRADES_PAGE, OLD_TRADES_PAGE, OLD_TRADES_PAGES = 500, 100, 20
-WINDOWS = 60  # read for one answer
 PERIODS = {
     **{"5m": "5m", "15m": "15m", "30m": "30m", "1h": "1H", "2h": "2H", "4h": "4H"},
     **{"6h": "6Hutc", "12h": "12Hutc", "1d": "1Dutc"},
@@ -135,9 +135,8 @@ class OkxRest:
             return await newest(read, CANDLES_PAGE, limit, end)
         if interval == "1M":
             return (await read(start, end, CANDLES_PAGE))[:limit]  # more months than OKX has existed
-        if start < self._now() - RECENT * INTERVALS[interval]:
-            start = max(start, await self._first_day(symbol))
-        return await self._first(read, CANDLES_PAGE, INTERVALS[interval], limit, start, end)
+        begin, step = partial(self._first_day, symbol), INTERVALS[interval]
+        return await first(read, CANDLES_PAGE, limit, start, end, step=step, now=self._now(), begin=begin)
 
     async def _bars(
         self, symbol: str, interval: str, start: datetime | None, end: datetime | None, size: int
@@ -161,9 +160,9 @@ class OkxRest:
         months = await self._bars(symbol, "1M", None, None, CANDLES_PAGE)
         if not months:
             return self._now()
-        first = months[0].timestamp
-        days = await self._bars(symbol, "1d", first, first + MONTH, CANDLES_PAGE)
-        return days[0].timestamp if days else first
+        month = months[0].timestamp
+        days = await self._bars(symbol, "1d", month, month + MONTH, CANDLES_PAGE)
+        return days[0].timestamp if days else month
 
     async def open_interest(self, symbol: str) -> OpenInterest:
         params: Params = {"instType": "SWAP", "instId": symbol}
@@ -178,7 +177,7 @@ class OkxRest:
         if start is None:
             return await newest(read, INTERESTS_PAGE, limit, end)
         start = max(start, self._now() - (INTERESTS_KEPT + 1) * INTERVALS[period])
-        return await self._first(read, INTERESTS_PAGE, INTERVALS[period], limit, start, end)
+        return await first(read, INTERESTS_PAGE, limit, start, end, step=INTERVALS[period], now=self._now())
 
     async def _interests(
         self, symbol: str, period: str, start: datetime | None, end: datetime | None, size: int
@@ -210,28 +209,15 @@ class OkxRest:
         self, instrument: Instrument, *, limit: int, start: datetime | None, end: datetime | None
     ) -> list[FundingRate]:
         """Up to `limit` settled rates of `[start, end)`, each with the interval that it was settled at."""
-        if start is None:
-            read = partial(self._rates, instrument.symbol)
-            return of_range(await newest(read, RATES_PAGE, limit + 1, end), None, limit)
-        read_all = partial(self._all_rates, instrument.symbol)
-        early = max(EPOCH, start - LONGEST, self._now() - RATES_KEPT)
-        until = self._now() if end is None else min(end, self._now() + LONGEST)
-        rates: list[FundingRate] = []
-        width = LONGEST * (limit + 2)
-        while early < until and sum(rate.timestamp >= start for rate in rates) < limit:
-            rates += await read_all(early, min(until, early + width))
-            early += width
-        return of_range(rates, start, limit)
-
-    async def _all_rates(self, symbol: str, start: datetime, end: datetime) -> list[FundingRate]:
-        """Every settled rate of `[start, end)`, however many pages: the interval may have been shorter than 8 hours."""
-        rates: list[FundingRate] = []
-        while True:
-            page = await self._rates(symbol, start, end, RATES_PAGE)
-            rates = page + rates
-            if len(page) < RATES_PAGE:
-                return rates
-            end = page[0].timestamp
+        read = partial(self._rates, instrument.symbol)
+        with retelling(partial(told_of_range, start=start)):
+            if start is None:
+                return of_range(await newest(read, RATES_PAGE, limit + 1, end), None, limit)
+            now = self._now()
+            early = max(EPOCH, start - LONGEST, now - RATES_KEPT)
+            step = timedelta(hours=instrument.funding_interval_hours or FUNDING_HOURS)
+            rates = await first(*(read, RATES_PAGE, limit + BEFORE, early, end), step=step, least=SHORTEST, now=now)
+            return of_range(rates, start, limit)
 
     async def _rates(self, symbol: str, start: datetime | None, end: datetime | None, size: int) -> list[FundingRate]:
         """One page."""
@@ -262,34 +248,6 @@ class OkxRest:
         params: Params = {"instType": "SWAP", "instId": symbol}
         [row] = await self._one("/api/v5/public/instruments", params, wire.decode_contracts)
         return size_of(row)
-
-    # --- paging ---
-
-    async def _first(
-        self,
-        read: Callable[[datetime, datetime, int], Awaitable[list[E]]],
-        page_size: int,
-        step: timedelta,
-        limit: int,
-        start: datetime,
-        end: datetime | None,
-    ) -> list[E]:
-        """The first `limit` rows of `[start, end)`, window after window; `step` is the least time between two rows."""
-        now = self._now()
-        if start > now + timedelta(days=1):  # our idea of the exchange's clock may be off, but not by that much
-            return []
-        rows: list[E] = []
-        for _ in range(WINDOWS):
-            until = start + step * min(page_size, limit - len(rows))
-            if end is not None:
-                until = min(until, end)
-            if until <= start:
-                return rows
-            rows += await read(start, until, page_size)
-            start = until
-            if start >= now or len(rows) >= limit:
-                return rows[:limit]
-        raise UpstreamError(f"OKX has too few rows before {start:%Y-%m-%d %H:%M} UTC: ask from there on")
 
     # --- requests ---
 

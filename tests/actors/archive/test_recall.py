@@ -15,8 +15,9 @@ import trio
 from actors.archive import archive as archive_module
 from actors.archive import refill as refill_module
 from actors.archive.archive import Archive
+from actors.archive.kept import KeptRest
 from actors.archive.nothing import FOR, RANGES, Nothing
-from actors.archive.recall import KeptRest, Recall, fetch_of
+from actors.archive.recall import Recall, fetch_of, questions_for
 from actors.archive.refill import Refill, fill
 from actors.archive.seen import Seen, sampled, with_sampled_interest
 from actors.archive.series import Piece, Range, Series, Write, row_of, us
@@ -24,6 +25,7 @@ from actors.archive.writer import Writer
 from actors.errors import UpstreamError, UpstreamLimited
 from actors.events import Ohlc, OpenInterest
 from actors.exchanges.binance import EXCHANGE
+from actors.exchanges.paging import newest, oldest
 from tests.actors.archive.fixtures import (
     INSTRUMENT,
     MINUTE,
@@ -110,8 +112,65 @@ async def test_any_question_is_answered_as_the_exchange_alone_would(
             limit = rng.choice([1, 2, 5, 20, 100])
             a, b = (None if minute is None else T0 + minute * MINUTE for minute in (start, end))
             expected = await alone.ohlc("BTCUSDT", "1m", limit=limit, start=a, end=b)
+            asked = len(world.rest.asked)
             found = await world.ask(limit=limit, start=start, end=end)
             assert found == expected, (seed, start, end, limit, minutes(found), minutes(expected))
+            assert len(world.rest.asked) - asked <= questions_for(limit)
+
+
+@pytest.mark.parametrize(("limit", "most"), [(1, 3), (20, 3), (99, 3), (250, 5), (900, 12)])
+@pytest.mark.parametrize("is_last", [True, False])
+async def test_however_many_holes_an_answer_costs_what_its_limit_justifies(
+    tmp_path: Path, limit: int, most: int, is_last: bool
+) -> None:
+    """Every other bar is held, and the exchange has forgotten some: they are in the answer as well."""
+    length = 1000
+    bars = [bar(minute) for minute in range(length)]
+    async with past(tmp_path, bars) as world:
+        world.recall._now = lambda: T0 + timedelta(days=3)
+        held = [Range(us(at), us(at + MINUTE)) for at in (bar.timestamp for bar in bars[::2])]
+        world.archive.put([Write(BARS, [row_of("ohlc", bar) for bar in bars[::2]], held)])
+        await world.archive.flush()
+        forgotten = range(0, 10) if not is_last else range(length - 10, length)
+        world.rest.bars = [bar for minute, bar in enumerate(bars) if minute not in forgotten]
+        left = [minute for minute in range(length) if minute not in forgotten or minute % 2 == 0]
+        found = await world.ask(limit=limit, start=None if is_last else 0, end=length)
+        assert minutes(found) == (left[-limit:] if is_last else left[:limit])
+        assert len(world.rest.asked) <= most
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+async def test_what_pages_told_before_an_error_is_kept_and_not_asked_for_again(tmp_path: Path, is_last: bool) -> None:
+    """The exchange tells seven rows at a time, and breaks at its third page."""
+    async with past(tmp_path, market()) as world:
+        world.recall._now = lambda: T0 + timedelta(days=3)
+        whole, pages = world.rest.ohlc, 0
+
+        async def read(start: Any, end: Any, size: int) -> list[Ohlc]:
+            nonlocal pages
+            pages += 1
+            if pages == 3:
+                raise UpstreamLimited("used up", retry_after=1.0)
+            return await whole("BTCUSDT", "1m", limit=size, start=start, end=end)
+
+        async def ohlc(symbol: str, interval: str, *, limit: int, start: Any = None, end: Any = None) -> list[Ohlc]:
+            return await (newest(read, 7, limit, end) if start is None else oldest(read, 7, limit, start, end))
+
+        world.rest.ohlc = ohlc  # type: ignore[method-assign]
+        question = {"limit": 30, "end": 50} if is_last else {"limit": 30, "start": 10, "end": 50}
+        with pytest.raises(UpstreamLimited):
+            await world.ask(**question)
+        await world.archive.flush()
+        found = [
+            ((piece.start - us(T0)) // 60_000_000, (piece.end - us(T0)) // 60_000_000)
+            for piece in await world.recall.coverage(BARS, us(T0), us(T0 + LENGTH * MINUTE))
+            if piece.is_held
+        ]
+        assert found == [(36, 50) if is_last else (10, 24)], "no more than was told"
+        pages, world.rest.asked = 3, []
+        expected = list(range(20, 50) if is_last else range(10, 40))
+        assert minutes(await world.ask(**question)) == expected
+        assert sum(size for _, _, size in world.rest.asked) <= 30 - 14 + 2, "only what was not told before"
 
 
 async def test_what_is_held_is_not_asked_for_and_only_holes_are(tmp_path: Path) -> None:

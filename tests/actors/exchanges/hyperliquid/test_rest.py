@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -272,7 +273,11 @@ async def test_bars_without_trades_may_be_missing(market: Market) -> None:
 
 def traded_every(step: int, now: int) -> Fake:
     """A coin of which one minute in `step` ms has a bar; the exchange keeps the newest 5000."""
-    kept = [at for at in range(now - now % step, 0, -step) if at <= now][:5000][::-1]
+    return traded_at(list(range(now - now % step, 0, -step)[:5000][::-1]))
+
+
+def traded_at(kept: list[int]) -> Fake:
+    """A coin with a bar at each of these minutes."""
 
     def reply(question: Json) -> tuple[int, bytes]:
         asked = question["req"]
@@ -308,6 +313,48 @@ async def test_however_seldom_a_coin_trades_three_questions_are_enough(minutes: 
     assert len(rows) == min(1000, 4000 // minutes + 1)
     assert [row.timestamp - rows[0].timestamp for row in rows[:3]] == [timedelta(minutes=n * minutes) for n in range(3)]
     assert len(fake.asked) <= 3
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+@pytest.mark.parametrize(("limit", "minutes", "most"), [(10, 3, 75), (100, 3, 80), (1500, 2, 130), (1, 1, 21)])
+async def test_a_thin_coin_is_asked_for_as_its_bars_come(is_last: bool, limit: int, minutes: int, most: int) -> None:
+    """Small questions where these weigh less than one for all the range, which is 104 and more."""
+    now = START - START % 3_600_000
+    fake = traded_every(minutes * 60_000, now)
+    start = None if is_last else from_ms(now) - timedelta(minutes=4999)
+    rows = await fake.rest(from_ms(now)).ohlc("SLOW", "1m", limit=limit, start=start)
+    assert len(rows) == limit
+    assert {b.timestamp - a.timestamp for a, b in pairwise(rows)} <= {timedelta(minutes=minutes)}
+    assert sum(fake.weights) <= most
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+async def test_however_badly_bars_are_guessed_small_questions_weigh_no_more_than_the_large_one(is_last: bool) -> None:
+    """Each time some come, but never enough."""
+    now = START - START % 3_600_000
+    minutes = {0, 3, 7, 13, 23, 50, 99, 200, 399, 1000, 2100, 4000}
+    times = {now - (minute if is_last else 4999 - minute) * 60_000 for minute in minutes}
+    fake = traded_at(sorted(times))
+    start = None if is_last else from_ms(now) - timedelta(minutes=4999)
+    rows = await fake.rest(from_ms(now)).ohlc("SLOW", "1m", limit=12, start=start)
+    assert [ms(row.timestamp) for row in rows] == sorted(times)
+    others = fake.weights[1:]  # the first is for as many minutes as bars are wanted
+    assert sum(others) <= 2 * 104
+    assert len(fake.asked) <= 6
+
+
+async def test_what_was_told_before_an_error_is_said() -> None:
+    hours, now = 3_600_000, START - START % 60_000
+    fake = traded_every(8 * hours, now)
+    start = from_ms(now) - timedelta(days=120)
+    reply = fake.reply
+    fake.reply = lambda question: reply(question) if len(fake.asked) == 1 else (500, b"busy")
+    with pytest.raises(UpstreamError) as caught:
+        await fake.rest(from_ms(now)).ohlc("SLOW", "1m", limit=1500, start=start)
+    told = caught.value.told
+    assert told is not None
+    assert [ms(row.timestamp) % (8 * hours) for row in told.rows] == [0, 0, 0]
+    assert (told.start, told.end) == (start, start + timedelta(minutes=1500))
 
 
 async def test_a_bar_that_ended_while_the_answer_travelled_was_open_when_it_was_read(market: Market) -> None:
