@@ -1,13 +1,25 @@
-"""Runs the demo (the daemon and its simulators) in a process of its own, for clients that do not speak Trio."""
+"""What clients that do not speak Trio are pointed at: the demo (the daemon and its simulators) in a process of its own,
+or a daemon and one simulator in a thread of this one, so that what the exchange was asked can be counted.
+"""
 
 import re
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import trio
+
+from daemon.settings import Facade
+from tests.daemon.fixtures import eventually
+from tests.web.facade.fixtures import SYMBOLS, Venue, venue
 
 WITHIN = 60.0  # seconds
 CONFIG = """
@@ -52,3 +64,34 @@ def _running(command: list[str]) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(15)
+
+
+@contextmanager
+def running(name: str, *, share: float = 0.5, **changes: Any) -> Iterator[Venue]:
+    """A daemon whose feed has begun, and the exchange behind it."""
+    found: list[Venue] = []
+    is_up, is_over = threading.Event(), threading.Event()
+
+    async def main() -> None:
+        now, facade = int(time.time() * 1000), Facade(share=share)
+        async with venue(name, rate=1.0, start=now, symbols=SYMBOLS[name], facade=facade, **changes) as world:
+            await eventually(lambda: any(c.streams for c in world.sim.connections), what="the feed")
+            await trio.sleep(1)
+            found.append(world)
+            is_up.set()
+            await trio.to_thread.run_sync(is_over.wait)
+
+    thread = threading.Thread(target=trio.run, args=(main,), daemon=True)
+    thread.start()
+    assert is_up.wait(60)
+    try:
+        yield found[0]
+    finally:
+        is_over.set()
+        thread.join(30)
+
+
+def asked_of(world: Venue, since: int, until: int | None = None) -> Counter[tuple[str, str]]:
+    """How often the exchange was asked each question, whoever asked when."""
+    asked = islice(list(world.sim.requests), since, until)
+    return Counter((one.path, f"{sorted(one.query.items())}{one.body!r}") for one in asked)

@@ -5,51 +5,16 @@ The daemon and the simulator run in a thread of this process, so that what the e
 
 import asyncio
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import trio
 
 from actors.simulation.server import Reply, RestFault
+from tests.clients.servers import asked_of, running
 from tests.clients.test_clients import NAMES, SYMBOL, snippet
-from tests.daemon.fixtures import eventually
-from tests.web.facade.fixtures import SYMBOLS, Venue, venue
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@contextmanager
-def running(name: str, **changes: Any) -> Iterator[Venue]:
-    found: list[Venue] = []
-    is_up, is_over = threading.Event(), threading.Event()
-
-    async def main() -> None:
-        now = int(time.time() * 1000)
-        async with venue(name, rate=1.0, start=now, symbols=SYMBOLS[name], **changes) as world:
-            await eventually(lambda: any(c.streams for c in world.sim.connections), what="the feed")
-            await trio.sleep(1)
-            found.append(world)
-            is_up.set()
-            await trio.to_thread.run_sync(is_over.wait)
-
-    thread = threading.Thread(target=trio.run, args=(main,), daemon=True)
-    thread.start()
-    assert is_up.wait(60)
-    try:
-        yield found[0]
-    finally:
-        is_over.set()
-        thread.join(30)
-
-
-def kinds(world: Venue, since: int) -> Counter[tuple[str, str]]:
-    """How often each question was asked, whoever asked when."""
-    asked = list(world.sim.requests)[since:]
-    return Counter((one.path, f"{sorted(one.query.items())}{one.body!r}") for one in asked)
 
 
 async def use(client: Any, symbol: str, name: str) -> None:
@@ -77,7 +42,7 @@ def test_five_ccxt_clients_are_one_to_the_exchange(name: str) -> None:
                         await defined[one].close()
 
         asyncio.run(asyncio.wait_for(main(), 120))
-        asked = kinds(world, since)
+        asked = asked_of(world, since)
         catalogue = {"/fapi/v1/exchangeInfo", "/v5/market/instruments-info", "/fapi/v1/depth"}
         again = {one: count for one, count in asked.items() if count > 1 and one[0] not in catalogue}
         # A book of more than a hundred levels is shared only while the question has not left.

@@ -268,7 +268,7 @@ class _Connection:
             seat=self._seat,
             proxies=self._server.proxies,
         )
-        self._now_idle(True)
+        self._idle_until = trio.current_time() + self._server.limits.head
         await self._read()
         self._outbox.end()
         await self._protocol.handle(Closed())  # tells the app
@@ -283,6 +283,8 @@ class _Connection:
                     return
             if self._reading.cancelled_caught or not data:
                 return
+            if self._idle:  # a head has begun
+                self._idle_until = min(self._idle_until, trio.current_time() + self._server.limits.head)
             if not self._outbox.finished:  # else it is read only to be discarded
                 await self._protocol.handle(RawData(bytes(data)))
             if self._outbox.unanswered:

@@ -21,7 +21,8 @@ class Limits:
     message_bytes: int = 256 << 10  # of one WebSocket message: over it, 1009; resuming 1000 topics takes 100 KiB
     header_bytes: int = 16 << 10  # of one request's target and headers: over it, 431
     connections: int = 10_000  # over it: 503
-    keep_alive: float = 5.0  # without a whole request head on a connection that has none running
+    head: float = 5.0  # for a whole request head, from the connection's beginning or the head's first byte
+    keep_alive: float = 75.0  # between two requests: a bot that asks every 5 s must not meet the end of its connection
     grace: float = 5.0  # from stop to the end of the last connection
 
 

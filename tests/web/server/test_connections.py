@@ -90,11 +90,36 @@ async def test_large_response_arrives_whole() -> None:
         assert b"\r\nserver:" not in head.lower()
 
 
-@pytest.mark.parametrize("head", [b"", b"GET / HTTP/1.1\r\nhost: test\r\n", GET % b""])
-async def test_idle_connection_and_slow_headers_end(head: bytes) -> None:
-    async with guarded(limits=Limits(keep_alive=0.2)) as served:
-        with trio.fail_after(1):
+BEGUN = b"GET / HTTP/1.1\r\nhost: test\r\n"
+
+
+@pytest.mark.parametrize("head", [b"", BEGUN])
+async def test_a_head_that_does_not_come_ends_the_connection(head: bytes) -> None:
+    async with guarded(limits=Limits(head=0.2, keep_alive=60)) as served:
+        with trio.fail_after(2):
             await exchange(served.port, head)
+
+
+async def test_an_idle_connection_ends() -> None:
+    async with guarded(limits=Limits(head=60, keep_alive=0.2)) as served:
+        with trio.fail_after(2):
+            await exchange(served.port, GET % b"")
+
+
+async def test_between_requests_a_connection_is_kept_for_longer_than_a_head_may_take() -> None:
+    """Clients that poll at a steady pace would else meet the very moment of its end: a POST is not tried again."""
+    async with guarded(limits=Limits(head=0.1)) as served:
+        stream = await trio.open_tcp_stream("127.0.0.1", served.port)
+        for _ in range(2):
+            await stream.send_all(GET % b"")
+            answer = b""
+            with trio.fail_after(5):
+                while b'{"ok":true}' not in answer:
+                    data = await stream.receive_some()
+                    assert data
+                    answer += data
+            await trio.sleep(0.3)
+        await stream.aclose()
 
 
 HEAVY = {
