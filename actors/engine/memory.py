@@ -1,0 +1,230 @@
+"""An engine within the process: it keeps an engine's promises by Trio's clock, and breaks as a server does."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+import trio
+
+from actors.engine.words import (
+    CLOSED_BAR,
+    EPOCH,
+    LOG_SECONDS,
+    PRESENT,
+    Burst,
+    EngineAway,
+    Entry,
+    Fenced,
+    Kept,
+    Lease,
+    Present,
+    RolledBack,
+    Told,
+)
+
+START_MS = 1_700_000_000_000
+
+
+@dataclass
+class _Lane:
+    token: str | None = None
+    until: float = 0.0
+    term: int = 0
+    epoch: str = ""
+    n: int = 0
+    ms: int = 0
+    log: list[Told] = field(default_factory=list)
+    memory: dict[str, list[Told]] = field(default_factory=dict)
+    seqs: dict[str, int] = field(default_factory=dict)
+    now: dict[str, bytes] = field(default_factory=dict)
+    closed: dict[str, int] = field(default_factory=dict)
+    bars: dict[str, dict[int, bytes]] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        return f"{self.ms}-{self.n}"
+
+
+class MemoryEngine:
+    """`is_away`: nothing is carried out. `answers_lost`: so many of the next calls are carried out and not answered."""
+
+    def __init__(self, kept: Kept | None = None) -> None:
+        self.is_away = False
+        self.answers_lost = 0
+        self._kept = kept or Kept()
+        self._lanes: dict[str, _Lane] = {}
+        self._count: int | None = None
+        self._news = trio.Event()
+
+    # --- what a server may do ---
+
+    def snapshot(self) -> dict[str, _Lane]:
+        return deepcopy(self._lanes)
+
+    def restore(self, snapshot: dict[str, _Lane]) -> None:
+        """Come back older; with {} as if there had been nothing."""
+        self._lanes = deepcopy(snapshot)
+        self._tell()
+
+    # --- an engine ---
+
+    async def check(self, lanes: int) -> int:
+        await self._asked()
+        self._count = self._count or lanes
+        self._answer()
+        return self._count
+
+    async def take(self, lane: str, name: str, seconds: float, epoch: str) -> Lease | None:
+        await self._asked()
+        it = self._lane(lane)
+        found = None
+        if it.token is None:
+            it.term += 1
+            it.epoch = it.epoch or epoch
+            it.token = f"{name}|{it.term}|{it.epoch}"
+            it.until = trio.current_time() + seconds
+            found = Lease(lane, it.token)
+        self._answer()
+        return found
+
+    async def hold(self, lease: Lease, seconds: float) -> None:
+        await self._asked()
+        self._led(lease).until = trio.current_time() + seconds
+        self._answer()
+
+    async def release(self, lease: Lease) -> None:
+        await self._asked()
+        it = self._lane(lease.lane)
+        if it.token == lease.token:
+            it.token = None
+        self._answer()
+
+    async def say(self, lease: Lease, burst: Burst) -> None:
+        await self._asked()
+        it = self._led(lease)
+        if burst.n > it.n + 1:
+            raise RolledBack(f"{lease.lane} ends at {it.n}, not at {burst.n - 1}")
+        if burst.n > it.n:
+            self._append(it, burst)
+        self._answer()
+
+    async def renew(self, lane: str, old: str, new: str) -> None:
+        await self._asked()
+        it = self._lane(lane)
+        if it.epoch == old:
+            it.epoch = new
+            self._append(it, Burst(it.n + 1, [Entry("", EPOCH, None, b'"%b"' % new.encode())], {}))
+        self._answer()
+
+    async def present(self, lane: str) -> Present:
+        await self._asked()
+        it = self._lane(lane)
+        found = Present(
+            *(it.epoch, it.place, it.n, self._now_ms(), it.token), dict(it.seqs), dict(it.now), dict(it.closed)
+        )
+        self._answer()
+        return found
+
+    async def tail(self, lane: str) -> Sequence[Told]:
+        await self._asked()
+        found = list(self._lane(lane).log)
+        self._answer()
+        return found
+
+    async def read(self, places: Mapping[str, str], seconds: float) -> Mapping[str, Sequence[Told]]:
+        with trio.move_on_after(seconds):
+            while True:
+                await self._asked()
+                news = self._news
+                found = {lane: self._behind(lane, place) for lane, place in places.items()}
+                if any(found.values()):
+                    self._answer()
+                    return {lane: told for lane, told in found.items() if told}
+                await news.wait()
+        self._answer()
+        return {}
+
+    async def recall(self, lane: str, topic: str) -> tuple[int, Sequence[Told]]:
+        await self._asked()
+        found = self._now_ms(), list(self._lane(lane).memory.get(topic, ()))
+        self._answer()
+        return found
+
+    async def write_bars(self, lease: Lease, topic: str, bars: Mapping[int, bytes]) -> None:
+        await self._asked()
+        self._led(lease).bars[topic] = dict(sorted(bars.items())[-self._kept.bars :])
+        self._answer()
+
+    async def bars(self, lane: str, topic: str) -> Sequence[bytes]:
+        await self._asked()
+        found = list(self._lane(lane).bars.get(topic, {}).values())
+        self._answer()
+        return found
+
+    # --- within ---
+
+    async def _asked(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.is_away:
+            raise EngineAway("switched off")
+
+    def _answer(self) -> None:
+        """What was asked is done; now it may be that nobody hears of it."""
+        if self.answers_lost:
+            self.answers_lost -= 1
+            raise EngineAway("the answer was lost")
+
+    def _now_ms(self) -> int:
+        return START_MS + int(trio.current_time() * 1000)
+
+    def _lane(self, lane: str) -> _Lane:
+        it = self._lanes.setdefault(lane, _Lane())
+        if it.token is not None and it.until <= trio.current_time():
+            it.token = None
+        return it
+
+    def _led(self, lease: Lease) -> _Lane:
+        it = self._lane(lease.lane)
+        if it.token != lease.token:
+            raise Fenced(f"{lease.lane} is led by {it.token or 'nobody'}")
+        return it
+
+    def _append(self, it: _Lane, burst: Burst) -> None:
+        it.n = burst.n
+        it.ms = max(it.ms, self._now_ms())
+        it.log.append(Told(it.place, tuple(burst.entries)))
+        it.log = [told for told in it.log if told.at_ms >= it.ms - LOG_SECONDS * 1000]
+        topics: dict[str, list[Entry]] = {}
+        for entry in burst.entries:
+            topics.setdefault(entry.topic, []).append(entry)
+            if entry.seq is not None:
+                it.seqs[entry.topic] = entry.seq
+            if entry.type in PRESENT:
+                it.now[entry.topic] = entry.text
+        oldest = it.ms - self._kept.seconds * 1000
+        for topic, entries in topics.items():
+            if topic:
+                memory = [*it.memory.get(topic, ()), Told(it.place, tuple(entries))]
+                it.memory[topic] = [told for told in memory[-self._kept.bursts :] if told.at_ms >= oldest]
+        for topic, opens in burst.closed.items():
+            bars = it.bars.setdefault(topic, {})
+            texts = [entry.text for entry in topics[topic] if entry.text.endswith(CLOSED_BAR)]
+            for open_ms, text in zip(opens, texts, strict=True):
+                if open_ms > it.closed.get(topic, -1):
+                    bars[open_ms] = text
+                    it.closed[topic] = open_ms
+            while len(bars) > self._kept.bars:
+                del bars[next(iter(bars))]
+        self._tell()
+
+    def _behind(self, lane: str, place: str) -> Sequence[Told]:
+        return [told for told in self._lane(lane).log if _key(told.place) > _key(place)]
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+
+def _key(place: str) -> tuple[int, int]:
+    ms, _, n = place.partition("-")
+    return int(ms), int(n)

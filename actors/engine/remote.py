@@ -1,0 +1,204 @@
+"""An engine on a Redis or Valkey server, by coredis, which nothing else knows and nobody imports without need.
+
+coredis repeats no command here: an answer that was lost is the caller's to ask for again, since only the caller knows
+what that would do. Its failures come singly or in groups, out of its pool; outwards they are one EngineAway.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import msgspec
+import trio
+from coredis import Redis
+from coredis.commands.script import Script
+from coredis.exceptions import AuthenticationError, BusyLoadingError, ReadOnlyError, RedisError, ResponseError
+from coredis.retry import NoRetryPolicy
+
+from actors.engine import scripts
+from actors.engine.words import (
+    CLOSED_BAR,
+    EPOCH,
+    LOG_SECONDS,
+    PRESENT,
+    Burst,
+    EngineAway,
+    EngineFull,
+    EngineUnfit,
+    Entry,
+    Fenced,
+    Kept,
+    Lease,
+    Present,
+    RolledBack,
+    Told,
+)
+
+PATIENCE = 2.0  # seconds until an answer is taken for lost
+OLDEST = (6, 2)  # the first servers that trim a stream by time
+LOG_MS = str(int(LOG_SECONDS * 1000))
+
+T = TypeVar("T")
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Entry]).decode
+
+
+class RemoteEngine:
+    """To be had by `open_engine`. `prefix`: of every key."""
+
+    def __init__(self, client: "Redis[bytes]", prefix: str, kept: Kept, patience: float) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._patience = patience
+        self._kept = str(int(kept.seconds * 1000)), str(kept.bursts), str(kept.bars)
+        script = client.register_script
+        self._take, self._hold, self._say = map(script, (scripts.TAKE, scripts.HOLD, scripts.SAY))
+        self._renew, self._present, self._recall = map(script, (scripts.RENEW, scripts.PRESENT, scripts.RECALL))
+        self._write_bars = script(scripts.WRITE_BARS)
+
+    async def check(self, lanes: int) -> int:
+        found: Any = await self._asked(lambda: self._client.info("server", "memory"))
+        version = tuple(int(part) for part in str(found["redis_version"]).split(".")[:2])
+        if version < OLDEST:
+            raise EngineUnfit(f"the server speaks Redis {found['redis_version']}: 6.2 or newer is needed")
+        if (policy := found["maxmemory_policy"]) != "noeviction":
+            raise EngineUnfit(f"the server's maxmemory-policy is {policy}: it would lose events; set noeviction")
+        key = f"{self._prefix}:lanes"
+        await self._asked(lambda: self._client.setnx(key, str(lanes)))
+        return int(await self._asked(lambda: self._client.get(key)) or lanes)
+
+    async def take(self, lane: str, name: str, seconds: float, epoch: str) -> Lease | None:
+        token = await self._run(self._take, lane, name, _ms(seconds), epoch)
+        return None if token is None else Lease(lane, token.decode())
+
+    async def hold(self, lease: Lease, seconds: float) -> None:
+        if not await self._run(self._hold, lease.lane, lease.token, _ms(seconds)):
+            raise Fenced(f"{lease.lane} is no longer led by {lease.token}")
+
+    async def release(self, lease: Lease) -> None:
+        await self._run(self._hold, lease.lane, lease.token, "0")
+
+    async def say(self, lease: Lease, burst: Burst) -> None:
+        whole = _encode([*burst.entries])
+        said = await self._run(
+            self._say, lease.lane, lease.token, str(burst.n), LOG_MS, *self._kept, whole, *_by_topic(burst)
+        )
+        if said == -1:
+            raise Fenced(f"{lease.lane} is no longer led by {lease.token}")
+        if said == -2:
+            raise RolledBack(f"{lease.lane} does not end at {burst.n - 1}")
+
+    async def renew(self, lane: str, old: str, new: str) -> None:
+        said = _encode([Entry("", EPOCH, None, b'"%b"' % new.encode())])
+        await self._run(self._renew, lane, old, new, LOG_MS, said)
+
+    async def present(self, lane: str) -> Present:
+        epoch, holder, at_ms, numbers, now, closed = await self._run(self._present, lane)
+        seqs = {topic.decode(): int(seq) for topic, seq in _pairs(numbers)}
+        n, ms = seqs.pop("n", 0), seqs.pop("ms", 0)
+        return Present(
+            *(epoch.decode(), f"{ms}-{n}", n, at_ms, holder.decode() or None, seqs),
+            {topic.decode(): text for topic, text in _pairs(now)},
+            {topic.decode(): int(open_ms) for topic, open_ms in _pairs(closed)},
+        )
+
+    async def tail(self, lane: str) -> Sequence[Told]:
+        return _told(await self._asked(lambda: self._client.xrange(self._key(lane, "log"))))
+
+    async def read(self, places: Mapping[str, str], seconds: float) -> Mapping[str, Sequence[Told]]:
+        lanes = {self._key(lane, "log"): lane for lane in places}
+        behind = {key: places[lane] for key, lane in lanes.items()}
+        found = await self._asked(
+            lambda: self._client.xread(behind, block=int(seconds * 1000) or 1), self._patience + seconds
+        )
+        return {lanes[key.decode()]: _told(entries) for key, entries in (found or {}).items()}
+
+    async def recall(self, lane: str, topic: str) -> tuple[int, Sequence[Told]]:
+        at_ms, entries = await self._run(self._recall, lane, topic)
+        return at_ms, [Told(id.decode(), _decode(fields[1])) for id, fields in entries]
+
+    async def write_bars(self, lease: Lease, topic: str, bars: Mapping[int, bytes]) -> None:
+        kept = sorted(bars.items())[-int(self._kept[2]) :]
+        rows = [value for open_ms, text in kept for value in (str(open_ms), text)]
+        if not await self._run(self._write_bars, lease.lane, lease.token, topic, *rows):
+            raise Fenced(f"{lease.lane} is no longer led by {lease.token}")
+
+    async def bars(self, lane: str, topic: str) -> Sequence[bytes]:
+        key = self._key(lane, f"bars:{topic}")
+        found: Any = await self._asked(lambda: self._client.xrange(key))
+        return [entry.field_values[b"d"] for entry in found][-int(self._kept[2]) :]
+
+    def _key(self, lane: str, what: str) -> str:
+        return f"{self._prefix}:{{{lane}}}:{what}"
+
+    async def _run(self, script: Script[bytes], lane: str, *arguments: str | bytes) -> Any:
+        keys = [f"{self._prefix}:{{{lane}}}"]
+        return await self._asked(lambda: script(keys=keys, args=arguments))
+
+    async def _asked(self, ask: Callable[[], Awaitable[T]], patience: float | None = None) -> T:
+        """The answer. Raises EngineAway."""
+        try:
+            with trio.fail_after(self._patience if patience is None else patience):
+                return await ask()
+        except* (RedisError, OSError, trio.TooSlowError) as group:
+            failure = _first(group)
+        raise _as_ours(failure) from failure
+
+
+@asynccontextmanager
+async def open_engine(url: str, prefix: str, kept: Kept, *, patience: float = PATIENCE) -> AsyncIterator[RemoteEngine]:
+    """The engine at `url`, reachable or not. `patience`: seconds until an answer is taken for lost."""
+    client = Redis.from_url(url, verify_version=False, retry_policy=NoRetryPolicy(), connect_timeout=patience)
+    async with client:
+        yield RemoteEngine(client, prefix, kept, patience)
+
+
+def _as_ours(failure: BaseException) -> EngineAway:
+    text = str(failure) or type(failure).__name__
+    match failure:
+        case trio.TooSlowError():
+            return EngineAway("no answer in time")
+        case AuthenticationError():
+            return EngineAway(f"the server refuses us: {text}")
+        case BusyLoadingError() | ReadOnlyError():
+            return EngineAway(f"the server is not ready: {text}")
+        case ResponseError() if "OOM" in text:
+            return EngineFull("the server has no memory left")
+    return EngineAway(text)
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+def _by_topic(burst: Burst) -> list[str | bytes]:
+    """A burst as SAY takes it."""
+    topics: dict[str, list[Entry]] = {}
+    for entry in burst.entries:
+        topics.setdefault(entry.topic, []).append(entry)
+    found: list[str | bytes] = []
+    for topic, entries in topics.items():
+        seqs = [entry.seq for entry in entries if entry.seq is not None]
+        present = [entry.text for entry in entries if entry.type in PRESENT]
+        opens = burst.closed.get(topic, ())
+        found += [topic, _encode(entries), str(seqs[-1]) if seqs else "", present[-1] if present else ""]
+        found.append(str(len(opens)))
+        texts = [entry.text for entry in entries if entry.text.endswith(CLOSED_BAR)] if opens else []
+        for open_ms, text in zip(opens, texts, strict=True):
+            found += [str(open_ms), text]
+    return found
+
+
+def _told(entries: Any) -> list[Told]:
+    return [Told(entry.identifier.decode(), _decode(entry.field_values[b"d"])) for entry in entries]
+
+
+def _pairs(values: Any) -> list[tuple[bytes, bytes]]:
+    return list(values.items()) if isinstance(values, dict) else list(zip(values[::2], values[1::2], strict=True))
+
+
+def _ms(seconds: float) -> str:
+    return str(int(seconds * 1000))

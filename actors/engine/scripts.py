@@ -1,0 +1,116 @@
+"""What the server carries out in one step. Every key is made of the lane's own, KEYS[1] = "prefix:{lane}", so that a
+lane is in one slot of a cluster; times are the server's, whose clock is the only one that counts here.
+
+Of a script's writes the first is refused where the server has no memory left; once it has begun it goes through.
+"""
+
+# (name, milliseconds, epoch) -> the token, or nothing where somebody leads.
+TAKE = """
+local p = KEYS[1]
+if redis.call('EXISTS', p .. ':lease') == 1 then return false end
+local term = redis.call('INCR', p .. ':term')
+redis.call('SET', p .. ':epoch', ARGV[3], 'NX')
+local token = ARGV[1] .. '|' .. term .. '|' .. redis.call('GET', p .. ':epoch')
+redis.call('SET', p .. ':lease', token, 'PX', ARGV[2])
+return token
+"""
+
+# (token, milliseconds; 0: let it go) -> whether it was ours.
+HOLD = """
+local key = KEYS[1] .. ':lease'
+if redis.call('GET', key) ~= ARGV[1] then return 0 end
+if ARGV[2] == '0' then redis.call('DEL', key) else redis.call('PEXPIRE', key, ARGV[2]) end
+return 1
+"""
+
+# The place of a burst: never one before the last, though the clock be set back.
+_APPEND = """
+local function append(p, n)
+  local time = redis.call('TIME')
+  local ms = time[1] * 1000 + math.floor(time[2] / 1000)
+  local last = tonumber(redis.call('HGET', p .. ':seqs', 'ms') or '0')
+  if ms < last then ms = last end
+  local id = string.format('%.0f-%.0f', ms, n)
+  redis.call('HSET', p .. ':seqs', 'n', string.format('%.0f', n), 'ms', string.format('%.0f', ms))
+  return id, ms
+end
+local function trimmed(key, id, from, body)
+  redis.call('XADD', key, 'MINID', '~', string.format('%.0f-0', from), id, 'd', body)
+end
+"""
+
+# (token, n, log ms, memory ms, memory bursts, bars, the whole as msgpack, then for each topic: its name, its part as
+# msgpack, the number of its last event or '', its present or '', how many bars it closes, their open times and texts)
+# -> 1 said, 0 said before, -1 fenced, -2 the server is older than what it had acknowledged.
+SAY = (
+    _APPEND
+    + """
+local p, n = KEYS[1], tonumber(ARGV[2])
+if redis.call('GET', p .. ':lease') ~= ARGV[1] then return -1 end
+local last = tonumber(redis.call('HGET', p .. ':seqs', 'n') or '0')
+if n <= last then return 0 end
+if n > last + 1 then return -2 end
+local memory_ms, bursts, bars = tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local id, ms = append(p, n)
+trimmed(p .. ':log', id, ms - tonumber(ARGV[3]), ARGV[7])
+local i = 8
+while i <= #ARGV do
+  local topic, seq, present = ARGV[i], ARGV[i + 2], ARGV[i + 3]
+  local key = p .. ':t:' .. topic
+  trimmed(key, id, ms - memory_ms, ARGV[i + 1])
+  redis.call('XTRIM', key, 'MAXLEN', '~', bursts)
+  redis.call('PEXPIRE', key, ARGV[4])
+  if seq ~= '' then redis.call('HSET', p .. ':seqs', topic, seq) end
+  if present ~= '' then redis.call('HSET', p .. ':now', topic, present) end
+  local closed = tonumber(ARGV[i + 4])
+  i = i + 5
+  for _ = 1, closed do
+    local before = tonumber(redis.call('HGET', p .. ':closed', topic) or '-1')
+    if tonumber(ARGV[i]) > before then
+      redis.call('XADD', p .. ':bars:' .. topic, 'MAXLEN', '~', bars, ARGV[i] .. '-1', 'd', ARGV[i + 1])
+      redis.call('HSET', p .. ':closed', topic, ARGV[i])
+    end
+    i = i + 2
+  end
+end
+return 1
+"""
+)
+
+# (old epoch, new epoch, log ms, the entry that says so as msgpack)
+RENEW = (
+    _APPEND
+    + """
+local p = KEYS[1]
+if redis.call('GET', p .. ':epoch') ~= ARGV[1] then return 0 end
+redis.call('SET', p .. ':epoch', ARGV[2])
+local n = tonumber(redis.call('HGET', p .. ':seqs', 'n') or '0') + 1
+local id, ms = append(p, n)
+trimmed(p .. ':log', id, ms - tonumber(ARGV[3]), ARGV[4])
+return 1
+"""
+)
+
+# -> epoch, token, the time in ms, all numbers, the present, the closed
+PRESENT = """
+local p, time = KEYS[1], redis.call('TIME')
+return {redis.call('GET', p .. ':epoch') or '', redis.call('GET', p .. ':lease') or '',
+  time[1] * 1000 + math.floor(time[2] / 1000), redis.call('HGETALL', p .. ':seqs'),
+  redis.call('HGETALL', p .. ':now'), redis.call('HGETALL', p .. ':closed')}
+"""
+
+# (topic) -> the time in ms, its memory
+RECALL = """
+local time = redis.call('TIME')
+return {time[1] * 1000 + math.floor(time[2] / 1000), redis.call('XRANGE', KEYS[1] .. ':t:' .. ARGV[1], '-', '+')}
+"""
+
+# (token, topic, then the open times and texts of bars, ascending) -> whether the lane is ours
+WRITE_BARS = """
+local p = KEYS[1]
+if redis.call('GET', p .. ':lease') ~= ARGV[1] then return 0 end
+local key = p .. ':bars:' .. ARGV[2]
+redis.call('DEL', key)
+for i = 3, #ARGV, 2 do redis.call('XADD', key, ARGV[i] .. '-1', 'd', ARGV[i + 1]) end
+return 1
+"""

@@ -1,0 +1,154 @@
+"""What an engine promises, whichever it is: see Engine. One contract test holds all of them to it."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+LOG_SECONDS = 30.0  # how long a lane's log goes back: the reach of a takeover, and of an edge that was away
+CLOSED_BAR = b'"is_closed":true}'  # how the JSON of a closed bar ends
+EPOCH, STATUS = "epoch", "status"  # types of entries: another memory begins here; a feed's state
+PRESENT = frozenset({"ohlc", "funding_rate", "open_interest", STATUS})
+"""Types of which an engine keeps the last one of each topic."""
+
+
+class EngineAway(Exception):
+    """No answer: the server cannot be reached, refuses us, or is too slow. It may have done what was asked or not."""
+
+
+class EngineFull(EngineAway):
+    """It has no memory left for what was to be written; nothing of it was."""
+
+
+class EngineUnfit(Exception):
+    """It is there and cannot be used as it is set up: the text says what to change."""
+
+
+class Fenced(Exception):
+    """Somebody else leads the lane, or nobody: nothing was written."""
+
+
+class RolledBack(Exception):
+    """The engine lacks what it had acknowledged: it came back older than it was. Nothing was written."""
+
+
+class Lease(NamedTuple):
+    """That one node leads one lane. `token` is its name, its term and the memory's epoch: no two holders share one."""
+
+    lane: str
+    token: str
+
+
+class Entry(NamedTuple):
+    """One thing that is said. `topic`: its name; of a status the name of the feed, of an epoch none. `text`: its JSON.
+
+    `seq`: counts up by one per topic within an epoch; None for what has no number.
+    """
+
+    topic: str
+    type: str
+    seq: int | None
+    text: bytes
+
+
+class Burst(NamedTuple):
+    """What a lane's writer says at once, all or nothing. `n` counts a lane's bursts up by one.
+
+    `closed`: by topic the open times of the closed bars among its entries, in their order, in Unix milliseconds.
+    """
+
+    n: int
+    entries: Sequence[Entry]
+    closed: Mapping[str, Sequence[int]]
+
+
+class Told(NamedTuple):
+    """A burst as it stands in a log or a topic's memory. `place`: "<ms by the engine's clock>-<n>"."""
+
+    place: str
+    entries: Sequence[Entry]
+
+    @property
+    def n(self) -> int:
+        return int(self.place.partition("-")[2])
+
+    @property
+    def at_ms(self) -> int:
+        return int(self.place.partition("-")[0])
+
+
+class Present(NamedTuple):
+    """A lane at one moment.
+
+    `epoch`: "" where it was never led. `place`, `n`: of the last burst, "0-0" and 0 before the first. `holder`: the
+    token of who leads it, None: nobody. By topic: `seqs`, the number of the last event; `now`, the last text of a type
+    of PRESENT; `closed`, the open time of the last closed bar. `at_ms`: the moment, by the engine's clock.
+    """
+
+    epoch: str
+    place: str
+    n: int
+    at_ms: int
+    holder: str | None
+    seqs: Mapping[str, int]
+    now: Mapping[str, bytes]
+    closed: Mapping[str, int]
+
+
+class Engine(Protocol):
+    """Every call may raise EngineAway: then it is not known whether it was carried out."""
+
+    async def check(self, lanes: int) -> int:
+        """How many lanes an exchange has here: `lanes`, unless that was decided before. Raises EngineUnfit."""
+
+    async def take(self, lane: str, name: str, seconds: float, epoch: str) -> Lease | None:
+        """Lead a lane that nobody leads, for so long, in a new term; None: somebody does.
+
+        `name`: the node's. `epoch`: the name of the lane's memory, where there is none yet.
+        """
+
+    async def hold(self, lease: Lease, seconds: float) -> None:
+        """Lead it for so long from now on. Raises Fenced."""
+
+    async def release(self, lease: Lease) -> None:
+        """Lead it no longer; nothing where that is so already."""
+
+    async def say(self, lease: Lease, burst: Burst) -> None:
+        """Append a burst to the lane's log, the topics' memory and the present: all of it, or nothing.
+
+        One whose `n` is not above the engine's was said already, and is not said again. Raises Fenced, RolledBack,
+        EngineFull.
+        """
+
+    async def renew(self, lane: str, old: str, new: str) -> None:
+        """Begin another memory where `old` is still the lane's: what is numbered from now on is not continued.
+
+        The log says so by an entry of type EPOCH, a burst of its own.
+        """
+
+    async def present(self, lane: str) -> Present:
+        """Everything of one moment: who reads on behind its place misses nothing and is told nothing twice."""
+
+    async def tail(self, lane: str) -> Sequence[Told]:
+        """The log, the oldest first: at least LOG_SECONDS of it before its last burst."""
+
+    async def read(self, places: Mapping[str, str], seconds: float) -> Mapping[str, Sequence[Told]]:
+        """What stands behind a place of each lane's log; waits up to `seconds` where that is nothing."""
+
+    async def recall(self, lane: str, topic: str) -> tuple[int, Sequence[Told]]:
+        """A topic's memory, the oldest first, and the time by the engine's clock, in Unix milliseconds."""
+
+    async def write_bars(self, lease: Lease, topic: str, bars: Mapping[int, bytes]) -> None:
+        """Closed bars of a topic, by their open time in Unix milliseconds, ascending; what was kept is replaced.
+
+        Those that are said later are added. Raises Fenced, EngineFull.
+        """
+
+    async def bars(self, lane: str, topic: str) -> Sequence[bytes]:
+        """Closed bars of a topic, ascending."""
+
+
+class Kept(NamedTuple):
+    """How much an engine remembers of each topic: seconds, bursts, and closed bars."""
+
+    seconds: float = 300.0
+    bursts: int = 5_000
+    bars: int = 1_500

@@ -1,0 +1,174 @@
+"""What every engine promises, held by the one in memory and by real servers alike."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack
+from itertools import count
+
+import pytest
+import trio
+
+from actors.engine.memory import MemoryEngine
+from actors.engine.remote import open_engine
+from actors.engine.words import Burst, Engine, Entry, Fenced, Kept, Lease, RolledBack
+from tests.actors.engine.servers import Server, programs, running
+
+LANE, TOPIC, BARS = "binance.3", "binance:BTCUSDT:trades", "binance:BTCUSDT:ohlc:1m"
+LONG, SHORT = 60.0, 0.15  # seconds of a lease: none of these tests outlasts the one, each outlasts the other
+KEPT = Kept(seconds=300.0, bursts=5_000, bars=3)
+
+_prefixes = count()
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[str, Server]]:
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(running(name)) for name in programs()}
+
+
+@pytest.fixture(params=["memory", "valkey", "redis"])
+async def engine(request: pytest.FixtureRequest, servers: dict[str, Server]) -> AsyncIterator[Engine]:
+    async with AsyncExitStack() as stack:
+        if request.param == "memory":
+            yield MemoryEngine(KEPT)
+        elif request.param not in servers:
+            pytest.skip(f"there is no {request.param}-server here")
+        else:
+            opening = open_engine(servers[request.param].url, f"test{next(_prefixes)}", KEPT, patience=30.0)
+            yield await stack.enter_async_context(opening)
+
+
+async def led(engine: Engine, name: str = "a", seconds: float = LONG, epoch: str = "1-a") -> Lease:
+    with trio.fail_after(30):
+        while (lease := await engine.take(LANE, name, seconds, epoch)) is None:  # noqa: ASYNC110 (time ends it)
+            await trio.sleep(SHORT / 5)
+    return lease
+
+
+def trade(seq: int, text: bytes = b"{}") -> Entry:
+    return Entry(TOPIC, "trade", seq, text)
+
+
+def bar(seq: int, *, closed: bool) -> Entry:
+    return Entry(BARS, "ohlc", seq, b'{"close":%d,"is_closed":%b}' % (seq, b"true" if closed else b"false"))
+
+
+async def test_one_leads_and_a_returning_node_is_another_term(engine: Engine) -> None:
+    first = await led(engine, seconds=SHORT)
+    assert await engine.take(LANE, "b", LONG, "2-b") is None
+    again = await led(engine)  # the lease ran out: the same node, and not the same leader
+    assert again.token != first.token
+    assert (await engine.present(LANE)).holder == again.token
+    with pytest.raises(Fenced):
+        await engine.hold(first, LONG)
+    with pytest.raises(Fenced):
+        await engine.say(first, Burst(1, [trade(1)], {}))
+    await engine.release(first)  # not its own any more
+    await engine.hold(again, LONG)
+    await engine.say(again, Burst(1, [trade(1)], {}))
+    await engine.release(again)
+    assert (await engine.present(LANE)).holder is None
+    with pytest.raises(Fenced):
+        await engine.say(again, Burst(2, [trade(2)], {}))
+    assert (await led(engine, "b", epoch="2-b")).token.endswith("|1-a")  # the memory stays what it is
+
+
+async def test_a_lease_that_is_held_does_not_run_out(engine: Engine) -> None:
+    lease = await led(engine, seconds=LONG)
+    await engine.hold(lease, SHORT)
+    await engine.hold(lease, LONG)
+    await trio.sleep(2 * SHORT)
+    await engine.say(lease, Burst(1, [trade(1)], {}))
+
+
+async def test_a_burst_is_said_once_however_often_it_is_repeated(engine: Engine) -> None:
+    lease = await led(engine)
+    burst = Burst(1, [trade(1, b'{"id":1}'), bar(1, closed=False), trade(2, b'{"id":2}')], {})
+    for _ in range(3):
+        await engine.say(lease, burst)
+    await engine.say(lease, Burst(2, [trade(3)], {}))
+    await engine.say(lease, burst)
+    tail = await engine.tail(LANE)
+    assert [told.n for told in tail] == [1, 2]
+    assert sorted(tail[0].entries) == sorted(burst.entries)
+    assert [entry.seq for told in tail for entry in told.entries if entry.topic == TOPIC] == [1, 2, 3]
+    _, memory = await engine.recall(LANE, TOPIC)
+    assert [entry for told in memory for entry in told.entries] == [
+        trade(1, b'{"id":1}'),
+        trade(2, b'{"id":2}'),
+        trade(3),
+    ]
+    assert [told.place for told in memory] == [told.place for told in tail]
+
+
+async def test_an_engine_that_lacks_what_it_acknowledged_is_found_out(engine: Engine) -> None:
+    lease = await led(engine)
+    await engine.say(lease, Burst(1, [trade(1)], {}))
+    with pytest.raises(RolledBack):
+        await engine.say(lease, Burst(3, [trade(3)], {}))
+    assert (await engine.present(LANE)).n == 1
+
+
+async def test_the_present_is_one_moment(engine: Engine) -> None:
+    empty = await engine.present(LANE)
+    assert (empty.epoch, empty.place, empty.n, empty.holder) == ("", "0-0", 0, None)
+    lease = await led(engine)
+    status = Entry("binance:BTCUSDT", "status", None, b'{"state":"live"}')
+    await engine.say(lease, Burst(1, [bar(1, closed=True), bar(2, closed=False), trade(7), status], {BARS: [60_000]}))
+    present = await engine.present(LANE)
+    assert present.epoch == "1-a"
+    assert present.place == (await engine.tail(LANE))[-1].place
+    assert (present.n, present.seqs, present.closed) == (1, {BARS: 2, TOPIC: 7}, {BARS: 60_000})
+    assert present.now == {BARS: bar(2, closed=False).text, "binance:BTCUSDT": b'{"state":"live"}'}
+    assert 0 <= present.at_ms - int(present.place.split("-")[0]) < 60_000
+
+
+async def test_closed_bars_are_kept_ascending_each_once(engine: Engine) -> None:
+    lease = await led(engine)
+    await engine.write_bars(lease, BARS, {minute: b"old %d" % minute for minute in range(5)})
+    assert list(await engine.bars(LANE, BARS)) == [b"old 2", b"old 3", b"old 4"]
+    one, two = bar(1, closed=True), bar(2, closed=True)
+    await engine.say(lease, Burst(1, [one, two, bar(3, closed=False)], {BARS: [60_000, 120_000]}))
+    await engine.say(lease, Burst(2, [bar(4, closed=True)], {BARS: [120_000]}))  # a bar closes once
+    assert list(await engine.bars(LANE, BARS)) == [b"old 4", one.text, two.text]
+    assert (await engine.present(LANE)).closed == {BARS: 120_000}
+    await engine.release(lease)
+    with pytest.raises(Fenced):
+        await engine.write_bars(lease, BARS, {})
+    assert len(await engine.bars(LANE, BARS)) == 3
+
+
+async def test_reading_goes_on_at_a_place_and_waits_for_news(engine: Engine) -> None:
+    lease, other = await led(engine), "binance.4"
+    await engine.say(lease, Burst(1, [trade(1)], {}))
+    start = await engine.present(LANE)
+    assert await engine.read({LANE: start.place, other: "0-0"}, 0.01) == {}
+    news = []
+
+    async def follow() -> None:
+        found = await engine.read({LANE: start.place, other: "0-0"}, 60)
+        news.extend([(lane, told.n) for lane, burst in found.items() for told in burst])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow)
+        await trio.sleep(0.05)
+        await engine.say(lease, Burst(2, [trade(2)], {}))
+    assert news == [(LANE, 2)]
+    with trio.move_on_after(0.05):  # to be cancelled while it waits harms nothing
+        await engine.read({LANE: (await engine.present(LANE)).place}, 60)
+    assert [told.n for told in (await engine.read({LANE: "0-0"}, 1))[LANE]] == [1, 2]
+
+
+async def test_another_memory_is_begun_once_and_told_in_the_log(engine: Engine) -> None:
+    lease = await led(engine)
+    await engine.say(lease, Burst(1, [trade(1)], {}))
+    await engine.renew(LANE, "1-a", "2-b")
+    await engine.renew(LANE, "1-a", "3-c")  # somebody else noticed, too
+    present = await engine.present(LANE)
+    assert (present.epoch, present.n) == ("2-b", 2)
+    assert list((await engine.tail(LANE))[-1].entries) == [Entry("", "epoch", None, b'"2-b"')]
+    await engine.say(lease, Burst(3, [trade(2)], {}))
+
+
+async def test_the_number_of_lanes_is_decided_once(engine: Engine) -> None:
+    assert await engine.check(8) == 8
+    assert await engine.check(16) == 8

@@ -1,0 +1,109 @@
+"""A real server that is away, full, shut or wrongly set up: each is one plain error, and nothing is half done."""
+
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from actors.engine.remote import open_engine
+from actors.engine.words import Burst, EngineAway, EngineFull, EngineUnfit, Entry, Kept, Lease
+from tests.actors.engine.servers import Server, programs, running
+
+LANE, TOPIC = "binance.3", "binance:BTCUSDT:trades"
+
+
+@pytest.fixture(scope="module", params=sorted(programs()))
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running(request.param, "--maxmemory", "8mb") as server:
+        yield server
+
+
+async def test_a_full_server_takes_nothing_and_goes_on_when_there_is_room(server: Server) -> None:
+    async with open_engine(server.url, "full", Kept(), patience=30) as engine:
+        lease = await engine.take(LANE, "a", 60, "1-a")
+        assert lease is not None
+        said = 0
+        big = b'{"text":"%b"}' % (b"x" * 500_000)
+
+        async def say_all(lease: Lease) -> None:
+            nonlocal said
+            for n in range(1, 40):
+                await engine.say(lease, Burst(n, [Entry(TOPIC, "trade", n, big)], {}))
+                said = n
+
+        with pytest.raises(EngineFull):
+            await say_all(lease)
+        assert said
+        present = await engine.present(LANE)
+        assert (present.n, present.seqs) == (said, {TOPIC: said})
+        assert len((await engine.recall(LANE, TOPIC))[1]) == len(await engine.tail(LANE)) == said
+        await engine._client.config_set({"maxmemory": "64mb"})
+        await engine.say(lease, Burst(said + 1, [Entry(TOPIC, "trade", said + 1, big)], {}))
+        assert (await engine.present(LANE)).n == said + 1
+
+
+async def test_a_server_that_would_throw_away_is_refused(server: Server) -> None:
+    async with open_engine(server.url, "policy", Kept(), patience=30) as engine:
+        await engine.check(8)
+        await engine._client.config_set({"maxmemory-policy": "allkeys-lru"})
+        try:
+            with pytest.raises(EngineUnfit, match="noeviction"):
+                await engine.check(8)
+        finally:
+            await engine._client.config_set({"maxmemory-policy": "noeviction"})
+
+
+async def test_a_server_that_restarts_is_spoken_to_again() -> None:
+    with running("valkey", "--appendonly", "yes", "--appendfsync", "always") as server:
+        async with open_engine(server.url, "again", Kept(), patience=30) as engine:
+            lease = await engine.take(LANE, "a", 60, "1-a")
+            assert lease is not None
+            await engine.say(lease, Burst(1, [Entry(TOPIC, "trade", 1, b"{}")], {}))
+            failures: list[EngineAway] = []
+
+            async def follow() -> None:
+                place = (await engine.present(LANE)).place
+                with pytest.raises(EngineAway) as caught:
+                    await engine.read({LANE: place}, 60)
+                failures.append(caught.value)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(follow)
+                await trio.sleep(0.05)
+                server.kill()
+            assert len(failures) == 1
+            with pytest.raises(EngineAway, match="connection"):
+                await engine.present(LANE)
+            server.start()
+            await engine.say(lease, Burst(2, [Entry(TOPIC, "trade", 2, b"{}")], {}))  # it knows no script any more
+            assert [told.n for told in await engine.tail(LANE)] == [1, 2]
+
+
+async def test_without_a_server_or_its_password_there_is_no_answer() -> None:
+    with running("valkey", "--requirepass", "right") as server:
+        for userinfo, said in (("", "refuses us"), (":wrong@", "refuses us"), (":right@", "")):
+            async with open_engine(server.url.replace("//", f"//{userinfo}"), "p", Kept(), patience=30) as engine:
+                if not said:
+                    assert await engine.check(8) == 8
+                    continue
+                with pytest.raises(EngineAway, match=said) as caught:
+                    await engine.check(8)
+                assert "wrong" not in str(caught.value).replace("WRONGPASS", "").replace("wrong number", "")
+        url = server.url
+    async with open_engine(url, "p", Kept(), patience=30) as engine:
+        with pytest.raises(EngineAway):
+            await engine.check(8)
+
+
+async def test_no_answer_in_time_is_no_answer() -> None:
+    async def silent(stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, silent, listeners)
+        url = f"redis://127.0.0.1:{listeners[0].socket.getsockname()[1]}/0"
+        async with open_engine(url, "p", Kept(), patience=0.05) as engine:
+            with pytest.raises(EngineAway):
+                await engine.present(LANE)
+        nursery.cancel_scope.cancel()
