@@ -109,8 +109,12 @@ class LargeTrade(Trade, frozen=True, kw_only=True):
     kind: ClassVar[Kind] = "large_trades"
 
 
-class Liquidation(Event, frozen=True, kw_only=True):
-    """A forced order. `side` "sell": a long was liquidated, "buy": a short."""
+class Liquidation(Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A forced order. `side` "sell": a long was liquidated, "buy": a short.
+
+    `method`, where it is known: "market", filled by the book, or "backstop", taken over by the exchange's own vault.
+    `partial`: inferred from public trades, which show some liquidations only. Both are left out elsewhere.
+    """
 
     type: ClassVar[str] = "liquidation"
     kind: ClassVar[Kind] = "liquidations"
@@ -118,6 +122,8 @@ class Liquidation(Event, frozen=True, kw_only=True):
     price: float
     quantity: float
     value: float
+    method: Literal["market", "backstop"] | None = None
+    partial: bool = False
 
 
 class FundingRate(Event, frozen=True, kw_only=True):

@@ -293,6 +293,15 @@ def with_policy(settings: Supervision | Policy, rng: random.Random | None = None
     return supervised
 
 
+def as_configured(exchange: Exchange, settings: ExchangeSettings, history: int) -> Exchange:
+    """The exchange as far as it is wanted."""
+    exchange = replace(exchange, history=min(exchange.history, history))
+    if settings.liquidations:
+        return exchange
+    capabilities = {**exchange.capabilities, "liquidations": False}
+    return replace(exchange, capabilities=capabilities, pushed=exchange.pushed - {"liquidations"})
+
+
 def _connectors(
     config: Config,
     exchanges: Mapping[str, Exchange],
@@ -303,7 +312,7 @@ def _connectors(
 ) -> dict[str, Connector]:
     return {
         name: Connector(
-            replace(exchanges[name], history=min(exchanges[name].history, config.streams.history)),
+            as_configured(exchanges[name], settings, config.streams.history),
             symbols=settings.symbols,
             on_demand=settings.on_demand,
             rest_url=settings.rest_url,

@@ -36,7 +36,7 @@ from web.streams.multiplex import ClientLimits
 
 NEEDS_RESTART = (
     *("server.host", "server.port", "server.unix_socket", "server.root_path", "server.dashboard"),
-    *("exchanges.*.enabled", "exchanges.*.rest_url", "exchanges.*.ws_url"),
+    *("exchanges.*.enabled", "exchanges.*.rest_url", "exchanges.*.ws_url", "exchanges.*.liquidations"),
     *("exchanges.*.proxy", "exchanges.*.source_address", "exchanges.*.ca_file", "upstream.*"),
     *("archive.enabled", "archive.path", "record.*", "export.*", "metrics.enabled", "metrics.listen"),
     *("streams.history", "facade.*"),

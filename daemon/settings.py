@@ -178,6 +178,8 @@ class UpstreamSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class ExchangeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`symbols`: collected from the start, as the exchange spells them. URLs: without a trailing slash.
 
+    `liquidations`: whether they are told, where the exchange has any.
+
     `proxy`, `source_address`, `ca_file`: as in UpstreamSettings; loading fills in what is given there. "" (proxy,
     source_address): none, whatever is given there.
     """
@@ -185,6 +187,7 @@ class ExchangeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     enabled: bool = True
     symbols: SymbolList
     on_demand: bool = True
+    liquidations: bool = True
     rest_url: HttpUrl
     ws_url: WebSocketUrl
     proxy: ProxyUrl | None = None

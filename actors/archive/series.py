@@ -114,6 +114,8 @@ def event_of(series: Series, row: Row) -> Any:
             values["funding_time"] = from_us(values["funding_time"])
         case "large_trades":
             values["is_buyer_maker"] = bool(values["is_buyer_maker"])
+        case "liquidations":
+            values["partial"] = bool(values["partial"])
     where: dict[str, Any] = {"exchange": series.exchange, "symbol": series.symbol, "timestamp": from_us(row[0])}
     return EVENTS[series.kind](**where, **values)
 

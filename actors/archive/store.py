@@ -60,6 +60,8 @@ MIGRATIONS = (
     ) WITHOUT ROWID;
     """,
     "CREATE TABLE ended (id INTEGER PRIMARY KEY CHECK (id = 1), time INTEGER NOT NULL);",
+    "ALTER TABLE liquidations ADD COLUMN method TEXT; "
+    "ALTER TABLE liquidations ADD COLUMN partial INTEGER NOT NULL DEFAULT 0;",
 )
 """Each brings the schema from its index to the next version (`PRAGMA user_version`). Never change a released one.
 
@@ -114,6 +116,9 @@ def open_reader(path: Path) -> Connection:
             connection.close()
             connection = _connect(f"{address}?mode=ro&immutable=1")
             _refuse_others(connection, path)
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if 0 < version < len(MIGRATIONS):
+            raise NotOurs(f"{path} was written by an older version of marketd (schema {version}): start it once")
         connection.execute(f"PRAGMA cache_size = -{CACHE >> 10}")
     except BaseException:
         connection.close()

@@ -57,6 +57,13 @@ class Known:
         path = exchange.path_of("liquidations")
         # What the same sockets carry: heard of these, and of no others, says that liquidations would be heard, too.
         self._with_liquidations = frozenset(kind for kind in exchange.pushed if exchange.path_of(kind) == path)
+        # A topic whose subscription brings the liquidations, too.
+        self._bring_liquidations = {
+            topic
+            for topic in map(readers.topic, exchange.pushed - {"ohlc"})
+            if "liquidations" in exchange.pushed
+            and exchange.subscription_of(topic) == exchange.subscription_of(readers.topic("liquidations"))
+        }
         self.heard_until: datetime | None = None  # the exchange's time of the last update of these
         self._cut_at: datetime | None = None  # since then nothing came, for want of a connection
         self.funding: FundingRate | None = None
@@ -81,12 +88,11 @@ class Known:
                 self.tell_trades(self.trades.backlog(trades))
             case Topic(kind="ohlc", interval=str() as interval):
                 self._history.interrupt(interval)
-            case Topic(kind="trades"):
-                self.trades.interrupt()
-            case Topic(kind="liquidations"):
-                self._cut_at = self._cut_at or self.heard_until
-            case Topic():
-                pass  # the present is all that matters of the other kinds that are watched
+            case Topic(kind=kind):  # of the other kinds the present is all that matters
+                if kind == "trades":
+                    self.trades.interrupt()
+                if said in self._bring_liquidations:
+                    self._cut_at = self._cut_at or self.heard_until
             case None:
                 self._history.interrupt()
                 self.trades.interrupt()

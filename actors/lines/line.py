@@ -153,8 +153,7 @@ class Line:
         feed = self._topics.get(topic)
         if feed is not None and self._is_up and self._silence.doubt(topic, trio.current_time()):
             feed.topic_silent(topic, reason)
-            self._asking.ask(topic, subscribe=False)
-            self._asking.ask(topic, subscribe=True)
+            self._ask_anew([topic])
 
     def changed(self, change: Change) -> None:
         """The supervisor's word that this line's run ended."""
@@ -336,10 +335,17 @@ class Line:
             silent = self._silence.look(now)
             for topic in silent:
                 self._topics[topic].topic_silent(topic, f"no {topic.kind} data for {limit:g} s")
-            # All ends before all beginnings: topics may share a subscription, which ends with the last of them.
-            for subscribe in (False, True):
-                for topic in silent:
-                    self._asking.ask(topic, subscribe=subscribe)
+            self._ask_anew(silent)
+
+    def _ask_anew(self, topics: Sequence[Topic]) -> None:
+        """End their subscriptions, each with the last of the topics that share it, and begin them again."""
+        if not topics:
+            return
+        subscriptions = {*map(self._exchange.subscription_of, topics)}
+        sharing = [topic for topic in self._topics if self._exchange.subscription_of(topic) in subscriptions]
+        for subscribe in (False, True):
+            for topic in sharing:
+                self._asking.ask(topic, subscribe=subscribe)
 
 
 def _how(error: BaseException) -> Lost:

@@ -83,6 +83,8 @@ class Liquidation(NamedTuple):
     last_quantity: int
     average: int
     limit: int
+    first: int  # the ids of the trades that filled it: from `first` on, up to before `end`
+    end: int
 
 
 class Tape:
@@ -183,13 +185,14 @@ class Tape:
 
     def liquidate(self, at: int, side: Side, fills: Sequence[tuple[int, int]]) -> Liquidation:
         """Fill a forced order at these (price, quantity) pairs, each of which is also a trade."""
+        first = self.next_id
         for price, quantity in fills:
             self.trade(at, side, price, quantity)
         total = sum(quantity for _, quantity in fills)
         average = round(sum(price * quantity for price, quantity in fills) / total)
         margin = max(1, average // 250)  # the limit is worse than the market: near the bankruptcy
         limit = average + margin if side == "buy" else average - margin
-        order = Liquidation(len(self.liquidations), at, side, total, fills[-1][1], average, limit)
+        order = Liquidation(len(self.liquidations), at, side, total, fills[-1][1], average, limit, first, self.next_id)
         self.liquidations.append(order)
         if order.number % 3 == 0:
             self._next_fill += 1  # the insurance fund took a fill over: its id is in no stream

@@ -313,7 +313,7 @@ async def test_bad_exports_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 async def test_what_is_listed_no_more_can_be_exported(tmp_path: Path) -> None:
-    row = (1_700_000_000_000_000, "buy", 1.0, 2.0, 2.0, 0)
+    row = (1_700_000_000_000_000, "buy", 1.0, 2.0, 2.0, None, 0, 0)
     writer = Writer(tmp_path / "marketd.db")
     writer.write([Write(Series("liquidations", "binance", "GONEUSDT"), [row])])
     writer.close()

@@ -98,7 +98,8 @@ RESTART = {
     *("archive.enabled", "archive.path", "record.path", "record.part_mb", "streams.history"),
     *("export.spool_mb", "export.spool_files"),
     *("upstream.proxy", "upstream.source_address", "upstream.ca_file"),
-    *(f"exchanges.binance.{key}" for key in ("enabled", "rest_url", "ws_url", "proxy", "source_address", "ca_file")),
+    *(f"exchanges.binance.{key}" for key in ("enabled", "liquidations", "rest_url", "ws_url")),
+    *(f"exchanges.binance.{key}" for key in ("proxy", "source_address", "ca_file")),
     *(f"facade.{key}" for key in Facade.__struct_fields__),
 }
 NAMES = {"binance": ExchangeSettings(symbols=("A",), rest_url="https://a", ws_url="wss://a")}

@@ -182,7 +182,18 @@ EXAMPLES: dict[Any, object] = {
             price=96477.5,
             quantity=2.25,
             value=217074.375,
-        )
+        ),
+        Liquidation(
+            exchange="hyperliquid",
+            symbol="BTC",
+            timestamp=_at(11, 58, 41, 312),
+            side="sell",
+            price=96470.0,
+            quantity=0.5,
+            value=48235.0,
+            method="backstop",
+            partial=True,
+        ),
     ],
     list[LargeTrade]: [
         LargeTrade(

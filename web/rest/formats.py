@@ -144,7 +144,7 @@ def _columns_of(series: Series, rows: Sequence[Row]) -> dict[str, Sequence[Any]]
     columns["timestamp"] = [from_us(value) for value in time]
     for name in {"funding_time"} & columns.keys():
         columns[name] = [from_us(value) for value in columns[name]]
-    for name in {"is_buyer_maker"} & columns.keys():
+    for name in {"is_buyer_maker", "partial"} & columns.keys():
         columns[name] = [bool(value) for value in columns[name]]
     constants = {"exchange": series.exchange, "symbol": series.symbol, "interval": series.interval, "is_closed": True}
     return {**{name: [value] * len(rows) for name, value in constants.items()}, **columns}

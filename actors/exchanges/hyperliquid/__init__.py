@@ -22,16 +22,16 @@ EXCHANGE = Exchange(
         "ohlc": True,
         "trades": True,
         "large_trades": True,
-        "liquidations": False,  # there is no public feed, and in trades they cannot be told from others
+        "liquidations": "partial",  # those that its liquidator vaults were a side of, and nobody else's
         "funding_rate": True,
         "funding_rate_history": True,
         "open_interest": True,
         "open_interest_history": False,
         "predicted_funding": True,
     },
-    pushed=frozenset({"ohlc", "trades", "funding", "oi"}),
+    pushed=frozenset({"ohlc", "trades", "liquidations", "funding", "oi"}),
     prompt=frozenset({"funding", "oi"}),  # activeAssetCtx, about every second
-    unstamped=frozenset({"ohlc", "funding", "oi"}),
+    unstamped=frozenset({"ohlc", "liquidations", "funding", "oi"}),
     contiguous_trade_ids=False,
     closes_bars=False,
     has_empty_bars=False,  # nothing is pushed for such a minute, and none was seen in snapshots

@@ -15,6 +15,7 @@ from actors.errors import BadMessage, UnknownMessage
 from actors.events import (
     FundingRate,
     Instrument,
+    Liquidation,
     Ohlc,
     OpenInterest,
     Topic,
@@ -31,14 +32,22 @@ NAME = "hyperliquid"
 FUNDING_HOURS = 1.0  # an eighth of the 8-hour formula is paid every hour, on every dex
 GREETING = "Websocket connection established."  # plain text, sent by older servers
 HOUR = timedelta(hours=1)
+# The liquidators among the children of the exchange's own vault HLP, which take over what the book did not.
+LIQUIDATORS = frozenset(
+    {
+        "0x2e3d94f0562703b25c83308a05046ddaf9a8dd14",
+        "0xb0a55f13d22f66e6d495ac98113841b2326e9540",
+        "0x5e177e5e39c0f4e421f5865a6d8beed8d921cb70",
+    }
+)
 
 
 def subscription_of(topic: Topic) -> Subscription:
-    """What is subscribed to for a topic; funding and open interest share one."""
+    """What is subscribed to for a topic; funding and open interest share one, liquidations are found in the trades."""
     match topic.kind:
         case "ohlc":
             return Subscription("candle", topic.symbol, topic.interval)
-        case "trades":
+        case "trades" | "liquidations":
             return Subscription("trades", topic.symbol)
         case "funding" | "oi":
             return Subscription("activeAssetCtx", topic.symbol)
@@ -51,6 +60,7 @@ class HyperliquidSession:
         self._topics: dict[Subscription, list[Topic]] = {}  # what was asked for, and for whom
         self._unacknowledged: dict[Subscription, None] = {}  # in the order of asking
         self._backlogs: set[str] = set()  # coins whose next trades frame tells the past
+        self._liquidations: set[str] = set()  # coins whose trades are looked through for them
 
     def subscribe(self, topics: Sequence[Topic]) -> list[str]:
         frames = []
@@ -62,6 +72,8 @@ class HyperliquidSession:
                 frames.append(_frame("subscribe", subscription))
             if topic not in sharers:
                 sharers.append(topic)
+            if topic.kind == "liquidations":
+                self._liquidations.add(topic.symbol)
         return frames
 
     def unsubscribe(self, topics: Sequence[Topic]) -> list[str]:
@@ -69,6 +81,8 @@ class HyperliquidSession:
         for topic in topics:
             subscription = subscription_of(topic)
             sharers = self._topics.get(subscription, [])
+            if topic.kind == "liquidations":
+                self._liquidations.discard(topic.symbol)
             if topic in sharers:
                 sharers.remove(topic)
                 if not sharers:
@@ -80,6 +94,7 @@ class HyperliquidSession:
         self._unacknowledged.pop(subscription, None)
         if subscription.type == "trades":
             self._backlogs.discard(subscription.coin)
+            self._liquidations.discard(subscription.coin)
         return self._topics.pop(subscription, [])
 
     def unacknowledged(self) -> Sequence[Topic]:
@@ -92,7 +107,7 @@ class HyperliquidSession:
             return _other(frame, error)
         match push:
             case wire.Trades(data=rows):
-                return self._trades(rows)
+                return self._trades(rows, received_at)
             case wire.Candles(data=candles):
                 bars = candles if isinstance(candles, list) else [candles]
                 return [Update(bar, received_at) for bar in priced(map(ohlc, bars))]
@@ -106,7 +121,7 @@ class HyperliquidSession:
                 pass
         return []
 
-    def _trades(self, rows: list[wire.TradeRow]) -> list[Update | Backlog]:
+    def _trades(self, rows: list[wire.TradeRow], received_at: datetime) -> list[Update | Backlog]:
         """The first frame of a subscription is a backlog: up to 20 s and 30 trades of the past."""
         rows = sorted(rows, key=lambda row: row.time)  # their order within a frame is not documented
         past = {row.coin for row in rows} & self._backlogs
@@ -114,7 +129,9 @@ class HyperliquidSession:
         said: list[Update | Backlog] = [
             Backlog(coin, tuple(trade(row) for row in rows if row.coin == coin)) for coin in sorted(past)
         ]
-        return said + [Update(trade(row), moment(row.time)) for row in rows if row.coin not in past]
+        said += [Update(trade(row), moment(row.time)) for row in rows if row.coin not in past]
+        forced = [liquidation(row) for row in rows if row.coin in self._liquidations]
+        return said + [Update(event, received_at) for event in forced if event is not None]
 
     def _acknowledge(self, order: wire.Order) -> None:
         subscription = order.subscription
@@ -181,6 +198,32 @@ def trade(row: wire.TradeRow) -> Trade:
         value=product(row.price, row.size),
         is_buyer_maker=row.side == "A",
         trade_id=row.id,
+    )
+
+
+def liquidation(row: wire.TradeRow) -> Liquidation | None:
+    """What a trade says of a liquidation; None where no liquidator vault is a side of it, or both sides are.
+
+    A vault that buys takes over a long. Where the vault was the aggressor it may as well be trading away what it took
+    over before: no method is said then. What the book liquidates cannot be told from any other trade.
+    """
+    if LIQUIDATORS.isdisjoint(row.users) or len(row.users) != 2 or LIQUIDATORS.issuperset(row.users):
+        return None
+    value = product(row.price, row.size)
+    if not value:
+        return None
+    vault_buys = row.users[0] in LIQUIDATORS
+    is_aggressor = vault_buys == (row.side == "B")
+    return Liquidation(
+        exchange=NAME,
+        symbol=intern(row.coin),
+        timestamp=moment(row.time),
+        side="sell" if vault_buys else "buy",
+        price=amount(row.price),
+        quantity=amount(row.size),
+        value=value,
+        method=None if is_aggressor else "backstop",
+        partial=True,
     )
 
 

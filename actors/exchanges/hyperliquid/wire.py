@@ -34,7 +34,7 @@ class TradeRow(Struct, frozen=True):
     """{"coin":"BTC","side":"A","px":"84143.0","sz":"0.00036","time":1790232216193,"hash":"0x7a...",
     "tid":1045359869404765,"users":["0x9a...","0x82..."]}
 
-    `hash` is all zeros even for some ordinary trades and is no identity."""
+    `hash` is all zeros even for some ordinary trades and is no identity. `users` are the buyer and the seller."""
 
     coin: str
     side: Literal["A", "B"]  # what the aggressor did: "A" sold, "B" bought
@@ -42,6 +42,7 @@ class TradeRow(Struct, frozen=True):
     size: str = field(name="sz")
     time: int  # of the block
     id: int = field(name="tid")
+    users: tuple[str, ...] = ()
 
 
 class Trades(Struct, frozen=True, tag_field="channel", tag="trades"):

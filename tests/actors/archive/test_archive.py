@@ -240,7 +240,7 @@ DAY = 86_400_000_000  # microseconds
 
 def forced(days: float, number: int = 0) -> Row:
     """A liquidation so many days ago."""
-    return (us(datetime.now(T0.tzinfo)) - round(days * DAY), "buy", 1.0, 1.0, 1.0, number)
+    return (us(datetime.now(T0.tzinfo)) - round(days * DAY), "buy", 1.0, 1.0, 1.0, None, 0, number)
 
 
 async def test_old_rows_go(path: Path) -> None:
@@ -345,7 +345,7 @@ async def test_rows_are_taken_while_a_file_is_read_over(path: Path, monkeypatch:
     with structlog.testing.capture_logs() as logs:
         async with archived(path) as archive:
             await until(is_read.is_set)
-            archive.put([Write(FORCED, [(1, "buy", 1.0, 1.0, 1.0, 0)])])
+            archive.put([Write(FORCED, [(1, "buy", 1.0, 1.0, 1.0, None, 0, 0)])])
             await archive.flush()
             assert len(await archive.reads.ask(lambda c: queries.read(c, FORCED, 0, FAR, 5))) == 1
             assert states(logs) == ["ready"]
@@ -539,7 +539,7 @@ async def test_damage_that_a_question_meets_is_seen_to(path: Path) -> None:
                 while not await corrupt() and "corrupt" not in states(logs):
                     archive.reads.close()
             await until(lambda: "corrupt" in states(logs) and archive.report().state == "ok")
-            archive.put([Write(FORCED, [(1, "buy", 1.0, 1.0, 1.0, 0)])])
+            archive.put([Write(FORCED, [(1, "buy", 1.0, 1.0, 1.0, None, 0, 0)])])
             await until(lambda: archive.report().written > before)
     assert len(events(path, FORCED)) == 1
 
@@ -651,13 +651,13 @@ async def test_another_programs_database_is_not_touched(path: Path) -> None:
 
 async def test_a_row_that_no_disk_takes_is_a_fault_of_ours_and_not_held_for_ever(path: Path) -> None:
     archive = Archive(path, keep=KINDS)
-    archive.put([Write(FORCED, [(1, "buy", None, 1.0, 1.0, 0)])])
+    archive.put([Write(FORCED, [(1, "buy", None, 1.0, 1.0, None, 0, 0)])])
     with pytest.RaisesGroup(sqlite3.IntegrityError):
         await archive.run()
     assert (archive.dropped, archive.report().pending) == (1, 0)
     async with trio.open_nursery() as nursery:  # as the supervisor does
         nursery.start_soon(archive.run)
-        archive.put([Write(FORCED, [(1, "buy", 1.0, 1.0, 1.0, 0)])])
+        archive.put([Write(FORCED, [(1, "buy", 1.0, 1.0, 1.0, None, 0, 0)])])
         await archive.flush()
         assert archive.report().state == "ok"
         nursery.cancel_scope.cancel()

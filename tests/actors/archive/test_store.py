@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from actors.archive import queries, store
 from actors.archive import writer as writer_module
@@ -139,6 +140,26 @@ def test_an_older_schema_is_brought_up_to_date(path: Path, monkeypatch: pytest.M
     assert connection.execute("PRAGMA user_version").fetchone() == (len(store.MIGRATIONS),)
 
 
+def test_liquidations_of_an_older_file_say_no_method(path: Path) -> None:
+    forced = Series("liquidations", "binance", "BTCUSDT")
+    with sqlite3.connect(path) as connection:
+        for script in store.MIGRATIONS[:2]:
+            connection.executescript(script)
+        connection.execute(f"PRAGMA application_id = {store.APPLICATION_ID}")
+        connection.execute("PRAGMA user_version = 2")
+        connection.execute("INSERT INTO series VALUES (1, 'liquidations', 'binance', 'BTCUSDT', '')")
+        at = us(liquidation(1).timestamp)
+        connection.execute("INSERT INTO liquidations VALUES (1, ?, 'sell', 100.0, 10.0, 0, 1000.0)", (at,))
+    with pytest.raises(store.NotOurs, match="older version"):
+        store.open_reader(path)
+    writer = Writer(path)
+    taken_over = replace(liquidation(2), method="backstop", partial=True)
+    writer.write([Write(forced, [(*row_of("liquidations", taken_over), 0)])])
+    writer.close()
+    found = [event_of(forced, row) for row in queries.read(store.open_reader(path), forced, 0, FAR, 10)]
+    assert found == [liquidation(1), taken_over]
+
+
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.open_writer(path).close()
     version = len(store.MIGRATIONS)
@@ -237,7 +258,7 @@ def test_chunks_give_every_row_once_where_times_are_equal(path: Path, size: int)
     rng = random.Random(size)
     series = Series("liquidations", "binance", "BTCUSDT")
     rows = {
-        (rng.randrange(8), rng.choice(["buy", "sell"]), rng.choice([1.0, 2.0]), 1.0, 1.0, rng.randrange(3))
+        (rng.randrange(8), rng.choice(["buy", "sell"]), rng.choice([1.0, 2.0]), 1.0, 1.0, "market", 0, rng.randrange(3))
         for _ in range(60)
     }
     connection = filled(path, series, sorted(rows))

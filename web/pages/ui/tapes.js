@@ -28,7 +28,7 @@ function makeTape(name, topic, route, side) {
     { text: d.clock(event.timestamp), kind: "dim" },
     { text: nameOf(event.exchange) },
     { text: event.symbol },
-    { text: side[event.side], kind: event.side === "buy" ? "up" : "down" },
+    { text: side[event.side] + (event.partial ? " (inferred)" : ""), kind: event.side === "buy" ? "up" : "down" },
     { text: d.number(event.price, places(event.exchange, event.symbol)), kind: "n price-cell" },
     { text: d.number(event.value, 0), kind: "n strong" },
   ];

@@ -1,13 +1,15 @@
 """How the simulated Hyperliquid spells things: names, numbers, the rows of its answers and frames."""
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from actors.simulation.book import book_of
 from actors.simulation.history import DAY, HOUR, MINUTE, Bar, floor_open, hashed, shift_open
-from actors.simulation.market import EIGHT, Market, Tape, Trade, spell
+from actors.simulation.market import EIGHT, Liquidation, Market, Tape, Trade, spell
 
 COLLATERAL = {"": 0, "xyz": 0, "hyna": 235}  # by dex; 0 is USDC
 BUILDERS = {"xyz": {"AAPL": "LINK"}, "hyna": {"BTC": "BTC", "ETH": "ETH"}}
@@ -15,6 +17,7 @@ BUILDERS = {"xyz": {"AAPL": "LINK"}, "hyna": {"BTC": "BTC", "ETH": "ETH"}}
 
 PRICE_DECIMALS = 6
 FIGURES = 5
+VAULT = "0x2e3d94f0562703b25c83308a05046ddaf9a8dd14"
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,8 @@ def trade_row(coin: Coin, trade: Trade) -> dict[str, object]:
     """`tid` is a hash of 50 bits and does not count up; the transaction's hash is often all zeros."""
     bits = hashed(coin.key, trade.id)
     people = [f"0x{hashed(bits, which):016x}{bits:016x}00000000" for which in (1, 2)]
+    if order := taken_over(coin, trade):
+        people[0 if order.side == "sell" else 1] = VAULT
     return {
         "coin": coin.name,
         "side": "B" if trade.side == "buy" else "A",
@@ -177,6 +182,15 @@ def trade_row(coin: Coin, trade: Trade) -> dict[str, object]:
         "tid": bits >> 14,
         "users": people,
     }
+
+
+def taken_over(coin: Coin, trade: Trade) -> Liquidation | None:
+    """The forced order that a trade filled as a whole: the vault took it over. The book needs several for others."""
+    orders = coin.tape.liquidations
+    index = bisect_right(orders, trade.id, key=attrgetter("first")) - 1
+    return (
+        orders[index] if index >= 0 and (orders[index].first, orders[index].end) == (trade.id, trade.id + 1) else None
+    )
 
 
 def l2_book(coin: Coin, now: int) -> dict[str, Any]:

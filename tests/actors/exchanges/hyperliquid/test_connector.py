@@ -12,15 +12,15 @@ import trio
 
 from actors.connector import Connector
 from actors.errors import UnknownSymbol, Unsupported, UpstreamLimited
-from actors.events import FundingRate, Ohlc, OpenInterest, Topic, Trade, ms
+from actors.events import FundingRate, Gap, Liquidation, Ohlc, OpenInterest, Status, Topic, Trade, ms
 from actors.exchanges.exchange import Exchange
 from actors.exchanges.hyperliquid import EXCHANGE
 from actors.exchanges.hyperliquid.simulator import Options, serve
 from actors.simulation.assets import ASSETS, synthetic
 from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
-from daemon.main import with_policy
-from daemon.settings import Supervision
+from daemon.main import as_configured, with_policy
+from daemon.settings import ExchangeSettings, Supervision
 
 SMALL = [asset for asset in ASSETS if asset.name in ("BTC", "ETH", "SOL", "BLZ", "OCEAN", "LINK")]
 QUICK = Supervision(reconnect_delay=0.05, max_reconnect_delay=0.1)
@@ -149,8 +149,6 @@ async def test_answers(nursery: trio.Nursery) -> None:
     assert (await connector.predicted_funding())[0].coin == "BTC"
     with pytest.raises(Unsupported):
         await connector.open_interest_history("BTC", "5m", limit=1, start=None, end=None)
-    with pytest.raises(Unsupported):
-        connector.liquidations("BTC")
     with pytest.raises(UnknownSymbol), connector.reading(Topic("hyperliquid", "OCEAN", "trades")):
         pass
     assert not any(b"OCEAN" in str(message).encode() for c in sim.connections for message in c.received)
@@ -276,3 +274,72 @@ async def test_a_silent_subscription_is_asked_for_again(nursery: trio.Nursery) -
     sim.faults.mute.clear()
     await eventually(lambda: all_live(connector))
     assert sim.connections_total == 1
+
+
+# -- liquidations -----------------------------------------------------------------------------
+
+
+async def test_what_the_vault_took_over_is_told_and_what_a_cut_took_is_said(nursery: trio.Nursery) -> None:
+    market = Market(seed=7, assets=SMALL, clock=Clock(START, rate=0))
+    sim, connector = await start(nursery, "BTC", market=market)
+    await eventually(lambda: all_live(connector) and len(sim.connections[0].streams) == 4)
+    feed = connector.feeds["BTC"]
+    told = feed.subscribe(feed.topic("liquidations"), 1000)
+    market.liquidate("BTC", side="sell", price="83000.00", quantity="2.500")
+    sim.tick()
+    with trio.fail_after(8):
+        said = await told.receive()
+    assert isinstance(said, Liquidation)
+    assert (said.side, said.price, said.quantity, said.value) == ("sell", 83000.0, 2.5, 207500.0)
+    assert (said.method, said.partial) == ("backstop", True)
+    assert connector.exchange.capabilities["liquidations"] == "partial"
+    assert list(await connector.liquidations("BTC").events(limit=9, start=None, end=None, least=0)) == [said]
+
+    sim.drop()
+    await eventually(lambda: sim.connections_total == 2 and len(sim.connections[0].streams) == 4)
+    market.clock.advance(2000)
+    sim.tick()
+    with trio.fail_after(8):
+        while isinstance(lost := await told.receive(), Status):
+            pass
+    assert isinstance(lost, Gap)
+    assert (lost.repaired, "liquidations may be missing" in lost.reason) == (False, True)
+    with suppress(trio.WouldBlock):
+        while True:
+            assert told.receive_nowait() != said, "the new subscription's backlog has it once more"
+    assert feed.duplicates()["liquidations"] == 1
+
+
+async def test_a_silent_subscription_ends_though_another_topic_shares_it(nursery: trio.Nursery) -> None:
+    """Liquidations ride on the trades: that they are wanted still must not keep the silent subscription alive."""
+    sim, connector = await start(nursery, "BTC")
+    await eventually(lambda: all_live(connector))
+    lines, [connection] = connector._lines, sim.connections
+    assert lines is not None
+    lines.doubt(Topic("hyperliquid", "BTC", "trades"), "nothing for long")
+
+    def orders() -> list[str]:
+        decoded = [json.loads(message) for message in connection.received]
+        return [o["method"] for o in decoded if o.get("subscription", {}).get("type") == "trades"]
+
+    await eventually(lambda: orders() == ["subscribe", "unsubscribe", "subscribe"])
+    await eventually(lambda: all_live(connector))
+
+
+async def test_liquidations_can_be_switched_off(nursery: trio.Nursery) -> None:
+    settings = ExchangeSettings(symbols=(), rest_url="http://h", ws_url="ws://h", liquidations=False)
+    exchange = as_configured(hurried(), settings, 500)
+    assert exchange.capabilities == {**EXCHANGE.capabilities, "liquidations": False}
+    market = Market(seed=7, assets=SMALL, clock=Clock(START, rate=0))
+    sim, connector = await start(nursery, "BTC", market=market, exchange=exchange)
+    await eventually(lambda: all_live(connector) and len(sim.connections[0].streams) == 4)
+    feed = connector.feeds["BTC"]
+    forced, trades = (feed.subscribe(feed.topic(kind), 1000) for kind in ("liquidations", "trades"))
+    market.liquidate("BTC", side="sell", price="83000.00", quantity="2.500")
+    sim.tick()
+    with trio.fail_after(8):
+        assert (await trades.receive()).quantity == 2.5  # type: ignore[union-attr]
+    with pytest.raises(trio.WouldBlock):
+        forced.receive_nowait()
+    with pytest.raises(Unsupported):
+        connector.liquidations("BTC")

@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from actors.errors import BadMessage, UnknownMessage
 from actors.events import FundingRate, Ohlc, OpenInterest, Topic, Trade, from_ms
 from actors.exchanges.exchange import Backlog, Rejected, Update
 from actors.exchanges.hyperliquid import EXCHANGE
-from actors.exchanges.hyperliquid.session import HyperliquidSession, subscription_of
+from actors.exchanges.hyperliquid.session import LIQUIDATORS, HyperliquidSession, subscription_of
 from actors.exchanges.hyperliquid.simulator import BAD_FRAMES
 
 NOW = datetime(2026, 9, 24, 6, 36, 5, tzinfo=UTC)
@@ -185,8 +186,9 @@ def test_one_subscription_per_frame_and_one_for_what_shares_it() -> None:
         )
     ]
     assert subscription_of(topic("funding")) == subscription_of(topic("oi"))
-    with pytest.raises(ValueError, match="pushes no liquidations"):
-        subscription_of(topic("liquidations"))
+    assert subscription_of(topic("liquidations")) == subscription_of(topic("trades"))
+    with pytest.raises(ValueError, match="pushes no large_trades"):
+        subscription_of(topic("large_trades"))
 
 
 def test_a_shared_subscription_ends_with_the_last_of_its_topics() -> None:
@@ -196,6 +198,77 @@ def test_a_shared_subscription_ends_with_the_last_of_its_topics() -> None:
     [frame] = made.unsubscribe([topic("oi")])
     assert json.loads(frame) == {"method": "unsubscribe", "subscription": {"type": "activeAssetCtx", "coin": "BTC"}}
     assert len(made.subscribe([topic("oi")])) == 1, "and may begin again"
+
+
+# -- liquidations -----------------------------------------------------------------------------
+
+VAULT = sorted(LIQUIDATORS)[0]
+OTHER_VAULT = sorted(LIQUIDATORS)[1]
+SOMEBODY = "0x82691970aa558af082691970aa558af082691970"
+
+
+def traded(side: str, *users: str, **changes: Any) -> str:
+    return json.dumps({"channel": "trades", "data": [TRADE | {"side": side, "users": users} | changes]})
+
+
+@pytest.mark.parametrize(
+    ("side", "users", "expected"),
+    [
+        ("A", (VAULT, SOMEBODY), ("sell", "backstop")),
+        ("B", (SOMEBODY, OTHER_VAULT), ("buy", "backstop")),
+        ("B", (VAULT, SOMEBODY), ("sell", None)),
+        ("A", (SOMEBODY, VAULT), ("buy", None)),
+    ],
+)
+def test_a_liquidator_vaults_trade_is_a_liquidation(side: str, users: tuple[str, str], expected: Any) -> None:
+    """Where the vault was the aggressor it may be trading away what it took over: the method is not said."""
+    made = session(topic("liquidations"), topic("trades"))
+    told, forced = events(traded(side, *users), made)
+    assert told == events(TRADES.replace('"side": "A"', f'"side": "{side}"'))[0]
+    assert (forced.side, forced.method) == expected
+    assert (forced.price, forced.quantity, forced.value) == (84143.0, 0.00036, 30.29148)
+    assert forced.timestamp == told.timestamp
+    told_as = json.loads(msgspec.json.encode(forced))
+    assert told_as["partial"] is True
+    assert told_as.get("method") == expected[1]
+
+
+@pytest.mark.parametrize("users", [(), (VAULT,), (SOMEBODY, SOMEBODY), (VAULT, OTHER_VAULT), (VAULT, VAULT)])
+def test_any_other_trade_is_none(users: tuple[str, ...]) -> None:
+    made = session(topic("liquidations"), topic("trades"))
+    [told] = events(traded("A", *users), made)
+    assert isinstance(told, Trade)
+    assert len(events(traded("A", VAULT, SOMEBODY, sz="0.0"), made)) == 1, "nothing was taken over"
+
+
+def test_liquidations_are_told_to_who_asked_for_them() -> None:
+    made = session(topic("trades"))
+    assert len(events(traded("A", VAULT, SOMEBODY), made)) == 1
+    assert made.subscribe([topic("liquidations")]) == [], "they ride on the trades"
+    assert len(events(traded("A", VAULT, SOMEBODY), made)) == 2
+    assert made.unsubscribe([topic("liquidations")]) == []
+    assert len(events(traded("A", VAULT, SOMEBODY), made)) == 1
+
+
+def test_liquidations_of_the_backlog_are_told_too() -> None:
+    """What was missed by a short cut; what was told before is known again by its equality."""
+    made = session(topic("liquidations"), topic("trades"))
+    made.receive(ack("trades", "BTC"), NOW)
+    backlog, forced = made.receive(traded("A", VAULT, SOMEBODY), NOW)
+    assert isinstance(backlog, Backlog)
+    assert isinstance(forced, Update)
+    assert (forced.event.type, forced.pushed_at) == ("liquidation", NOW)
+
+
+def test_a_coin_that_is_refused_has_no_liquidations() -> None:
+    made = session(topic("liquidations"), topic("trades"))
+    text = 'Invalid subscription {"type":"trades","coin":"BTC"}'
+    [rejected] = said(error(text), made)
+    assert isinstance(rejected, Rejected)
+    assert rejected.topics == (topic("liquidations"), topic("trades"))
+
+
+# -- what is asked for ------------------------------------------------------------------------
 
 
 def test_what_is_not_acknowledged_is_known_in_order() -> None:
@@ -306,7 +379,7 @@ def test_a_frame_with_one_byte_changed(frame: str, data: st.DataObject) -> None:
 
 
 def test_the_exchange_says_what_the_session_can() -> None:
-    assert EXCHANGE.pushed == {"ohlc", "trades", "funding", "oi"}
+    assert EXCHANGE.pushed == {"ohlc", "trades", "liquidations", "funding", "oi"}
     assert EXCHANGE.heartbeat == '{"method":"ping"}'
     assert EXCHANGE.limits.heartbeat_every <= 30
     assert EXCHANGE.limits.topics_per_frame == 1
