@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from actors.errors import NotReady, UnknownSymbol
 from actors.events import Instrument
+from actors.exchanges.units import Unit, unit_of
 
 RETRY = 2.0  # seconds after which a client may ask again
 
@@ -19,6 +20,7 @@ class Catalogue:
         self._aliases = aliases
         self._on_unknown = on_unknown  # a symbol was asked for that is not listed, as far as is known
         self.instruments: dict[str, Instrument] = {}  # sessions hold this very dict
+        self._by_asset: dict[str, list[Instrument]] = {}
         self._folded: dict[str, str | None] = {}  # upper-case spelling -> symbol, None where it could be several
         self.problem: str | None = "the catalogue has not arrived yet"
 
@@ -27,7 +29,9 @@ class Catalogue:
         self.instruments.clear()
         self.instruments.update((instrument.symbol, instrument) for instrument in instruments)
         self._folded = {}
+        self._by_asset = {}
         for instrument in instruments:
+            self._by_asset.setdefault(unit_of(instrument.base).asset, []).append(instrument)
             for spelling in {instrument.symbol.upper(), *self._aliases(instrument)}:
                 self._folded[spelling] = None if spelling in self._folded else instrument.symbol
         self.problem = None
@@ -42,15 +46,18 @@ class Catalogue:
             raise UnknownSymbol(f"{self._exchange} lists no {symbol[:60]!r}")
         return exact
 
-    def of_base(self, base: str) -> Instrument:
-        """The contract that stands for a base asset: trading, perpetual, in dollars. UnknownSymbol where none."""
+    def of_asset(self, unit: Unit) -> Instrument:
+        """The contract that stands for an asset: in the same unit if there is one, trading, perpetual, in dollars.
+
+        UnknownSymbol where none.
+        """
         if not self.instruments:
             raise NotReady(f"{self._exchange}: {self.problem}", retry_after=RETRY)
-        found = [row for row in self.instruments.values() if row.base.upper() == base.upper() and row.is_trading]
+        found = [row for row in self._by_asset.get(unit.asset, ()) if row.is_trading]
         if not found:
             self._on_unknown()
-            raise UnknownSymbol(f"{self._exchange} lists nothing for {base[:60]!r}")
-        return min(found, key=_preference)
+            raise UnknownSymbol(f"{self._exchange} lists nothing for {unit.asset[:60]!r}")
+        return min(found, key=lambda row: (unit_of(row.base) != unit, *_preference(row)))
 
     def problem_of(self, symbol: str) -> str | None:
         """Why a symbol cannot be collected; None when it can."""

@@ -72,6 +72,7 @@ FIELDS = {
     "symbol": "The exchange's own symbol",
     "timestamp": "When it happened, at the exchange",
     "Ohlc.timestamp": "Open of the bar",
+    "OhlcAcross.timestamp": "Open of the bar",
     "interval": "Length of the bar",
     "open": "First price",
     "high": "Highest price",
@@ -85,6 +86,9 @@ FIELDS = {
     "Liquidation.side": "`sell`: a long was liquidated; `buy`: a short",
     "price": "In quote units per base unit",
     "Liquidation.price": "Average fill price where the exchange gives it",
+    "method": "`market`: filled by the book; `backstop`: taken over by the exchange's liquidator vault; left out where "
+    "that cannot be told",
+    "partial": "Inferred from public trades, which show some liquidations only (Hyperliquid); left out elsewhere",
     "quantity": "In base units",
     "value": "Price times quantity, in quote units",
     "is_buyer_maker": "Whether the buyer's order was resting in the book",
@@ -121,6 +125,8 @@ FIELDS = {
     "pending": "Rows that wait in memory",
     "dropped": "Rows lost because memory was full while the disk took none",
     "lagged": "Times that events were lost because they came faster than they were collected",
+    "multiplier": "Tokens in one unit of the exchange's own contract (1000 of 1000PEPE and kPEPE), while prices and "
+    "quantities are of the unit that was asked for; left out where both are single tokens",
     "LiquidationBar.timestamp": "Open of the bar",
     "LargeTradeBar.timestamp": "Open of the bar",
     "count": "How many were seen",

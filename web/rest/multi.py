@@ -4,12 +4,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
-from msgspec import UNSET, UnsetType, defstruct
+from msgspec import UNSET, UnsetType, defstruct, structs
 
 from actors.archive.flows import LargeTradeBar, LiquidationBar
 from actors.errors import MarketError, NotReady, UnknownInterval, UnknownSymbol, Unsupported, UpstreamError
-from actors.events import FundingRate, Instrument, Ohlc, OpenInterest, PredictedFunding
+from actors.events import Event, FundingRate, Instrument, Ohlc, OpenInterest, PredictedFunding
 from actors.exchanges.exchange import load_exchanges
+from actors.exchanges.units import Unit, scaled, unit_of
 from web import parameters as p
 from web.connectors import AnyConnector, Connectors
 from web.problems import Problem, problem_of
@@ -23,14 +24,48 @@ def _by_exchange(name: str, answer: Any) -> Any:
     return defstruct(name, [*fields, ("errors", dict[str, Problem] | UnsetType, UNSET)], frozen=True, kw_only=True)
 
 
-MultiOhlc = _by_exchange("MultiOhlc", list[Ohlc])
-MultiOpenInterest = _by_exchange("MultiOpenInterest", OpenInterest)
-MultiFunding = _by_exchange("MultiFunding", FundingRate)
+class OhlcAcross(Ohlc, frozen=True, kw_only=True, omit_defaults=True):
+    """A bar in the unit that was asked for. `multiplier`: tokens in one unit of the exchange's own contract.
+
+    Left out where both are single tokens, here and below.
+    """
+
+    multiplier: int | None = None
+
+
+class OpenInterestAcross(OpenInterest, frozen=True, kw_only=True, omit_defaults=True):
+    multiplier: int | None = None
+
+
+class FundingRateAcross(FundingRate, frozen=True, kw_only=True, omit_defaults=True):
+    multiplier: int | None = None
+
+
+MultiOhlc = _by_exchange("MultiOhlc", list[OhlcAcross])
+MultiOpenInterest = _by_exchange("MultiOpenInterest", OpenInterestAcross)
+MultiFunding = _by_exchange("MultiFunding", FundingRateAcross)
 MultiLiquidationBars = _by_exchange("MultiLiquidationBars", list[LiquidationBar])
 MultiLargeTradeBars = _by_exchange("MultiLargeTradeBars", list[LargeTradeBar])
 
+PRICES = {"open", "high", "low", "close", "mark_price"}  # of one unit; the other way round, quantities count units
+QUANTITIES = {"volume", "open_interest"}
+
 Ask = Callable[[AnyConnector, str], Awaitable[Any]]
 """(connector, symbol as this exchange spells it) -> its answer."""
+
+
+def across(kind: type[Any], event: Event, own: Unit, asked: Unit) -> Event:
+    """An exchange's event in the unit that was asked for: of this `kind` where a multiplier is to be said."""
+    if own.many == asked.many == 1:
+        return event
+    values = structs.asdict(event) | {"multiplier": own.many}
+    for name, value in values.items():
+        if value is not None and name in PRICES:
+            values[name] = scaled(value, asked.many, own.many)
+        elif value is not None and name in QUANTITIES:
+            values[name] = scaled(value, own.many, asked.many)
+    said: Event = kind(**values)
+    return said
 
 
 async def ask_all(connectors: Connectors, symbol: str, ask: Ask) -> dict[str, Any]:
@@ -38,13 +73,13 @@ async def ask_all(connectors: Connectors, symbol: str, ask: Ask) -> dict[str, An
 
     Where none has one: UnknownSymbol, UnknownInterval or Unsupported if that is so everywhere, else UpstreamError.
     """
-    base = base_asset(connectors, symbol)
+    asked = asked_unit(connectors, symbol)
     answers: dict[str, Any] = dict.fromkeys(connectors)  # in the order of the configuration
     failures: dict[str, MarketError] = {}
 
     async def ask_one(name: str, connector: AnyConnector) -> None:
         try:
-            answers[name] = await ask(connector, instrument_for(connector, symbol, base).symbol)
+            answers[name] = await ask(connector, instrument_for(connector, symbol, asked).symbol)
         except MarketError as error:
             failures[name] = error
             del answers[name]
@@ -64,37 +99,57 @@ async def ask_all(connectors: Connectors, symbol: str, ask: Ask) -> dict[str, An
     return answers
 
 
-def base_asset(connectors: Connectors, symbol: str) -> str:
-    """The base asset that a symbol of any exchange stands for; a name that none lists may be one itself."""
+def asked_unit(connectors: Connectors, symbol: str) -> Unit:
+    """The asset that a symbol of any exchange stands for; a name that none lists may be one itself."""
     for connector in connectors.values():
         try:
-            return connector.catalogue.resolve(symbol).base
+            return unit_of(connector.catalogue.resolve(symbol).base)
         except (UnknownSymbol, NotReady):
             continue
-    return symbol
+    return unit_of(symbol)
 
 
-def instrument_for(connector: AnyConnector, symbol: str, base: str) -> Instrument:
-    """The exchange's own contract of that symbol where it has one, else its contract for the base asset."""
+def instrument_for(connector: AnyConnector, symbol: str, asked: Unit) -> Instrument:
+    """The exchange's own contract of that symbol where it has one, else its contract for the asset."""
     try:
         return connector.catalogue.resolve(symbol)
     except UnknownSymbol:
-        return connector.catalogue.of_base(base)
+        return connector.catalogue.of_asset(asked)
+
+
+def own_unit(connector: AnyConnector, symbol: str) -> Unit:
+    return unit_of(connector.catalogue.resolve(symbol).base)
 
 
 async def multi_ohlc(connectors: Connectors, query: p.MultiOhlcQuery, *, symbol: str, interval: str) -> dict[str, Any]:
-    async def ask(connector: AnyConnector, symbol: str) -> list[Ohlc]:
-        return await connector.ohlc(symbol, interval, limit=query.limit, start=query.start_time, end=query.end_time)
+    asked = asked_unit(connectors, symbol)
+
+    async def ask(connector: AnyConnector, symbol: str) -> list[Event]:
+        rows = await connector.ohlc(symbol, interval, limit=query.limit, start=query.start_time, end=query.end_time)
+        own = own_unit(connector, symbol)
+        return [across(OhlcAcross, row, own, asked) for row in rows]
 
     return await ask_all(connectors, symbol, ask)
 
 
 async def multi_open_interest(connectors: Connectors, query: p.MultiQuery, *, symbol: str) -> dict[str, Any]:
-    return await ask_all(connectors, symbol, lambda connector, symbol: connector.open_interest(symbol))
+    asked = asked_unit(connectors, symbol)
+
+    async def ask(connector: AnyConnector, symbol: str) -> Event:
+        interest = await connector.open_interest(symbol)
+        return across(OpenInterestAcross, interest, own_unit(connector, symbol), asked)
+
+    return await ask_all(connectors, symbol, ask)
 
 
 async def multi_funding(connectors: Connectors, query: p.MultiQuery, *, symbol: str) -> dict[str, Any]:
-    return await ask_all(connectors, symbol, lambda connector, symbol: connector.funding(symbol))
+    asked = asked_unit(connectors, symbol)
+
+    async def ask(connector: AnyConnector, symbol: str) -> Event:
+        funding = await connector.funding(symbol)
+        return across(FundingRateAcross, funding, own_unit(connector, symbol), asked)
+
+    return await ask_all(connectors, symbol, ask)
 
 
 async def multi_liquidation_bars(connectors: Connectors, query: p.MultiBarsQuery, *, symbol: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def write(kind: Any, answer: Any, form: str) -> tuple[str, bytes]:
 
 
 def _value(row: Row, name: str) -> Any:
-    return row[name] if isinstance(row, dict) else getattr(row, name)
+    return row[name] if isinstance(row, dict) else getattr(row, name, None)  # a row of /multi may say no multiplier
 
 
 def without_errors(answer: Mapping[str, Any]) -> dict[str, Any]:

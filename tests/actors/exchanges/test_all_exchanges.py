@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from datetime import datetime
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ import trio
 
 from actors import collection
 from actors.events import ms
+from actors.exchanges.units import unit_of
 from actors.simulation.server import Faults, RestFault
 from daemon import demo
 from daemon.main import exchange_defaults
@@ -70,6 +72,35 @@ async def test_multi_says_what_each_exchange_says_however_the_asset_is_spelled()
         rows = await own(w, "/{exchange}/ohlc/{symbol}/1h", third, limit=4, end_time=START - 60 * MINUTE)
         assert await w.get("/multi/ohlc/SOL/1h", limit=4, end_time=START - 60 * MINUTE) == rows
         assert {len(found) for found in rows.values()} == {4}
+
+
+async def test_multi_meets_where_exchanges_count_an_asset_in_thousands() -> None:
+    """1000PEPE, kPEPE and PEPE are one; every value is in the unit of what was asked for, and exact."""
+    async with venues(ALL, market=assets("BTC", "ETH", "1000PEPE")) as w:
+        listed = {row["exchange"]: row for row in await w.get("/symbols") if "PEPE" in row["base"]}
+        units = {name: unit_of(row["base"]).many for name, row in listed.items()}
+        assert set(units.values()) == {1, 1000}
+        symbols = {name: row["symbol"] for name, row in listed.items()}
+        end = START - 60 * MINUTE
+        own_bars = await own(w, "/{exchange}/ohlc/{symbol}/1m", symbols, limit=3, end_time=end)
+        for spelling, many in {"PEPE": 1, "1000PEPE": 1000, "kPEPE": 1000, "1000PEPEUSDT": 1000}.items():
+            bars = await w.get(f"/multi/ohlc/{spelling}/1m", limit=3, end_time=end)
+            assert list(bars) == list(EXCHANGES)
+            opens = [[bar["open"] for bar in rows] for rows in bars.values()]
+            assert opens == [pytest.approx(opens[0], rel=1e-3)] * len(EXCHANGES)
+            for name, rows in bars.items():
+                by = Decimal(many) / units[name]
+                for told, bar in zip(rows, own_bars[name], strict=True):
+                    assert told["open"] == float(Decimal(str(bar["open"])) * by)
+                    assert told["volume"] == float(Decimal(str(bar["volume"])) / by)
+                    assert told["quote_volume"] == bar["quote_volume"]
+                    assert told.get("multiplier", 1) == units[name]
+            funding = await w.get(f"/multi/funding/{spelling}")
+            marks = [rate["mark_price"] for rate in funding.values()]
+            assert marks == [pytest.approx(marks[0], rel=1e-3)] * len(EXCHANGES)
+            interest = await w.get(f"/multi/oi/{spelling}")
+            counts = [oi["open_interest"] for oi in interest.values()]
+            assert counts == [pytest.approx(counts[0], rel=1e-3)] * len(EXCHANGES)
 
 
 async def test_multi_without_an_answer() -> None:
@@ -315,7 +346,7 @@ async def test_everything_that_happens_anywhere_is_told_once(kind: str) -> None:
             elif EXCHANGES[name].capabilities[kind] is True:
                 assert found == happened
             else:
-                assert len(found) > 5
+                assert len(found) > 1
                 assert set(found) <= set(happened)
 
         await eventually(lambda: len(same.frames) == len(every.frames), WITHIN)

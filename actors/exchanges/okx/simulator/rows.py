@@ -7,25 +7,41 @@ from actors.simulation.history import HOUR, Bar
 from actors.simulation.market import Market, Tape, Trade, spell
 
 # Its own, whatever the client thinks: base units in one contract, as (ctVal, ctMult).
-SIZES = {"BTC": ("0.01", "1"), "ETH": ("0.1", "1"), "DOGE": ("1000", "1"), "XRP": ("10", "10")}
+SIZES = {
+    "BTC": ("0.01", "1"),
+    "ETH": ("0.1", "1"),
+    "DOGE": ("1000", "1"),
+    "XRP": ("10", "10"),
+    "PEPE": ("10000000", "1"),
+}
 DEFAULT_SIZE = ("1", "1")
+THOUSAND = "1000"  # of a token are one in the market's name for it; OKX counts single ones
 
 
 def listing(market: Market) -> dict[str, Tape]:
     """OKX's symbol for each asset, those that no longer trade included; dated contracts are no swaps."""
-    return {f"{tape.base}-USDT-SWAP": tape for tape in market.tapes.values() if not tape.asset.dated}
+    return {f"{coin(tape)}-USDT-SWAP": tape for tape in market.tapes.values() if not tape.asset.dated}
+
+
+def coin(tape: Tape) -> str:
+    return tape.base.removeprefix(THOUSAND)
+
+
+def zeros(tape: Tape) -> int:
+    """Of the number of single tokens that the market's own unit is."""
+    return 3 if tape.base.startswith(THOUSAND) else 0
 
 
 def price(tape: Tape, ticks: int) -> str:
-    return spell(ticks * tape.tick_units, tape.price_decimals)
+    return spell(ticks * tape.tick_units, tape.price_decimals + zeros(tape))
 
 
 def mark(tape: Tape, at: int) -> str:
-    return spell(tape.mark(at) // 10 ** (8 - tape.price_decimals), tape.price_decimals)
+    return spell(tape.mark(at) // 10 ** (8 - tape.price_decimals), tape.price_decimals + zeros(tape))
 
 
 def base(tape: Tape, steps: int) -> str:
-    return spell(steps * tape.step_units, tape.step_decimals)
+    return spell(steps * tape.step_units * 10 ** zeros(tape), tape.step_decimals)
 
 
 def quote(tape: Tape, amount: int) -> str:
@@ -33,7 +49,7 @@ def quote(tape: Tape, amount: int) -> str:
 
 
 def contracts(tape: Tape, steps: int) -> str:
-    value, multiplier = SIZES.get(tape.base, DEFAULT_SIZE)
+    value, multiplier = SIZES.get(coin(tape), DEFAULT_SIZE)
     return f"{(Decimal(base(tape, steps)) / (Decimal(value) * Decimal(multiplier))).normalize():f}"
 
 
@@ -121,7 +137,7 @@ def mark_row(symbol: str, tape: Tape, now: int) -> dict[str, object]:
 
 
 def contract_row(symbol: str, tape: Tape) -> dict[str, object]:
-    value, multiplier = SIZES.get(tape.base, DEFAULT_SIZE)
+    value, multiplier = SIZES.get(coin(tape), DEFAULT_SIZE)
     family = symbol.removesuffix("-SWAP")
     return {
         "alias": "",
@@ -130,7 +146,7 @@ def contract_row(symbol: str, tape: Tape) -> dict[str, object]:
         "ctMult": multiplier,
         "ctType": "linear",
         "ctVal": value,
-        "ctValCcy": tape.base,
+        "ctValCcy": coin(tape),
         "expTime": "",
         "futureSettlement": False,
         "instFamily": family,
@@ -145,7 +161,7 @@ def contract_row(symbol: str, tape: Tape) -> dict[str, object]:
         "ruleType": "normal",
         "settleCcy": "USDT",
         "state": "live" if tape.ended is None else "suspend",
-        "tickSz": tape.asset.tick,
+        "tickSz": price(tape, 1),
         "uly": family,
         "upcChg": [],
     }
