@@ -35,7 +35,7 @@ from web.server.settings import ServerStatistics
 from web.streams.fanouts import Fanouts
 
 KEPT = 1.0  # seconds that an answer is
-LAG_EVERY = 0.1  # seconds between two looks how late a timer is
+LAG_EVERY = 0.5  # seconds between two looks how late a timer is
 KINDS: tuple[Kind, ...] = ("ohlc", "trades", "large_trades", "liquidations", "funding", "oi")
 STATES = ("starting", "live", "stale", "down", "failed")
 
@@ -104,7 +104,7 @@ class Metrics:
     async def watch(self) -> None:
         """How late a timer is: what every task waits for its turn. For ever."""
         while True:
-            due = trio.current_time() + LAG_EVERY
+            due = clock.next_tick(LAG_EVERY)
             await trio.sleep_until(due)
             self._lag.observe(trio.current_time() - due)
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-import trio
+
+from actors import clock
 
 LOOK_EVERY = 1.0  # seconds
 SHARE = 0.9  # of the cgroup's limit
@@ -39,7 +40,7 @@ class Pressure:
     async def run(self) -> None:
         while True:
             self.look()
-            await trio.sleep(LOOK_EVERY)
+            await clock.tick(LOOK_EVERY)
 
 
 def resident_bytes() -> int:

@@ -184,13 +184,13 @@ class Archive:
         """Apart from writing, which may wait for the disk while readers fill up."""
         while True:
             self._collect()
-            await trio.sleep(BATCH_EVERY / 2)
+            await clock.tick(BATCH_EVERY / 2)
 
     async def _write_often(self) -> None:
         try:
             while True:
                 await self._write()
-                with trio.move_on_after(RETRY if self.is_failing else BATCH_EVERY):
+                with trio.move_on_at(clock.next_tick(RETRY if self.is_failing else BATCH_EVERY)):
                     await self._wanted.wait()
                 self._wanted = trio.Event()
         finally:

@@ -38,7 +38,8 @@ class Follower:
         self._readers: dict[Topic, Reader[Said]] = {}
         self._taken: dict[Topic, int] = {}
         self._covered_to: dict[str, datetime] = {}  # by interval: the end of the last bar, where nothing was missed
-        self._samples: dict[ArchiveKind, OpenInterest | FundingRate] = {}  # the last of a minute that is not over
+        # The last of a minute that is not over, and when it is.
+        self._samples: dict[ArchiveKind, tuple[OpenInterest | FundingRate, datetime]] = {}
         self._equal: dict[Liquidation, int] = {}  # recent ones, in order, and how often each happened
         self.lagged = 0  # times that events were lost because they were collected too late
         self._subscribe()
@@ -66,7 +67,7 @@ class Follower:
     def close(self) -> list[Write]:
         """Follow no longer; returns what has not been collected."""
         rest = self.collect()
-        rest += [self._single(kind, sample) for kind, sample in self._samples.items()]
+        rest += [self._single(kind, sample) for kind, (sample, _) in self._samples.items()]
         for reader in self._readers.values():
             reader.close()
         return rest
@@ -128,15 +129,18 @@ class Follower:
         return Write(series, [row_of("ohlc", bar)], [Range(us(start), us(end))])
 
     def _thinned(self, kind: ArchiveKind, event: OpenInterest | FundingRate) -> list[Write]:
+        ripe_at = event.timestamp - (event.timestamp - EPOCH) % SAMPLE + SAMPLE + LATE
         before = self._samples.get(kind)
-        self._samples[kind] = event
-        return [self._single(kind, before)] if before and _minute(before) != _minute(event) else []
+        self._samples[kind] = event, ripe_at
+        return [self._single(kind, before[0])] if before and before[1] != ripe_at else []
 
     def _ripe(self) -> list[Write]:
         """Samples whose minute is over."""
+        if not self._samples:
+            return []
         now = self._now()
-        ripe = [kind for kind, event in self._samples.items() if now >= _minute(event) + SAMPLE + LATE]
-        return [self._single(kind, self._samples.pop(kind)) for kind in ripe]
+        ripe = [kind for kind, (_, ripe_at) in self._samples.items() if now >= ripe_at]
+        return [self._single(kind, self._samples.pop(kind)[0]) for kind in ripe]
 
     def _liquidation(self, event: Liquidation) -> Write:
         """They have no id: equal ones are numbered, so that each is a row and writing one twice is not."""
@@ -145,7 +149,3 @@ class Follower:
             del self._equal[next(iter(self._equal))]
         row = (*row_of("liquidations", event), number)
         return Write(Series("liquidations", self._name, event.symbol), [row])
-
-
-def _minute(event: Event) -> datetime:
-    return event.timestamp - (event.timestamp - EPOCH) % SAMPLE

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import structlog
 import trio
 
+from actors import clock
 from actors.connector import Connector
 from actors.errors import MarketError
 from actors.events import Topic
@@ -16,7 +17,7 @@ from actors.exchanges.dialect import Dialect, Follow
 from actors.upstream.rest import Answer, Question
 
 WAITS = 12.0  # seconds that newer frames wait for missed ones: a little longer than the feeds try to get them
-CHECKED_EVERY = 0.5  # seconds
+CHECKED_EVERY = 1.0  # seconds
 
 Listener = Callable[[str, bytes], None]
 """(stream, frame): what a follower is told. Must not wait."""
@@ -76,7 +77,7 @@ class Followed:
     async def run(self) -> None:
         """Until cancelled: what is missing is not waited for for ever."""
         while True:
-            await trio.sleep(CHECKED_EVERY)
+            await clock.tick(CHECKED_EVERY)
             now = trio.current_time()
             for stream in list(self._streams.values()):
                 if not stream.sieve.waits:

@@ -13,6 +13,7 @@ from typing import Protocol
 import structlog
 import trio
 
+from actors import clock
 from actors.counts import Counts, Lost
 from actors.errors import BadMessage, LineLost, UnknownMessage
 from actors.events import Event, Instrument, Topic
@@ -322,7 +323,7 @@ class Line:
         """An ack proves nothing and an open socket proves nothing: only data does, where a market has some."""
         limit = self._limits.silence
         while True:
-            await trio.sleep(WATCH_EVERY)
+            await clock.tick(WATCH_EVERY)
             now = trio.current_time()
             match self._patience.look(now, self._last_heard, has_spoken=self._has_spoken):
                 case "ask" if not self._prompt:

@@ -12,6 +12,7 @@ from math import inf
 import structlog
 import trio
 
+from actors import clock
 from actors.counts import Counts
 from actors.events import Instrument, Topic
 from actors.exchanges.exchange import Exchange, Supervise
@@ -154,7 +155,7 @@ class Lines:
         lifetime = self._exchange.limits.lifetime or inf
         lives: dict[Line, float] = {}  # seconds that each connection may last
         while True:
-            await trio.sleep(LOOK_EVERY)
+            await clock.tick(LOOK_EVERY)
             lives = {line: lives.get(line) or lifetime * (1 - SPREAD * _share(line.number)) for line in self._all}
             for line, life in list(lives.items()):
                 is_due = line.age > life or (line.is_leaving and line.age > YOUNGEST)

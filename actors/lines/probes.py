@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import structlog
 import trio
 
+from actors import clock
 from actors.errors import MarketError
 from actors.events import Ohlc, Topic
 from actors.exchanges.exchange import Rest
@@ -34,7 +35,7 @@ class Probes:
         self._probed.clear()
         async with trio.open_nursery() as nursery:
             while True:
-                await trio.sleep(LOOK_EVERY)
+                await clock.tick(LOOK_EVERY)
                 now = trio.current_time()
                 for feed in self._feeds.values():
                     if feed.symbol not in self._probed and (topic := feed.overdue(now)):

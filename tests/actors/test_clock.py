@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 import trio._core._run as scheduler
+import trio.testing
 
 from actors import clock
 from actors.clock import RecordedClock, fixed_order, from_us, now, to_us
@@ -195,3 +196,24 @@ def test_moments_of_a_recording() -> None:
     assert recorded.utc() == BEGAN
     assert from_us(to_us(BEGAN)) == BEGAN
     assert recorded.at(to_us(BEGAN) + 1_500_000) == 1.5
+
+
+async def test_looks_that_begin_at_any_time_fall_together(autojump_clock: trio.testing.MockClock) -> None:
+    """Five tasks of two paces wake a process of whole seconds once a second, and none of them sleeps for too long."""
+    woken: list[float] = []
+
+    async def look(every: float, first: float) -> None:
+        await trio.sleep(first)
+        while True:
+            before = trio.current_time()
+            await clock.tick(every)
+            assert 0 < trio.current_time() - before <= every
+            woken.append(trio.current_time())
+
+    began = trio.current_time()
+    with trio.move_on_after(10.5):
+        async with trio.open_nursery() as nursery:
+            for every, first in ((1.0, 0.1), (1.0, 0.25), (1.0, 0.6), (2.0, 0.7), (2.0, 0.95)):
+                nursery.start_soon(look, every, first)
+    assert sorted(set(woken)) == [began // 1 + second for second in range(1, 11)]
+    assert len(woken) == 3 * 10 + 2 * 5

@@ -47,6 +47,11 @@ def read_cpu(pid: int, core: int | None) -> Cpu:
     return Cpu(int(fields[11]) / TICK, int(fields[12]) / TICK, busy / TICK)
 
 
+def cpu_seconds(pid: int) -> float:
+    """Used so far by all threads, to the nanosecond: `read_cpu` counts in hundredths."""
+    return time.clock_gettime(~pid << 3 | 2)  # CPUCLOCK_SCHED of another process, as clock_getcpuclockid(3) makes it
+
+
 def read_memory(pid: int) -> int:
     """Resident bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()

@@ -198,7 +198,7 @@ class Auth:
     async def watch(self) -> None:
         """Look at the file every second, for ever. One that cannot be used is told once; the keys stay as they were."""
         while True:
-            await trio.sleep(LOOK_EVERY)
+            await clock.tick(LOOK_EVERY)
             await self.look()
 
     async def look(self) -> None:

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 import trio
 
+from actors import clock
 from actors.errors import MarketError, NotReady, Overloaded
 from web.rest.dump import Job
 
@@ -210,7 +211,7 @@ class Spool:
 
     async def _forget_often(self) -> None:
         while True:
-            await trio.sleep(LOOK_EVERY)
+            await clock.tick(LOOK_EVERY)
             oldest = trio.current_time() - KEPT
             for spooled in list(self._all):
                 is_private = self._kept.get(spooled.job) is not spooled

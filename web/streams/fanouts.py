@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import trio
 
+from actors import clock
 from actors.errors import MarketError, Overloaded
 from actors.events import Kind, Topic
 from actors.exchanges.exchange import Supervise
@@ -167,7 +168,7 @@ class Fanouts:
 
     async def _end_the_idle(self) -> None:
         while True:
-            await trio.sleep(LOOK_EVERY)
+            await clock.tick(LOOK_EVERY)
             self.room.memory = self.memory.halved() if self.is_short_of_memory else self.memory
             self._make_fit()
             oldest = trio.current_time() - self.memory.seconds

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -540,7 +541,7 @@ async def test_each_event_counts_once_while_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     monkeypatch.setattr(archive_module, "PATIENCE", 0.0)  # nothing waits for the disk, as while it is slow
-    monkeypatch.setattr(archive_module, "BATCH_EVERY", 60.0)
+    monkeypatch.setattr(archive_module, "BATCH_EVERY", inf)
     series = Series("large_trades", "binance", "BTCUSDT")
     trades = [large_trade(number, number) for number in range(5)]
     async with archived(tmp_path / "marketd.db") as archive:
