@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from actors.counts import Histogram
 from actors.events import Kind
 
+CLASSES = ("", "1xx", "2xx", "3xx", "4xx", "5xx")  # of HTTP's status codes
 OTHER = "other"  # the route of what no route answers: nothing that a client writes is a label
 
 
@@ -25,5 +26,5 @@ class WebCounts:
         self.sent[kind] += size
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        self.requests[route, f"{status // 100}xx"] += 1
+        self.requests[route, CLASSES[status // 100]] += 1
         self.request_seconds[route].observe(seconds)

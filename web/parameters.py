@@ -7,10 +7,12 @@ import math
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cache
 from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import FieldInfo
 
 from actors.errors import BadMessage
 from actors.events import from_ms
@@ -151,7 +153,7 @@ class SpikeStreamQuery(StreamQuery, frozen=True):
 
 def parse(args: MultiArgs, query: type[T], *, ignore_unknown: bool = False) -> T:
     """The query as its struct. Raises InvalidParameters that names every missing, unknown, repeated or unusable one."""
-    fields = {field.encode_name: field for field in msgspec.structs.fields(query)}
+    fields = _fields(query)
     errors: list[BadParameter] = []
     values: dict[str, Any] = {}
     for name in args.keys():  # noqa: SIM118 - iterating a MultiDict would repeat names
@@ -178,6 +180,12 @@ def parse(args: MultiArgs, query: type[T], *, ignore_unknown: bool = False) -> T
     if errors:
         raise InvalidParameters(errors)
     return query(**values)
+
+
+@cache
+def _fields(query: type[Struct]) -> dict[str, FieldInfo]:
+    """By the names that clients use; msgspec makes them anew each time."""
+    return {field.encode_name: field for field in msgspec.structs.fields(query)}
 
 
 def _value(text: str, kind: Any) -> Any:

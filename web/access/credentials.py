@@ -3,6 +3,7 @@
 Law: what comes out of here holds no key: not the headers, not the query, not the bytes of a head.
 """
 
+import re
 from collections.abc import MutableMapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
@@ -12,7 +13,7 @@ from web.problems import BadParameter, InvalidParameters
 PROTOCOL, KEY_PROTOCOL = "marketd", "marketd.key."
 """Subprotocols of a WebSocket: what is selected, and what a key stands behind."""
 TOKEN = "token"
-_BEARER, _PLAIN = b"\nauthorization:", b"\nx-api-key:"
+_KEY_LINE = re.compile(rb"\n(?:(authorization)|x-api-key):([^\n]*)", re.IGNORECASE)
 
 Scope = MutableMapping[str, Any]
 
@@ -74,20 +75,19 @@ def take_from_head(data: bytes) -> tuple[bytes, tuple[str, ...]] | None:
 
     None: it is spelled in a way that is not worth understanding.
     """
-    small = data.lower()
-    if _BEARER not in small and _PLAIN not in small:
+    found = _KEY_LINE.search(data)
+    if found is None:
         return data, ()
     if b"\n " in data or b"\n\t" in data:  # a header that goes on in the next line
         return None
-    keys: list[str] = []
-    for mark in (_BEARER, _PLAIN):
-        while (at := small.find(mark)) >= 0:
-            end = data.find(b"\n", at + 1)
-            value = data[at + len(mark) : end]
-            key = _bearer(value) if mark is _BEARER else value.strip().decode("latin1")
-            if key is not None and key not in keys:
-                keys.append(key)
-            data, small = data[:at] + data[end:], small[:at] + small[end:]
+    keys: dict[str, None] = {}
+    while found is not None:
+        is_bearer, value = found.groups()
+        key = _bearer(value) if is_bearer else value.strip().decode("latin1")
+        if key is not None:
+            keys[key] = None
+        data = data[: found.start()] + data[found.end() :]
+        found = _KEY_LINE.search(data, found.start())
     return data, tuple(keys)
 
 

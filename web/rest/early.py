@@ -44,21 +44,25 @@ CONTENT_TYPE = "application/json"
 # Headers that ask for more than an answer, or announce a body.
 _UNUSUAL = {b"upgrade", b"expect", b"content-length", b"transfer-encoding", b"te", b"http2-settings"}
 
+# The headers that an answer may depend on.
+_HEEDED = {b"host", b"origin", b"accept", b"accept-encoding"}
+
 _encode = msgspec.json.Encoder().encode
 
 
 class Body:
     """One answer's encoding, made anew whenever the answer is another."""
 
-    __slots__ = ("_answer", "_ask", "_encoding", "data", "route", "size")
+    __slots__ = ("_answer", "_ask", "_encoding", "_head", "_head_for", "data", "route", "size")
 
     def __init__(self, ask: Callable[[], Any], route: str, encoding: Encoding | None) -> None:
         self._ask = ask
         self.route = route
-        self._encoding = encoding
+        self._encoding: Encoding | None = encoding
         self._answer: Any = None
         self.data = b""
         self.size = 0  # before compression
+        self._head, self._head_for = b"", tuple[Any, ...]()
 
     def update(self) -> bool:
         """Make `data` what is to be answered now; False where memory does not have it."""
@@ -73,8 +77,19 @@ class Body:
             self.size = len(data)
             if self._encoding is not None and is_compressible(CONTENT_TYPE, self.size):
                 data = compress(data, self._encoding)
-            self._answer, self.data = answer, data
+            self._answer, self.data, self._head_for = answer, data, ()
         return True
+
+    def head(self, origin: str | None, allowed: list[str] | str) -> bytes:
+        """Status line and headers of the answer to a page of `origin`. `allowed`: origins."""
+        if self._head_for != (origin, allowed):
+            headers = {"content-type": CONTENT_TYPE, "content-length": str(len(self.data))}
+            compressible = is_compressible(CONTENT_TYPE, self.size)
+            headers |= variant_headers(self._encoding, origin, allowed, compressible=compressible)
+            if self.route == "/":
+                headers["Vary"] = ", ".join(filter(None, [headers.get("Vary"), "Accept"]))
+            self._head, self._head_for = _head(200, headers), (origin, allowed)
+        return self._head
 
 
 class Asked(NamedTuple):
@@ -125,14 +140,17 @@ class Early:
         began = perf_counter()
         keys: tuple[str, ...] = ()
         asked = self._asked.get(data)
+        is_new = False
         if asked is None:  # what is remembered has no key in it
             taken = take_from_head(data) if data.endswith(b"\n") else None
             if taken is None:
                 return None
             data, keys = taken
-            asked = self._asked.get(data) or self._understand(data)
+            asked = self._asked.get(data) if keys else None
             if asked is None:
-                return None
+                asked, is_new = self._understand(data), True
+                if asked is None:
+                    return None
         account = self._account(asked, keys, seat, address)
         if account is None:
             return None
@@ -140,6 +158,10 @@ class Early:
         before = len(body.data)
         if not body.update():
             return None
+        grown = len(body.data) - before
+        if grown or is_new:
+            self._remember(data, asked, grown, is_new=is_new)
+        limited = b""
         if keys or not account.is_exempt:  # only now: what Quart answers is charged by the gate
             try:
                 if keys and seat is not None and not seat.is_proxy:
@@ -152,22 +174,20 @@ class Early:
                 status, refused, told = refusal(error, account, asked.origin, self._origins.allowed)
                 self._counts.answered(body.route, status, perf_counter() - began)
                 return _head(status, refused), told
-        self._size += len(body.data) - before
-        if self._size > BODIES_MAX or len(self._asked) >= HEADS_MAX:
-            self.forget()
-        else:  # only what can be answered is remembered: anybody can ask for what cannot
-            self._asked[data] = asked
-            self._bodies[asked.target, asked.encoding] = body
-        headers = {"content-type": CONTENT_TYPE, "content-length": str(len(body.data))}
-        compressible = is_compressible(CONTENT_TYPE, body.size)
-        headers |= variant_headers(asked.encoding, asked.origin, self._origins.allowed, compressible=compressible)
-        if body.route == "/":
-            headers["Vary"] = ", ".join(filter(None, [headers.get("Vary"), "Accept"]))
-        if not account.is_exempt:
-            account.sent(len(body.data))
-            headers |= account.headers()
+            if not account.is_exempt:
+                account.sent(len(body.data))
+                limited = _lines(account.headers())
         self._counts.answered(body.route, 200, perf_counter() - began)
-        return _head(200, headers), body.data
+        return body.head(asked.origin, self._origins.allowed) + limited, body.data
+
+    def _remember(self, data: bytes, asked: Asked, grown: int, *, is_new: bool) -> None:
+        """Only what can be answered is remembered: anybody can ask for what cannot."""
+        self._size += grown
+        if self._size > BODIES_MAX or (is_new and len(self._asked) >= HEADS_MAX):
+            self.forget()
+        elif is_new:
+            self._asked[data] = asked
+            self._bodies[asked.target, asked.encoding] = asked.body
 
     def forget(self) -> None:
         """Remember nothing: what may be answered is not what it was, such as which hosts are allowed."""
@@ -178,7 +198,7 @@ class Early:
         auth = self._auth
         if keys and not asked.is_open:
             visit = auth.find(keys[0], address) if len(keys) == 1 else None
-            return visit.account if visit is not None and not {READ, ADMIN}.isdisjoint(visit.scopes) else None
+            return visit.account if visit is not None and (READ in visit.scopes or ADMIN in visit.scopes) else None
         if not asked.is_open and READ not in auth.anonymous:
             return None
         if seat is None or seat.is_proxy or seat.home.is_stale:
@@ -190,24 +210,24 @@ class Early:
         if request is None or b"%" in request.target or b"+" in request.target:
             return None
         target = request.target.decode("ascii")
-        headers = {name: value.decode("latin1") for name, value in request.headers}
+        path, _, query = target.partition("?")
+        headers = {name: value.decode("latin1") for name, value in request.headers if name in _HEEDED}
         if self._hosts.refusal(headers.get(b"host")) is not None:
             return None
-        if target.partition("?")[0] == "/" and prefers_html(headers.get(b"accept", "")):
+        if path == "/" and prefers_html(headers.get(b"accept", "")):
             return None  # a page, where there is one
         encoding = choose_encoding(headers.get(b"accept-encoding", ""))
         body = self._bodies.get((target, encoding))
         if body is None:
-            found = self._find(target)
+            found = self._find(path, query)
             if found is None:
                 return None
             body = Body(*found, encoding)
-        path = target.partition("?")[0].removeprefix(self._root_path)
+        path = path.removeprefix(self._root_path)
         return Asked(target, body, encoding, headers.get(b"origin"), scope_of(path) is None, path in PROBES)
 
-    def _find(self, target: str) -> tuple[Callable[[], Any], str] | None:
-        """What asks memory for a target's answer, and its route; None where no route does, or not with this query."""
-        path, _, query = target.partition("?")
+    def _find(self, path: str, query: str) -> tuple[Callable[[], Any], str] | None:
+        """What asks memory for an answer, and its route; None where no route does, or not with this query."""
         try:
             rule, where = self._urls.match(path, method="GET", websocket=False)
             held, kind = self._routes[rule]
@@ -220,8 +240,11 @@ class Early:
 
 
 def _head(status: int, headers: dict[str, str]) -> bytes:
-    lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
-    return f"HTTP/1.1 {status} \r\n{lines}".encode("latin1")
+    return f"HTTP/1.1 {status} \r\n".encode() + _lines(headers)
+
+
+def _lines(headers: dict[str, str]) -> bytes:
+    return "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items()).encode("latin1")
 
 
 def parse_head(data: bytes) -> h11.Request | None:

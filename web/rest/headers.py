@@ -6,6 +6,7 @@ market is new several times a second.
 """
 
 import zlib
+from functools import lru_cache
 from typing import Literal
 
 import zstandard
@@ -20,6 +21,7 @@ _GZIP_WBITS = 16 + zlib.MAX_WBITS
 _zstd = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
 
 
+@lru_cache(maxsize=256)
 def choose_encoding(accepted: str) -> Encoding | None:
     """What of an Accept-Encoding header to answer with: what the client likes best, zstd before gzip; None for neither.
 

@@ -17,7 +17,7 @@ REST = b"GET / HTTP/1.1\r\nHost: x\r\n"
         (b"AUTHORIZATION:bearer   a  \r\nAccept: x\r\n", ("a",)),
         (b"Accept: x\r\nX-API-Key: a\r\n", ("a",)),
         (b"x-api-key: a\r\nauthorization: Bearer a\r\n", ("a",)),
-        (b"x-api-key: a\r\nauthorization: Bearer b\r\nx-api-key: c\r\n", ("b", "a", "c")),
+        (b"x-api-key: a\r\nauthorization: Bearer b\r\nx-api-key: c\r\n", ("a", "b", "c")),
         (b"x-api-key:\r\n", ("",)),
         (b"authorization: Bearer\r\n", ("",)),
         (b"authorization: a\r\n", ("a",)),
