@@ -56,6 +56,30 @@ def test_what_is_away_comes_back_to_its_old_place() -> None:
     assert (waiting.size, waiting.is_away, bool(waiting), waiting.rows(FORCED)) == (0, False, False, [])
 
 
+class Counted(str):
+    """A symbol that counts how often it is compared."""
+
+    compared = 0
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_what_waits_of_a_series_is_found_without_a_look_at_all_others() -> None:
+    """Each question about liquidations looks for it, on the event loop, while there may be 200,000 rows."""
+    waiting = Waiting(99_999)
+    for number in range(5000):
+        waiting.add(write(FORCED._replace(symbol=Counted(f"COIN{number % 1000}")), number))
+    waiting.add(write(FORCED, 1))
+    waiting.take(100)
+    Counted.compared = 0
+    assert waiting.rows(FORCED._replace(symbol=Counted("BTCUSDT"))) == [(1,)]
+    assert Counted.compared < 100
+
+
 def test_coverage_without_rows_takes_room() -> None:
     waiting = Waiting(3)
     for number in range(5):
