@@ -44,9 +44,10 @@ from actors.lines.pool import Lines
 from actors.lines.probes import Probes
 from actors.upstream.bucket import Caller
 from actors.upstream.budget import UPSTREAM_SHARE, Budget
+from actors.upstream.caller import ANSWER_BY
 from actors.upstream.counted import CountedHttp
 from actors.upstream.flights import Flights
-from actors.upstream.rest import Http, RestClient, tls_for
+from actors.upstream.rest import ANSWER_WITHIN, Http, RestClient, tls_for
 from actors.upstream.seam import LIVE, Socket, Upstream
 from actors.upstream.skew import Skew
 from actors.upstream.tap import Listener, Tapped
@@ -300,6 +301,8 @@ class Connector:
         kept = self.exchange.open_interest_kept if series.kind == "open_interest_history" else None
 
         async def answer() -> list[Any]:
+            if not background:
+                ANSWER_BY.set(trio.current_time() + ANSWER_WITHIN)
             if self._recall is None:
                 return await fetch(start, end, limit)
             return await self._recall.answer(series, fetch, limit=limit, start=start, end=end, kept=kept)

@@ -27,12 +27,13 @@ from actors.errors import (
 )
 from actors.upstream.bucket import Caller
 from actors.upstream.budget import Budget
+from actors.upstream.caller import ANSWER_BY
 from actors.upstream.tunnel import Transport
 from actors.upstream.way import DIRECT, NoWay, Way
 
 TIMEOUT = 10.0  # seconds for a whole request
 MAX_BYTES = 64 << 20  # of one answer
-ANSWER_WITHIN = 25.0  # seconds for a client's question, with all that it waits for and a second try
+ANSWER_WITHIN = 25.0  # seconds for a client's answer, with all its questions, what they wait for and second tries
 ASK_AGAIN = 0.2  # seconds
 CONNECTIONS = 100  # more than there are slots for requests, so that httpx's pool never queues (httpcore #1093)
 RETRY_AFTER_DEFAULT = {429: 60.0, 418: 120.0}  # seconds, where the exchange does not say
@@ -135,8 +136,9 @@ class RestClient:
             self._budget.close(min(error.retry_after, RETRY_AFTER_MAX), error)
 
     async def _ask(self, question: Question, bucket: str, weight: int) -> bytes:
+        until = min(trio.current_time() + ANSWER_WITHIN, ANSWER_BY.get()) if self._caller == "client" else inf
         try:
-            with trio.fail_after(ANSWER_WITHIN if self._caller == "client" else inf):
+            with trio.fail_at(until):
                 return await self._ask_twice(question, bucket, weight)
         except trio.TooSlowError:
             raise UpstreamTimeout(f"{question.path}: no answer within {ANSWER_WITHIN:g} s") from None

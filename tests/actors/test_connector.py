@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ import trio
 from msgspec import structs
 
 from actors.connector import Connector
-from actors.events import Instrument, Topic
+from actors.events import Instrument, Topic, from_ms
 from actors.exchanges import listings
 from actors.exchanges.binance.rest import BinanceRest
 from actors.feeds import pulse
 from actors.lines import probes
+from actors.upstream.caller import ANSWER_BY
+from actors.upstream.rest import ANSWER_WITHIN, Question, RestClient
 from daemon import main
 from tests.daemon.fixtures import World, eventually, world
 
@@ -123,6 +126,30 @@ async def test_one_task_waits_to_end_a_feed_however_often_it_is_taken_and_left(e
         with running.reading(ETH):
             pass
         await eventually(lambda: "ETHUSDT" not in running.feeds)
+
+
+async def test_all_questions_of_an_answer_have_one_deadline(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    ask = RestClient._ask_twice
+
+    async def ask_twice(client: RestClient, question: Question, *arguments: Any) -> bytes:
+        if question.path == "/fapi/v1/klines" and question.query["interval"] == "4h":
+            asked.append(ANSWER_BY.get())
+        return await ask(client, question, *arguments)
+
+    async with world() as w:
+        monkeypatch.setattr(RestClient, "_ask_twice", ask_twice)
+        before = trio.current_time()
+        await exchange.connector.ohlc("BTCUSDT", "4h", limit=3500, start=None, end=from_ms(w.now))
+        after = trio.current_time()
+        assert len(asked) == 3
+        assert len(set(asked)) == 1
+        assert before + ANSWER_WITHIN <= asked[0] <= after + ANSWER_WITHIN
+        assert ANSWER_BY.get() == inf
+        await exchange.connector.ohlc("BTCUSDT", "4h", limit=3, start=None, end=from_ms(w.now), background=True)
+        assert asked[-1] == inf, "who is in no hurry waits"
 
 
 @asynccontextmanager

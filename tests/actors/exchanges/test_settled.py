@@ -1,11 +1,14 @@
 """The interval of settled funding, read from the spacing of the rates."""
 
 from datetime import datetime, timedelta
+from functools import partial
 
 import pytest
 
+from actors.errors import UpstreamError
 from actors.events import FundingRate, from_ms
-from actors.exchanges.settled import HOUR, interval_between, last_rates, of_range
+from actors.exchanges.paging import retelling
+from actors.exchanges.settled import HOUR, interval_between, last_rates, of_range, told_of_range
 
 BEGIN = from_ms(1_790_352_000_000)
 
@@ -55,3 +58,24 @@ async def test_the_last_rates_before_a_time(limit: int, believed: float) -> None
     found = await last_rates(read, limit, end, believed)
     assert found[-limit:] == wanted[-limit:]
     assert asked <= 5
+
+
+async def test_an_error_says_which_last_rates_were_told_before_it() -> None:
+    history = [rate(hours) for hours in range(0, 800, 8)]
+    asked = 0
+
+    async def read(start: datetime, end: datetime) -> list[FundingRate]:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise UpstreamError("it broke")
+        return [one for one in history if start <= one.timestamp < end]
+
+    end = BEGIN + 800 * HOUR
+    with pytest.raises(UpstreamError) as caught, retelling(partial(told_of_range, start=None)):
+        await last_rates(read, 50, end, 1.0)
+    told = caught.value.told
+    assert told is not None
+    assert [one.timestamp for one in told.rows] == [one.timestamp for one in history[-5:]]
+    assert {one.funding_interval_hours for one in told.rows} == {8.0}, "the first of six has none"
+    assert (told.start, told.end) == (None, end)

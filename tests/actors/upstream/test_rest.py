@@ -26,6 +26,7 @@ from actors.upstream import budget as budget_module
 from actors.upstream import rest
 from actors.upstream.bucket import Caller
 from actors.upstream.budget import SLOTS, Budget, Window
+from actors.upstream.caller import ANSWER_BY
 from actors.upstream.rest import FORBIDDEN_PAUSE, RETRY_AFTER_MAX, RestClient, excerpt, open_http, retry_after
 
 Answer = Callable[[trio.SocketStream], Awaitable[None]]
@@ -492,6 +493,27 @@ async def test_no_client_waits_for_long_where_the_host_hangs(
             nursery.start_soon(ask, client)
     assert kinds == ["upstream_timeout"] * 320
     assert trio.current_time() - began < 5  # 320 / 16 time-outs in a row are 6 s
+
+
+async def test_a_client_s_answer_ends_in_time_however_many_questions_it_takes(server: Server, budget: Budget) -> None:
+    server.will(nothing, reply(body=b"[1]"))
+    ANSWER_BY.set(trio.current_time() + 0.3)
+    async with open_client(server, budget) as client:
+        with pytest.raises(UpstreamTimeout):  # not only after the 10 s of this one
+            await get(client)
+    async with open_client(server, budget, caller="background") as client:
+        assert await get(client) == b"[1]", "who is in no hurry waits"
+
+
+async def test_a_client_s_question_that_is_asked_twice_ends_in_time(
+    server: Server, budget: Budget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "ANSWER_WITHIN", 0.4)
+    server.will(reply(500), nothing)
+    async with open_client(server, budget) as client:
+        with pytest.raises(UpstreamTimeout, match="no answer within"):
+            await get(client)
+    assert len(server.requests) == 2
 
 
 async def test_a_server_error_that_says_what_it_means_is_final(server: Server, budget: Budget) -> None:
