@@ -54,9 +54,10 @@ def welcome(url: str, config: Config) -> str:
     running = {name: settings for name, settings in config.exchanges.items() if settings.enabled}
     name, settings = next(iter(running.items()), ("binance", None))
     symbol = next(iter(settings.symbols if settings else ()), "BTCUSDT")
+    dashboard = f"\n  dashboard       {url}/" if config.server.dashboard else ""
     return f"""
 marketd is running on simulated exchanges: prices are invented, everything else is real. Ctrl-C stops it.
-
+{dashboard}
   documentation   {url}/docs   {url}/redoc
   health          curl {url}/health
   last 5 bars     curl '{url}/{name}/ohlc/{symbol}/1m?limit=5'
