@@ -191,7 +191,7 @@ async def test_a_handshake_that_is_never_answered_is_given_up(monkeypatch: pytes
 
 
 async def test_a_bad_frame_is_dropped_and_said_once() -> None:
-    async with struck() as scene:
+    async with struck(fast()) as scene:
         for kind, frame in BAD_FRAMES.items():
             before = len(complaints(scene.w))
             for _ in range(3):

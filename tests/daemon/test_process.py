@@ -35,7 +35,7 @@ HANDSHAKE = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 DAEMON = (sys.executable, "-m", "daemon")
-START_WITHIN = 20.0  # seconds; a busy machine takes its time to import everything
+START_WITHIN = 60.0  # seconds; a busy machine takes its time to import everything
 
 
 class Process:
@@ -161,7 +161,7 @@ async def test_a_signal_ends_it_in_order(tmp_path: Path, number: signal.Signals)
         await eventually(lambda: daemon.logged("line.down") and len(clients[0].heard) > count + 3, 15, "trades again")
 
         daemon.process.send_signal(number)
-        assert await daemon.ends(within=5) == 0
+        assert await daemon.ends(within=10) == 0
         await eventually(lambda: all(client.closed for client in clients))
         assert {client.closed for client in clients} == {(1001, "server is stopping")}
         assert daemon.stdout == b""
@@ -229,7 +229,7 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         daemon.process.send_signal(signal.SIGTERM)
         await eventually(lambda: daemon.logged("daemon.stopping"))
         daemon.process.send_signal(signal.SIGTERM)
-        assert await daemon.ends(within=2) == 0
+        assert await daemon.ends(within=5) == 0
         nursery.cancel_scope.cancel()
 
 
@@ -237,7 +237,7 @@ async def test_it_ends_while_it_waits_for_an_exchange(tmp_path: Path) -> None:
     silent = Faults(rest_accept="silent", ws_accept="silent")
     async with simulated(tmp_path, faults=silent), listening(cwd=tmp_path) as daemon:
         daemon.process.send_signal(signal.SIGTERM)
-        assert await daemon.ends(within=3) == 0
+        assert await daemon.ends(within=10) == 0
         assert daemon.stdout == b""
 
 

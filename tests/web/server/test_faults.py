@@ -156,7 +156,7 @@ async def hear(sock: socket.socket, size: int = 4096) -> bytes:
             return b""  # the server may hang up while it is still told something
 
 
-async def say_all(port: int, count: int, seed: int, *, patience: float = 2.0) -> Counter[bytes]:
+async def say_all(port: int, count: int, seed: int, *, patience: float = 20.0) -> Counter[bytes]:
     """So many mutated streams, each on its own connection; returns how they were answered."""
     random = Random(seed)
     answers: Counter[bytes] = Counter()
