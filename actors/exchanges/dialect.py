@@ -63,7 +63,9 @@ class Follow(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     talk: Callable[[str, str, View], Talk | Reply]  # (path, query, view); a Reply refuses the handshake
-    line_of: Callable[[str, str], str | None]  # (configured URL, name) -> the URL that carries it; None: none does
+    # (configured URL, name) -> the URL that carries it; None: none does. After a "#" the end of the name, of which the
+    # stream's frames say nothing: only names with the same end are on one line, and `read` tells them without it.
+    line_of: Callable[[str, str], str | None]
     ask: Callable[[bool, Sequence[str], int], Sequence[str]]  # (subscribe?, names, number) -> the frames that do it
     read: Callable[[bytes], tuple[str, bytes] | None]  # a frame -> its stream and what it tells; None: of no stream
     memory: Callable[[str], Memory]

@@ -7,7 +7,7 @@ Times are the exchange's, in ms.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -60,7 +60,10 @@ class Row(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Rows of `[start, end]`, at most `limit`: the first ones, or with `newest` (and without a start) the last ones."""
+    """Rows of `[start, end]`, at most `limit`: the first ones, or with `newest` (and without a start) the last ones.
+
+    `wider`: rows to ask for where nothing is known, so that requests a moment apart are one.
+    """
 
     series: Series
     start: int | None
@@ -68,7 +71,7 @@ class Rows(NamedTuple):
     limit: int
     newest: bool
     asked: Pass  # the same, of the exchange
-    context: Any = None  # what `render` needs beside the rows
+    wider: "Rows | None" = None
 
 
 Way = Pass | Rows | Reply

@@ -1,7 +1,10 @@
 """What is known of one stream, for as long as anybody follows it. No I/O."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+NEWS_KEPT = 500  # frames since a snapshot
 
 
 class Memory(Protocol):
@@ -36,3 +39,23 @@ class Latest:
 
     def greeting(self) -> Sequence[bytes]:
         return () if self._frame is None else (self._frame,)
+
+
+class Replayed:
+    """Of a stream that begins with a snapshot, and whose news say what came since: a newcomer is told both again."""
+
+    def __init__(self, is_snapshot: Callable[[bytes], bool]) -> None:
+        self._is_snapshot = is_snapshot
+        self._snapshot: bytes | None = None
+        self._news: deque[bytes] = deque(maxlen=NEWS_KEPT)
+
+    def take(self, frame: bytes) -> bytes | None:
+        if self._is_snapshot(frame):
+            self._snapshot = frame
+            self._news.clear()
+        else:
+            self._news.append(frame)
+        return frame
+
+    def greeting(self) -> Sequence[bytes]:
+        return () if self._snapshot is None else (self._snapshot, *self._news)

@@ -70,11 +70,12 @@ class Desk:
         if dialect is not None:
             connector.tap(self)
         self.counts: Counter[str] = Counter()  # by way
+        self._saved = 0  # weight that rows spared
 
     @property
     def saved(self) -> int:
-        """Weight that sharing and remembering spared."""
-        return self._passing.saved if self._passing else 0
+        """Weight that rows, sharing and remembering spared."""
+        return self._saved + (self._passing.saved if self._passing else 0)
 
     async def run(self) -> None:
         """Until cancelled. It has connections of its own: pass-through takes none from the feeds' repairs."""
@@ -98,7 +99,7 @@ class Desk:
     def streams(self, name: str) -> bool:
         follow = self._followed.follow(name) if self._followed is not None else None
         if follow is None:
-            return self._settings.relay
+            return self._settings.relay and self.relay is not None and self.relay.has_room(name)
         return self._connector.on_demand or follow.symbol in self._connector.feeds
 
     # --- requests ---
@@ -185,14 +186,14 @@ class Desk:
 
     async def _cut(self, rows: Rows, asked: Asked) -> Told:
         self._want(rows.series)
-        for _ in range(TRIES):
+        for number in range(TRIES):
             now, at = self.now(), trio.current_time()
             cut = self._rows.cut(rows, now, at, self._quiet_since(rows))
             if cut.texts is not None:
+                self._saved += 0 if number else rows.asked.weight
                 return Told(self.facade.render(rows, cut.texts, now), "rows")
-            if cut.missing is None:
-                break
-            if not await self._fetch(rows, cut.missing, asked):
+            part = self._part(rows, cut.missing) if cut.missing is not None else rows.wider
+            if part is None or not await self._fetch(part, asked):
                 break
         # A request that begins in a minute may not get an answer of the minute before: a bar may have ended between.
         minute = self.now() // MINUTE
@@ -201,15 +202,19 @@ class Desk:
             self._learn(rows, told)
         return told
 
-    async def _fetch(self, rows: Rows, missing: Missing, asked: Asked) -> bool:
-        """Ask for missing rows; False where the request had better be passed on as it is."""
-        limit = missing.limit or self.facade.tail
-        part = rows._replace(start=missing.start, end=missing.end, limit=limit, newest=missing.start is None)
+    def _part(self, rows: Rows, missing: Missing) -> Rows | None:
+        """What to ask for; None where the request had better be passed on as it is."""
         if missing.start is None and self.facade.has_holes:
-            return False
-        way = self.facade.fetch(rows.series, missing.start, missing.end, limit)._replace(seconds=UNREAD)
-        told = await self._forward(way, asked, self.now() // MINUTE)
-        return told.way != "own" and told.reply.status == 200 and self._learn(part, told)
+            return None
+        limit = missing.limit or self.facade.tail
+        way = self.facade.fetch(rows.series, missing.start, missing.end, limit)
+        newest = missing.start is None
+        return rows._replace(start=missing.start, end=missing.end, limit=limit, newest=newest, asked=way)
+
+    async def _fetch(self, rows: Rows, asked: Asked) -> bool:
+        """Ask for rows; whether they are known now."""
+        told = await self._forward(rows.asked._replace(seconds=UNREAD), asked, self.now() // MINUTE)
+        return told.way != "own" and told.reply.status == 200 and self._learn(rows, told)
 
     def _learn(self, rows: Rows, told: Told) -> bool:
         try:

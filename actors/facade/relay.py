@@ -1,10 +1,12 @@
 """Streams that no feed follows, passed on: each is subscribed to upstream once for all its followers, on lines of its
 own, and ends a while after the last of them left. Frames go on as they came; nothing is repaired, as on the exchange.
+
+A line carries no more than the exchange allows, and there are few of them: the feeds need connections, too.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
+from itertools import count
 
 import structlog
 import trio
@@ -20,6 +22,7 @@ from actors.upstream.seam import Socket
 LINGER = 30.0  # seconds that a stream outlives its last reader
 ALIVE_EVERY = 20.0  # seconds between questions whether the connection lives
 SILENT = 60.0  # seconds without a word that end a connection
+LINES_MAX = 4  # of one exchange; Hyperliquid allows ten connections in all
 FIRST_LINE = 1000  # numbers of lines; those of the feeds count from 1
 
 log = structlog.get_logger()
@@ -33,11 +36,13 @@ class _Stream:
 
 
 class _Line:
-    """One connection, as long as there is a stream to carry on it."""
+    """One connection, as long as there is a stream to carry on it. `place`: see Dialect.line_of."""
 
-    def __init__(self, dialect: Dialect, connector: Connector, url: str, number: int) -> None:
+    def __init__(self, dialect: Dialect, connector: Connector, place: str, number: int) -> None:
         self._dialect, self._connector = dialect, connector
-        self._url, self.number = url, number
+        self.place, self.number = place, number
+        self._url, _, self._suffix = place.partition("#")
+        self.is_over = False
         self.streams: dict[str, _Stream] = {}
         self._asked: dict[str, None] = {}  # what this connection was asked for
         self._requests = 0
@@ -45,11 +50,8 @@ class _Line:
         self._heard_at = 0.0
 
     async def run(self) -> None:
-        """For ever. Raises LineLost."""
-        while True:
-            while not self.streams:
-                self.work = trio.Event()
-                await self.work.wait()
+        """Until there is no stream left. Raises LineLost."""
+        while self.streams:
             names = list(self.streams)
             async with self._connector.open_socket(self._url, self.number, names) as socket:
                 log.info("relay.up", exchange=self._connector.name, line=self.number, streams=len(self.streams))
@@ -59,6 +61,7 @@ class _Line:
                     nursery.start_soon(self._send, socket, nursery.cancel_scope)
                     nursery.start_soon(self._keep_alive, socket)
                     nursery.start_soon(self._receive, socket)
+        self.is_over = True
 
     async def _send(self, socket: Socket, connection: trio.CancelScope) -> None:
         """Ask for what is wanted, as fast as the exchange allows; end the connection when nothing is."""
@@ -98,10 +101,12 @@ class _Line:
 
     def _tell(self, frame: bytes) -> None:
         told = self._dialect.read(frame)
-        stream = self.streams.get(told[0]) if told else None
-        if told is None or stream is None:
+        if told is None:
             return
-        name, body = told
+        name, body = told[0] + self._suffix, told[1]
+        stream = self.streams.get(name)
+        if stream is None:
+            return
         news = stream.memory.take(body)
         if news is not None:
             for listener in list(stream.listeners):
@@ -141,16 +146,32 @@ class Relay:
     def __init__(self, dialect: Dialect, connector: Connector, supervise: Supervise, followed: Followed) -> None:
         self._dialect, self._connector, self._supervise = dialect, connector, supervise
         self._followed = followed
-        self._lines: dict[str, _Line] = {}  # by URL
-        self._new, self._to_start = trio.open_memory_channel[_Line](16)
+        self._lines: list[_Line] = []
+        self._number = count(FIRST_LINE)
+        self._new, self._to_start = trio.open_memory_channel[_Line](LINES_MAX)
         self._following: defaultdict[Listener, dict[str, None]] = defaultdict(dict)
 
     async def run(self) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
             async for line in self._to_start:
-                run = partial(self._supervise, "relay", line.run, exchange=self._connector.name, line=line.number)
-                nursery.start_soon(run)
+                nursery.start_soon(self._run_line, line)
+
+    async def _run_line(self, line: _Line) -> None:
+        await self._supervise("relay", line.run, exchange=self._connector.name, line=line.number)
+        self._lines.remove(line)
+
+    def has_room(self, name: str) -> bool:
+        """Whether a stream that no feed has can be had."""
+        place = self._dialect.line_of(self._connector.ws_url, name)
+        return place is None or self._line_for(place, name) is not None or len(self._lines) < LINES_MAX
+
+    def _line_for(self, place: str, name: str) -> _Line | None:
+        """The line that carries a stream, else one that has room for it."""
+        lines = [line for line in self._lines if line.place == place and not line.is_over]
+        most = self._connector.exchange.limits.topics
+        carrying = (line for line in lines if name in line.streams)
+        return next(carrying, None) or next((line for line in lines if len(line.streams) < most), None)
 
     def join(self, name: str, listener: Listener) -> Sequence[bytes]:
         """Tell `listener` all that comes from now on; returns what it is to be told at once."""
@@ -158,17 +179,20 @@ class Relay:
         if greeting is not None:
             self._following[listener][name] = None
             return greeting
-        url = self._dialect.line_of(self._connector.ws_url, name)
-        if url is None:
+        place = self._dialect.line_of(self._connector.ws_url, name)
+        if place is None or not self.has_room(name):
             return ()
-        line = self._lines.get(url)
+        line = self._line_for(place, name)
+        is_new = line is None
         if line is None:
-            line = self._lines[url] = _Line(self._dialect, self._connector, url, FIRST_LINE + len(self._lines))
-            self._new.send_nowait(line)
+            line = _Line(self._dialect, self._connector, place, next(self._number))
+            self._lines.append(line)
         stream = line.streams.get(name)
         if stream is None:
             stream = line.streams[name] = _Stream(self._dialect, name)
             line.work.set()
+        if is_new:
+            self._new.send_nowait(line)
         stream.listeners[listener] = None
         self._following[listener][name] = None
         return stream.memory.greeting()
@@ -177,7 +201,7 @@ class Relay:
         self._following[listener].pop(name, None)
         if self._followed.leave(name, listener):
             return
-        for line in self._lines.values():
+        for line in self._lines:
             stream = line.streams.get(name)
             if stream is not None and stream.listeners.pop(listener, 0) is None:
                 stream.left_at = trio.current_time()

@@ -21,6 +21,7 @@ from actors.exchanges.sieves import Bar, Bars, Distinct, Found, Numbered, Rememb
 from actors.upstream.rest import Question
 
 PATH = re.compile(r"(?:/(market|public))?/(ws|stream)(?:/(.*))?")
+LISTEN_KEY = re.compile(r"\w{32,}")  # an account's stream; ccxt's own names such as `0` are short
 METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
 STREAMS_MAX = 1024  # of one socket
 PUBLIC = re.compile(r"(trade|bookTicker|depth(5|10|20)?(@\d+ms)?|rpiDepth@500ms)")
@@ -124,14 +125,15 @@ def _told(reply: dict[str, Any]) -> Heard:
 
 
 def talk(path: str, query: str, view: View) -> Talk | Reply:
-    if path.startswith("/private"):
-        return refuse(Refusal("private", WORDS), view.now())
     match = PATH.fullmatch(path)
+    names = match[3] if match else None
+    if match and match[2] == "stream":
+        names = unquote(query).removeprefix("streams=")
+    if path.startswith("/private") or any(LISTEN_KEY.fullmatch(name) for name in (names or "").split("/")):
+        return refuse(Refusal("private", WORDS), view.now())
     if match is None:
         return refuse(Refusal("not_served", "", asked=Asked("GET", path, {})), view.now())
-    tier, kind, names = match.groups()
-    if kind == "stream":
-        names = unquote(query).removeprefix("streams=")
+    tier, kind, _ = match.groups()
     if names and "," in names:
         return Reply(400, b"")
     return BinanceTalk(tier, [name for name in (names or "").split("/") if name], view, combined=kind == "stream")

@@ -131,13 +131,12 @@ def _klines(path: str, query: Mapping[str, str], view: View) -> Way:
 
 
 def _funding(path: str, query: Mapping[str, str], view: View) -> Way:
-    as_asked = _pass(path, query, 1, 30, "funding")
+    until_settled = (HOUR - view.now() % HOUR) / 1000
+    as_asked = _pass(path, query, 1, min(30.0, until_settled), "funding")
     symbol = query.get("symbol")
-    if symbol is None or not view.lists(symbol):
+    # How many rows there are without times and limit is not documented beyond doubt.
+    if symbol is None or not view.lists(symbol) or not query.keys() & {"startTime", "endTime", "limit"}:
         return as_asked
-    if not query.keys() & {"startTime", "endTime", "limit"}:
-        until_settled = (HOUR - view.now() % HOUR) / 1000  # how many rows these are is not documented beyond doubt
-        return as_asked._replace(seconds=min(30.0, until_settled))
     has_times = "startTime" in query or "endTime" in query
     rows = _ranged(Series(symbol), query, as_asked._replace(seconds=0), FUNDING_DEFAULT, FUNDING_PAGE)
     return rows._replace(limit=min(rows.limit, FUNDING_PAGE if has_times else FUNDING_NEWEST)) if rows else as_asked

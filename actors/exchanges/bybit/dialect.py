@@ -20,7 +20,7 @@ from actors.exchanges.memory import Memory, Nothing
 from actors.exchanges.sieves import Bar, Bars, Distinct, Found, Identified, Remembered
 from actors.upstream.rest import Question
 
-PATH = "/v5/public/linear"
+PATH, PRIVATE = "/v5/public/linear", "/v5/private"
 ARGS_MAX = 21_000  # characters of a connection's topics, written as one JSON array
 DEPTHS = ("1", "50", "200", "1000")
 
@@ -33,8 +33,11 @@ class _Refused(Exception):
 
 
 class BybitTalk:
-    def __init__(self, view: View) -> None:
+    """`is_private`: of the path of accounts, where a client is told that nothing is served."""
+
+    def __init__(self, view: View, *, is_private: bool = False) -> None:
         self._view = view
+        self._is_private = is_private
         self._names: dict[str, None] = {}
         self._id = f"marketd-{id(self):x}"
 
@@ -52,14 +55,16 @@ class BybitTalk:
             match operation:
                 case "ping":
                     reply["ret_msg"] = "pong"
+                case "auth":
+                    raise _Refused(WORDS)
+                case "subscribe" if self._is_private:
+                    raise _Refused(WORDS)
                 case "subscribe":
                     joined = self._join(_args(order))
                 case "unsubscribe":
                     left = [name for name in _args(order) if name in self._names]
                     for name in left:
                         self._names.pop(name, None)
-                case "auth":
-                    raise _Refused(WORDS)
                 case _:
                     raise _Refused("error:invalid op")
         except _Refused as refusal:
@@ -166,9 +171,9 @@ class Levels:
 
 
 def talk(path: str, query: str, view: View) -> Talk | Reply:
-    if path == PATH:
-        return BybitTalk(view)
-    return Reply(401, WORDS.encode(), "text/plain") if path.startswith("/v5/private") else Reply(404, b"")
+    if path not in (PATH, PRIVATE):
+        return Reply(404, b"")
+    return BybitTalk(view, is_private=path == PRIVATE)
 
 
 def line_of(url: str, name: str) -> str | None:

@@ -14,13 +14,13 @@ import msgspec
 from actors.decoding import UNREADABLE
 from actors.exchanges.dialect import Dialect, Follow, Heard, Talk
 from actors.exchanges.facade import Asked, Reply, Row, Series, View
-from actors.exchanges.hyperliquid.facade import FIXED, TEXT, WORDS
-from actors.exchanges.memory import Latest, Memory
+from actors.exchanges.hyperliquid.facade import TEXT, WORDS
+from actors.exchanges.hyperliquid.subscriptions import CHANNELS, EVENTS, OF_USERS, end_of, name_of, subscription_of
+from actors.exchanges.memory import Latest, Memory, Nothing, Replayed
 from actors.exchanges.sieves import Bar, Bars, Found, Remembered
 from actors.upstream.rest import Question
 
 BACKLOG = 30  # trades that a newcomer is told
-OF_COINS = ("trades", "activeAssetCtx", "l2Book", "bbo")
 FILLED = {"l2Book": {"nSigFigs": None, "mantissa": None}}  # what an acknowledgement adds to what was sent
 
 _encode = msgspec.json.encode
@@ -85,24 +85,6 @@ class HyperliquidTalk:
         return frame
 
 
-def name_of(subscription: dict[str, Any]) -> str | None:
-    """The stream that a subscription is of; None for one that does not exist, or is not served."""
-    kind, coin = subscription["type"], subscription.get("coin")
-    extras = {key for key, value in subscription.items() if value is not None} - {"type", "coin", "interval"}
-    if extras:
-        return None
-    if kind == "allMids" and coin is None:
-        return "allMids"
-    if kind == "candle" and isinstance(coin, str):
-        interval = subscription.get("interval")
-        return f"candle {coin} {interval}" if interval in (*FIXED, "1M") else None
-    return f"{kind} {coin}" if kind in OF_COINS and isinstance(coin, str) else None
-
-
-def _subscription(name: str) -> dict[str, str]:
-    return dict(zip(("type", "coin", "interval"), name.split(" "), strict=False))
-
-
 def _acknowledged(method: str, subscription: dict[str, Any]) -> bytes:
     filled = FILLED.get(subscription["type"], {}) | subscription
     return _encode({"channel": "subscriptionResponse", "data": {"method": method, "subscription": filled}})
@@ -162,6 +144,11 @@ class _Push(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw()
 
 
+class _Snapshot(msgspec.Struct):
+    is_snapshot: bool = msgspec.field(name="isSnapshot", default=False)
+
+
+_snapshot = msgspec.json.Decoder(_Snapshot).decode
 _trades = msgspec.json.Decoder(_Trades).decode
 _trade = msgspec.json.Decoder(_Trade).decode
 _push = msgspec.json.Decoder(_Push).decode
@@ -181,8 +168,10 @@ def read(frame: bytes) -> tuple[str, bytes] | None:
             case "candle":
                 bar = _of(push.data)
                 return f"candle {bar.s} {bar.i}", frame
-            case "activeAssetCtx" | "l2Book" | "bbo":
+            case "activeAssetCtx" | "l2Book" | "bbo" | "activeAssetData":
                 return f"{push.channel} {_of(push.data).coin}", frame
+            case channel if (kind := CHANNELS.get(channel, channel)) in OF_USERS:
+                return kind, frame
     except UNREADABLE:
         pass
     return None
@@ -193,16 +182,29 @@ def talk(path: str, query: str, view: View) -> Talk | Reply:
 
 
 def line_of(url: str, name: str) -> str | None:
-    return url
+    end = end_of(name)
+    return f"{url}#{end}" if end else url
 
 
 def ask(subscribe: bool, names: Sequence[str], number: int) -> Sequence[str]:
     method = "subscribe" if subscribe else "unsubscribe"
-    return [_encode({"method": method, "subscription": _subscription(name)}).decode() for name in names]
+    return [_encode({"method": method, "subscription": subscription_of(name)}).decode() for name in names]
 
 
 def memory(name: str) -> Memory:
-    return Trades() if name.startswith("trades ") else Latest()
+    kind = name.partition(" ")[0]
+    if kind in EVENTS:
+        return Nothing()
+    if kind in OF_USERS and kind.startswith("user"):
+        return Replayed(_begins)
+    return Trades() if kind == "trades" else Latest()
+
+
+def _begins(frame: bytes) -> bool:
+    try:
+        return _snapshot(_push(frame).data).is_snapshot
+    except UNREADABLE:
+        return False
 
 
 class _Span(msgspec.Struct):

@@ -147,9 +147,11 @@ def _funding(body: Mapping[str, Any], as_asked: Pass, view: View) -> Way:
     if not isinstance(coin, str) or not view.lists(coin) or start is None or (end is not None and end < start):
         return as_asked
     last = None if end is None or end >= view.now() else end
-    series = Series(coin)
-    # Asked for from a full hour on, so that requests a moment apart are one.
-    return Rows(series, start, last, FUNDING_PAGE, False, as_asked._replace(seconds=0))
+    series, first = Series(coin), start - start % HOUR
+    expected = min(FUNDING_PAGE, max(1, (min(view.now(), last or view.now()) - first) // HOUR + 1))
+    fetched = fetch(series, first, last, expected)
+    wider = Rows(series, first, last, FUNDING_PAGE, False, fetched)
+    return Rows(series, start, last, FUNDING_PAGE, False, as_asked._replace(weight=fetched.weight), wider=wider)
 
 
 def _step(interval: str) -> int:

@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from actors.decoding import UNREADABLE
-from actors.exchanges.binance.simulator.books import day_ticker, depth_changes, partial_depth, single_trade
+from actors.exchanges.binance.simulator.books import day_ticker, day_tickers, depth_changes, partial_depth, single_trade
 from actors.exchanges.binance.simulator.limits import Limits
 from actors.exchanges.binance.simulator.rest import Rest
 from actors.exchanges.binance.simulator.rows import listing
@@ -224,6 +224,8 @@ class _Binance:
                 return forced(self._forced.due, "")
             case ["!markPrice", "arr", *rest] if rest in ([], ["1s"]):
                 return mark_prices(self._symbols, 1000 if rest else 3000, now)
+            case ["!ticker" | "!miniTicker" as kind, "arr"]:
+                return day_tickers(self._symbols, now, mini=kind == "!miniTicker")
             case [lower, kind, *rest] if lower in self._names:
                 symbol = self._names[lower]
                 tape = self._symbols[symbol]

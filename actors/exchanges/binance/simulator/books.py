@@ -135,10 +135,29 @@ def day_ticker(symbol: str, tape: Tape, now: int, *, mini: bool) -> Source:
         frames = []
         if now // every > last:
             last = now // every
-            row = ticker_row(symbol, tape, now)
-            told = {"e": "24hrMiniTicker" if mini else "24hrTicker", "E": now, "s": symbol}
-            names = MINI if mini else MINI | FULL
-            frames = [_encode(told | {short: row[long] for short, long in names.items()} | {"st": 1})]
+            frames = [_encode(_day(symbol, tape, now, mini=mini))]
+
+
+def day_tickers(symbols: Mapping[str, Tape], now: int, *, mini: bool) -> Source:
+    """Of all that were traded since the last time, as one array."""
+    frames: list[bytes] = []
+    last = now // 1000
+    seen = {symbol: tape.next_id for symbol, tape in symbols.items()}
+    while True:
+        now = yield frames
+        frames = []
+        if now // 1000 > last:
+            last = now // 1000
+            changed = [symbol for symbol, tape in symbols.items() if tape.next_id != seen[symbol]]
+            seen |= {symbol: symbols[symbol].next_id for symbol in changed}
+            rows = [_day(symbol, symbols[symbol], now, mini=mini) for symbol in changed]
+            frames = [_encode(rows)] if rows else []
+
+
+def _day(symbol: str, tape: Tape, now: int, *, mini: bool) -> dict[str, object]:
+    row, names = ticker_row(symbol, tape, now), MINI if mini else MINI | FULL
+    told = {"e": "24hrMiniTicker" if mini else "24hrTicker", "E": now, "s": symbol}
+    return told | {short: row[long] for short, long in names.items()} | {"st": 1}
 
 
 MINI = {"c": "lastPrice", "o": "openPrice", "h": "highPrice", "l": "lowPrice", "v": "volume", "q": "quoteVolume"}

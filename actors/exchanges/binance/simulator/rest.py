@@ -6,6 +6,7 @@ the documented ones; where the documents are silent the strictest plausible beha
 
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -21,6 +22,7 @@ from actors.exchanges.binance.simulator.books import (
 )
 from actors.exchanges.binance.simulator.limits import Account, Limits, error
 from actors.exchanges.binance.simulator.query import Refused, integer, limit_of, missing, times
+from actors.exchanges.binance.simulator.ratios import PERIODS, RowAt, accounts_at, basis_at, rows, taken_at
 from actors.exchanges.binance.simulator.rows import (
     exchange_info,
     funding_row,
@@ -36,7 +38,13 @@ from actors.simulation.history import DAY, HOUR, INTERVALS, floor_open, hashed, 
 from actors.simulation.market import Market, Tape, Trade, spell
 from actors.simulation.server import Reply, Request
 
-_PERIODS = ("5m", "15m", "30m", "1h", "2h", "4h", "6h", "12h", "1d")
+RATIOS: dict[str, RowAt] = {
+    "globalLongShortAccountRatio": accounts_at(1),
+    "topLongShortAccountRatio": accounts_at(2),
+    "topLongShortPositionRatio": accounts_at(3),
+    "takerlongshortRatio": taken_at,
+    "basis": basis_at,
+}
 _encode = msgspec.json.encode
 
 
@@ -56,6 +64,7 @@ class Rest:
             "/fapi/v1/klines": (_klines_weight, self._klines),
             "/fapi/v1/openInterest": (_one, self._open_interest),
             "/futures/data/openInterestHist": (lambda _: 0, self._open_interest_history),
+            **{f"/futures/data/{name}": (lambda _: 0, partial(self._ratios, row)) for name, row in RATIOS.items()},
             "/fapi/v1/premiumIndex": (lambda q: 1 if "symbol" in q else 10, self._premium_index),
             "/fapi/v1/fundingRate": (lambda _: 0, self._funding_rate),
             "/fapi/v1/fundingInfo": (lambda _: 0, self._funding_info),
@@ -131,7 +140,7 @@ class Rest:
     def _open_interest_history(self, query: dict[str, str]) -> object:
         symbol, tape = self._tape(query)
         period = query.get("period", "")
-        if period not in _PERIODS:
+        if period not in PERIODS:
             raise Refused(-1130, "parameter 'period' is invalid.")
         limit, (start, end) = limit_of(query, 30, 500), times(query)
         now = self._market.now
@@ -149,6 +158,12 @@ class Rest:
                 rows.append(interest_row(symbol, tape, at))
             at = before
         return rows[::-1]
+
+    def _ratios(self, row_at: RowAt, query: dict[str, str]) -> object:
+        symbol, tape = self._tape(query | {"symbol": query.get("pair" if row_at is basis_at else "symbol", "")})
+        if row_at is basis_at and query.get("contractType") != "PERPETUAL":
+            raise missing("contractType")
+        return rows(symbol, tape, query, self._market.now, row_at)
 
     def _premium_index(self, query: dict[str, str]) -> object:
         now = self._market.now

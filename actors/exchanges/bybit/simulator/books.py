@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from actors.exchanges.bybit.simulator.rows import cut, price, quantity
 from actors.simulation.book import Book
-from actors.simulation.market import Tape
+from actors.simulation.history import hashed
+from actors.simulation.market import EIGHT, Tape, spell
 
 
 def orderbook(symbol: str, tape: Tape, book: Book, now: int) -> dict[str, object]:
@@ -37,4 +38,16 @@ def value_row(tape: Tape, opening: int, end: int, now: int, value: Callable[[Tap
     times = [opening + (end - opening) * part // 8 for part in range(8)]
     values = [value(tape, min(at, now)) for at in (*times, end - 1)]
     told = values[0], max(values), min(values), values[-1]
-    return [str(opening), *(cut(one, tape.price_decimals) for one in told)]
+    decimals = 8 if value is premium else tape.price_decimals
+    return [str(opening), *(cut(one, decimals) for one in told)]
+
+
+def premium(tape: Tape, at: int) -> int:
+    """How far the mark price is above the index, as a fraction of it; 1e-8."""
+    index = tape.index(at)
+    return (tape.mark(at) - index) * EIGHT // index
+
+
+def ratio_row(symbol: str, tape: Tape, at: int) -> dict[str, str]:
+    buys = 4000 + hashed(tape.key, at) % 2001  # 1e-4
+    return {"symbol": symbol, "buyRatio": spell(buys, 4), "sellRatio": spell(10_000 - buys, 4), "timestamp": str(at)}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from actors.exchanges.bybit.simulator.books import orderbook, risk_rows, value_row
+from actors.exchanges.bybit.simulator.books import orderbook, premium, ratio_row, risk_rows, value_row
 from actors.exchanges.bybit.simulator.rows import (
     contract_row,
     cursor_after,
@@ -96,6 +96,8 @@ class Rest:
             "/v5/market/risk-limit": self._risk_limits,
             "/v5/market/mark-price-kline": lambda query: self._value_klines(query, Tape.mark),
             "/v5/market/index-price-kline": lambda query: self._value_klines(query, Tape.index),
+            "/v5/market/premium-index-price-kline": lambda query: self._value_klines(query, premium),
+            "/v5/market/account-ratio": self._account_ratio,
         }
 
     def answer(self, request: Request) -> Reply:
@@ -165,25 +167,20 @@ class Rest:
         period = PERIODS.get(query.get("intervalTime", ""))
         if period is None:
             raise _Refused(10001, "params error: intervalTime invalid")
-        limit, start, end = _limit(query, 50, 200), _integer(query, "startTime"), _integer(query, "endTime")
-        if end is None:
-            start = None
-        if cursor := query.get("cursor"):
-            _, separator, last = cursor.partition("&lasttime=")
-            if not separator:
-                raise _Refused(10001, "cursor is invalid")
-            end = int(last) * 1000 - 1
-        at = floor_open(period, self._market.now if end is None else min(end, self._market.now))
-        first = max(tape.listed, -1 if start is None else start + 1)
-        times: list[int] = []
-        while at >= first and len(times) <= limit:
-            times.append(at)
-            at = shift_open(period, at, -1)
-        more = len(times) > limit
-        times = times[:limit]
+        times, more = _newest(query, period, tape, self._market.now, _limit(query, 50, 200))
         rows = [interest_row(tape, at, in_seconds=more and at == times[-1]) for at in times]
         cursor = f"lastid%3D{times[-1] // 300_000}%26lasttime%3D{times[-1] // 1000}" if more else ""
         return {"symbol": symbol, "category": "linear", "list": rows, "nextPageCursor": cursor}
+
+    def _account_ratio(self, query: dict[str, str]) -> object:
+        """The same of the shares of accounts that are long and short."""
+        symbol, tape = self._tape(query)
+        period = PERIODS.get(query.get("period", ""))
+        if period is None:
+            raise _Refused(10001, "params error: period invalid")
+        times, more = _newest(query, period, tape, self._market.now, _limit(query, 50, 500))
+        cursor = f"lastid%3D0%26lasttime%3D{times[-1] // 1000}" if more else ""
+        return {"list": [ratio_row(symbol, tape, at) for at in times], "nextPageCursor": cursor}
 
     def _tickers(self, query: dict[str, str]) -> object:
         _check_category(query)
@@ -238,6 +235,25 @@ class Rest:
         bars = tape.bars(interval, now, start=start, end=end, limit=limit, newest=end is not None)
         rows = [value_row(tape, bar.open_time, shift_open(interval, bar.open_time, 1), now, value) for bar in bars]
         return {"symbol": symbol, "category": "linear", "list": rows[::-1]}
+
+
+def _newest(query: dict[str, str], period: str, tape: Tape, now: int, limit: int) -> tuple[list[int], bool]:
+    """Times of rows within (startTime, endTime], newest first, and whether there are older ones."""
+    start, end = _integer(query, "startTime"), _integer(query, "endTime")
+    if end is None:
+        start = None
+    if cursor := query.get("cursor"):
+        _, separator, last = cursor.partition("&lasttime=")
+        if not separator:
+            raise _Refused(10001, "cursor is invalid")
+        end = int(last) * 1000 - 1
+    at = floor_open(period, now if end is None else min(end, now))
+    first = max(tape.listed, -1 if start is None else start + 1)
+    times: list[int] = []
+    while at >= first and len(times) <= limit:
+        times.append(at)
+        at = shift_open(period, at, -1)
+    return times[:limit], len(times) > limit
 
 
 def _check_category(query: dict[str, str], default: str | None = None) -> None:

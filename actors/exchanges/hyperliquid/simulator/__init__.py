@@ -7,6 +7,7 @@ A stream is one generator, made for its first subscriber and fed the time at eve
 its subscribers, encoded once. What nobody subscribed to costs nothing.
 """
 
+import re
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,9 @@ from actors.exchanges.hyperliquid.simulator.streams import (
     candles,
     contexts,
     envelope,
+    mids,
+    mids_frame,
+    of_users,
     trades,
     trades_frame,
 )
@@ -37,6 +41,8 @@ from actors.simulation.subscribers import Subscribers
 CUT_AFTER = 0.12  # seconds from a bad name to the end
 BACKLOG = 30
 TYPES = ("trades", "candle", "activeAssetCtx", "l2Book", "bbo")
+OF_USERS = ("userFills", "orderUpdates")
+USER = re.compile("0x[0-9a-fA-F]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +153,17 @@ class _Hyperliquid:
                 self._say(connection, b'{"channel":"pong"}')
                 return
             method, subscription = order["method"], order["subscription"]
-            kind, coin, interval = subscription["type"], subscription["coin"], subscription.get("interval")
-            known = method in ("subscribe", "unsubscribe") and kind in TYPES and isinstance(coin, str)
+            kind, interval = subscription["type"], subscription.get("interval")
+            known = method in ("subscribe", "unsubscribe")
+            if kind == "allMids":
+                coin = subscription.get("dex") or ""
+            elif kind in OF_USERS:
+                coin = subscription["user"]
+                known = known and USER.fullmatch(coin) is not None
+            else:
+                coin = subscription["coin"]
+                known = known and kind in TYPES
+            known = known and isinstance(coin, str)
         except (*UNREADABLE, TypeError, KeyError, AttributeError):
             known = False
         if not known or (kind == "candle" and (interval not in INTERVALS or interval == "6h")):
@@ -175,7 +190,8 @@ class _Hyperliquid:
     def _subscribe(
         self, connection: Connection, name: str, kind: str, coin: str, interval: str, subscription: dict[str, Any]
     ) -> None:
-        if coin not in self._coins or coin in self._options.vanished:
+        is_of_coin = kind in TYPES
+        if is_of_coin and (coin not in self._coins or coin in self._options.vanished):
             self._clients[connection].doomed_at = trio.current_time() + CUT_AFTER
             return
         if name in connection.streams:
@@ -186,7 +202,11 @@ class _Hyperliquid:
             return
         self._say(connection, _ack("subscribe", subscription))
         connection.streams[name] = None
-        listed, now = self._coins[coin], self._sim.market.now
+        now = self._sim.market.now
+        if not is_of_coin:
+            self._begin(connection, name, kind, coin, now)
+            return
+        listed = self._coins[coin]
         if listed.is_delisted:
             return  # acknowledged, and silent for ever
         self._sources.join(connection, name, lambda: _source(kind, listed, interval, now))
@@ -199,6 +219,17 @@ class _Hyperliquid:
             bar = listed.tape.bar(interval, floor_open(interval, now))
             if bar.trades:
                 self._send(connection, name, candle_frame(listed, interval, bar))
+
+    def _begin(self, connection: Connection, name: str, kind: str, of: str, now: int) -> None:
+        """What is of no coin: prices of a dex (`of`), or what a user (`of`) does."""
+        if kind == "allMids":
+            coins = [coin for coin in self._coins.values() if coin.dex == of]
+            self._sources.join(connection, name, lambda: _begun(mids(coins, now)))
+            self._send(connection, name, mids_frame(coins, now))
+            return
+        self._sources.join(connection, name, lambda: _begun(of_users(now)))
+        if kind == "userFills":
+            self._send(connection, name, envelope(kind, {"isSnapshot": True, "user": of.lower(), "fills": []}))
 
     def _send(self, connection: Connection, name: str, frame: bytes) -> None:
         self._sim.send(connection, name, frame)
@@ -226,6 +257,10 @@ def _source(kind: str, listed: Coin, interval: str, now: int) -> Source:
             source = books(listed, now, kind)
         case _:
             source = contexts(listed, now)
+    return _begun(source)
+
+
+def _begun(source: Source) -> Source:
     next(source)
     return source
 

@@ -4,6 +4,7 @@ Law: no I/O; a request in, a reply out, all of it from the market as it stands. 
 ones; where the documents are silent the strictest plausible behaviour was chosen.
 """
 
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -89,6 +90,14 @@ class Rest:
             "spotMetaAndAssetCtxs": lambda _: ([SPOT, []], 20),
             "allMids": lambda body: (self._mids(_dex(body)), 2),
             "l2Book": lambda body: (self._book(body), 2),
+            "perpsAtOpenInterestCap": lambda body: (
+                [coin.name for coin in self._of(_dex(body)) if coin.is_delisted],
+                20,
+            ),
+            "perpDexLimits": lambda body: (self._limits_of(_dex(body)), 20),
+            "clearinghouseState": lambda body: (_nothing_held(_user(body), market.now), 2),
+            "openOrders": lambda body: (_none(_user(body)), 20),
+            "userFills": lambda body: (_none(_user(body)), 20),
         }
 
     def answer(self, request: Request) -> Reply:
@@ -161,6 +170,12 @@ class Rest:
         coin = self._coins[_text(body, "coin")]
         return [trade_row(coin, trade) for trade in reversed(coin.tape.trades[-10:])], 20
 
+    def _limits_of(self, dex: str) -> object:
+        """The first dex has none."""
+        coins = [[coin.name, "100000000.0"] for coin in self._of(dex)]
+        limits = {"totalOiCap": "500000000.0", "oiSzCapPerPerp": "10000000000.0", "maxTransferNtl": "100000000.0"}
+        return {**limits, "coinToOiCap": coins} if dex else None
+
     def _mids(self, dex: str) -> object:
         now = self._market.now
         return {coin.name: coin.mark(now) for coin in self._of(dex) if not coin.is_delisted}
@@ -175,6 +190,28 @@ SPOT = {
     "universe": [],
     "tokens": [{"name": "USDC", "szDecimals": 8, "weiDecimals": 8, "index": 0, "isCanonical": True}],
 }
+
+
+def _none(user: str) -> list[object]:
+    """Of a user who never traded."""
+    return []
+
+
+def _nothing_held(user: str, now: int) -> object:
+    summary = dict.fromkeys(("accountValue", "totalNtlPos", "totalRawUsd", "totalMarginUsed"), "0.0")
+    summaries = {"marginSummary": summary, "crossMarginSummary": summary, "crossMaintenanceMarginUsed": "0.0"}
+    return {**summaries, "withdrawable": "0.0", "assetPositions": [], "time": now}
+
+
+def _user(body: Body) -> str:
+    return address(_text(body, "user"))
+
+
+def address(text: str) -> str:
+    """An account's. Raises _Untyped for what is none."""
+    if not re.fullmatch(r"0x[0-9a-fA-F]{40}", text):
+        raise _Untyped
+    return text.lower()
 
 
 def _text(body: Body, name: str) -> str:

@@ -4,7 +4,7 @@ Law: a stream is a generator that is sent the time and yields the frames that ha
 sees the market and knows nothing of connections. The first `next` only starts it.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import msgspec
 
@@ -15,6 +15,7 @@ from actors.simulation.market import Trade
 _encode = msgspec.json.encode
 
 Source = Generator[list[bytes], int, None]
+MIDS_EVERY = 5000  # ms
 PUSH_EVERY = 500  # ms between two pushes of one candle
 
 
@@ -100,3 +101,25 @@ def book_frame(coin: Coin, now: int, channel: str) -> bytes:
         return envelope("l2Book", book)
     best = [side[0] if side else None for side in book["levels"]]
     return envelope("bbo", {"coin": coin.name, "time": now, "bbo": best})
+
+
+def mids(coins: Sequence[Coin], now: int) -> Source:
+    """Everybody's price at once."""
+    frames: list[bytes] = []
+    last = now // MIDS_EVERY
+    while True:
+        now = yield frames
+        frames = []
+        if now // MIDS_EVERY > last:
+            last = now // MIDS_EVERY
+            frames = [mids_frame(coins, now)]
+
+
+def mids_frame(coins: Sequence[Coin], now: int) -> bytes:
+    return envelope("allMids", {"mids": {coin.name: coin.mark(now) for coin in coins if not coin.is_delisted}})
+
+
+def of_users(now: int) -> Source:
+    """Nobody trades in a simulation."""
+    while True:
+        yield []

@@ -1,0 +1,59 @@
+"""What a request is worth to the exchange, and for how long its answer is good."""
+
+import trio
+
+from actors.exchanges import binance, hyperliquid
+from actors.exchanges.facade import Asked, Pass, Rows
+from tests.web.facade.fixtures import venue
+from tests.web.facade.test_rest import info
+
+HOUR = 3_600_000
+NOW = 500_000 * HOUR - 5000  # five seconds before an hour's end
+
+
+class Present:
+    def now(self) -> int:
+        return NOW
+
+    def lists(self, symbol: str) -> bool:
+        return True
+
+    def streams(self, name: str) -> bool:
+        return True
+
+
+def test_a_settlement_ends_the_memory_of_all_rates() -> None:
+    assert binance.EXCHANGE.facade is not None
+    way = binance.EXCHANGE.facade.route(Asked("GET", "/fapi/v1/fundingRate", {"limit": "1000"}), Present())
+    assert isinstance(way, Pass)
+    assert way.seconds == 5
+
+
+def test_settled_rates_are_weighed_by_how_many_there_are() -> None:
+    """20, and one more for each twenty rows."""
+    assert hyperliquid.EXCHANGE.facade is not None
+    for hours, weight in ((1, 20), (40, 22), (900, 45)):
+        body = b'{"type":"fundingHistory","coin":"BTC","startTime":%d}' % (NOW - hours * HOUR)
+        way = hyperliquid.EXCHANGE.facade.route(Asked("POST", "/info", {}, body), Present())
+        assert isinstance(way, Rows)
+        assert way.wider is not None
+        assert (way.asked.weight, way.wider.asked.weight) == (weight, weight)
+
+
+async def test_settled_rates_asked_for_a_millisecond_apart_are_one_call() -> None:
+    async with venue("hyperliquid") as world:
+        answers: list[bytes] = []
+
+        async def ask(offset: int) -> None:
+            start = world.sim.market.now - 100 * HOUR + offset
+            answers.append((await world.ours(**info(type="fundingHistory", coin="BTC", startTime=start))).content)
+
+        async with trio.open_nursery() as nursery:
+            for offset in range(5):
+                nursery.start_soon(ask, offset)
+        assert len(world.asked()) == 1
+        assert len(set(answers)) == 1
+        _, theirs = await world.both(
+            **info(type="fundingHistory", coin="BTC", startTime=world.sim.market.now - 100 * HOUR)
+        )
+        assert theirs.content == answers[0]
