@@ -36,7 +36,7 @@ class Bars:
         self.rows = self._rows()  # ascending; the last one may be open
         self.is_whole = False  # `rows` begins with the symbol's first bar
         self.needs_load = True  # `rows` does not yet reach as far back as it should
-        self._settles_at: datetime | None = None  # when a hole right before `rows` is known for the exchange's own
+        self.settles_at: datetime | None = None  # when a hole right before `rows` is known for the exchange's own
         self.repair_from: datetime | None = None  # closed bars since then were missed and must be fetched
         self._final_before: datetime | None = None  # older bars were over when the repair was asked for
         self.late = 0  # updates dropped as duplicates or out of order
@@ -158,7 +158,7 @@ class Bars:
         """
         run = self._settled_tail(rows)
         is_whole = len(run) == len(rows) < self.history
-        self._settles_at = run[0].timestamp + FINAL if len(run) < len(rows) else None
+        self.settles_at = run[0].timestamp + FINAL if len(run) < len(rows) else None
         self.needs_load = False
         first = self.rows.first_open
         if first is None:
@@ -329,7 +329,7 @@ class Bars:
 
     def has_settled(self, now: datetime) -> bool:
         """A hole that kept older bars from being held has become the exchange's own: they may be loaded."""
-        return self._settles_at is not None and now >= self._settles_at
+        return self.settles_at is not None and now >= self.settles_at
 
     @property
     def is_unsure(self) -> bool:

@@ -98,7 +98,7 @@ class History:
         for interval, bars in self._bars.items():
             if interval in self._derivations and base is not None and base.is_unsure:
                 continue  # the last of its minutes are still to come
-            if bars.has_settled(exchange_time):
+            if bars.settles_at is not None and bars.has_settled(exchange_time):
                 self._load_work.set()
             if bars.due is not None and exchange_time >= bars.due:
                 self._tell(interval, bars.notice(exchange_time))

@@ -132,20 +132,20 @@ class Known:
                 reason="the connection was lost: liquidations may be missing",
                 repaired=False,
             )
-            self._readers.publish(self._readers.topic("liquidations"), gap)
+            self._readers.publish("liquidations", gap)
 
     def tell_trades(self, told: Told) -> None:
         readers = self._readers
         for said in told:
             if isinstance(said, Trade) and not said.value:
                 continue  # an id that stands for nothing: it leaves no gap, and nothing was traded
-            readers.publish(readers.topic("trades"), said)
+            readers.publish("trades", said)
             if isinstance(said, Gap):
-                readers.publish(readers.topic("large_trades"), said)
+                readers.publish("large_trades", said)
             elif said.value >= self.threshold:
                 large = LargeTrade(**structs.asdict(said))
                 self.large_trades.append(large)
-                readers.publish(readers.topic("large_trades"), large)
+                readers.publish("large_trades", large)
 
     def _on_liquidation(self, liquidation: Liquidation, pushed_at: datetime) -> None:
         """Liquidations have no id. Equal ones of one frame happened; those of a later frame are told again.
@@ -160,7 +160,7 @@ class Known:
         if len(self._liquidated) > RECENT:
             del self._liquidated[next(iter(self._liquidated))]
         self.liquidations.append(liquidation)
-        self._readers.publish(self._readers.topic("liquidations"), liquidation)
+        self._readers.publish("liquidations", liquidation)
 
     def _on_funding(self, funding: FundingRate) -> None:
         last = self.funding
@@ -172,7 +172,7 @@ class Known:
             funding.funding_time,
             funding.funding_interval_hours,
         ):
-            self._readers.publish(self._readers.topic("funding"), funding)
+            self._readers.publish("funding", funding)
 
     def on_open_interest(self, interest: OpenInterest) -> None:
         last = self.open_interest
@@ -180,7 +180,7 @@ class Known:
             return
         self.open_interest = interest
         if last is None or interest.open_interest != last.open_interest:
-            self._readers.publish(self._readers.topic("oi"), interest)
+            self._readers.publish("oi", interest)
 
     def current(self, topic: Topic) -> Event | None:
         """What a new reader of `topic` is told at once: the bar, rate or interest of this moment."""

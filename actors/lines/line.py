@@ -17,7 +17,7 @@ from actors import clock
 from actors.counts import Counts, Lost
 from actors.errors import BadMessage, LineLost, UnknownMessage
 from actors.events import Event, Instrument, Topic
-from actors.exchanges.exchange import Backlog, Change, Exchange, Item, Leaving, Rejected, Session, Update
+from actors.exchanges.exchange import Backlog, Change, Exchange, Item, Rejected, Session, Update
 from actors.lines import pings
 from actors.lines.asking import Asking, send_frame
 from actors.lines.patience import Patience
@@ -237,20 +237,26 @@ class Line:
                         self._pass_on(item, received_at)
 
     def _pass_on(self, item: Item, received_at: datetime) -> None:
-        if isinstance(item, Rejected):
+        event = None
+        if isinstance(item, Update):  # first: most are
+            event = item.event
+            symbol = event.symbol
+        elif isinstance(item, Backlog):
+            symbol = item.symbol
+        elif isinstance(item, Rejected):
             self._reject(item)
             return
-        if isinstance(item, Leaving):
+        else:
             log.info("line.leaving", exchange=self._exchange.name, line=self.number, reason=item.reason)
             self.is_leaving = True
             return
-        feed = self._feeds.get(item.symbol if isinstance(item, Backlog) else item.event.symbol)
+        feed = self._feeds.get(symbol)
         if feed is None:
             self.counts["unlisted"] += 1
             return
         self._last_heard = trio.current_time()
-        if isinstance(item, Update) and (item.event.kind in self._prompt or self._silence.has_doubts):
-            self._prove(item.event, feed)
+        if event is not None and (event.kind in self._prompt or self._silence.has_doubts):
+            self._prove(event, feed)
         feed.deliver(item, received_at)
 
     def _complain(self, kind: str, error: BadMessage, frame: str | bytes) -> None:

@@ -82,7 +82,7 @@ class Daemon:
     async def trade(self) -> list[Json]:
         before = len(self.client.frames)
         made = self.market.trade()
-        self.feed.readers.publish(self.feed.topic("trades"), made)
+        self.feed.readers.publish("trades", made)
         await trio.testing.wait_all_tasks_blocked()
         return self.client.frames[before:]
 
