@@ -67,14 +67,14 @@ def _running(command: list[str]) -> Iterator[str]:
 
 
 @contextmanager
-def running(name: str, *, share: float = 0.5, **changes: Any) -> Iterator[Venue]:
+def running(name: str, *, rate: float = 1.0, share: float = 0.5, **changes: Any) -> Iterator[Venue]:
     """A daemon whose feed has begun, and the exchange behind it."""
     found: list[Venue] = []
     is_up, is_over = threading.Event(), threading.Event()
 
     async def main() -> None:
         now, facade = int(time.time() * 1000), Facade(share=share)
-        async with venue(name, rate=1.0, start=now, symbols=SYMBOLS[name], facade=facade, **changes) as world:
+        async with venue(name, rate=rate, start=now, symbols=SYMBOLS[name], facade=facade, **changes) as world:
             await eventually(lambda: any(c.streams for c in world.sim.connections), what="the feed")
             await trio.sleep(1)
             found.append(world)

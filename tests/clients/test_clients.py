@@ -147,17 +147,15 @@ def test_pybit(url: str) -> None:
     assert session.get_instruments_info(category="linear")["result"]["list"]
     assert session.get_orderbook(**about)["result"]["b"]
     assert session.get_public_trade_history(**about)["result"]["list"]
-    heard, told = threading.Event(), []
+    heard = Heard()
     socket = ut.WebSocket(channel_type="linear", testnet=False)
     try:
-
-        def hear(message: Any) -> None:
-            told.append(message)
-            heard.set()
-
-        socket.trade_stream(symbol="BTCUSDT", callback=hear)
-        assert heard.wait(CONNECTED_WITHIN)
-        assert told[0]["topic"] == "publicTrade.BTCUSDT"
+        socket.trade_stream(symbol="BTCUSDT", callback=heard.take)
+        socket.kline_stream(interval=1, symbol="BTCUSDT", callback=heard.take)
+        socket.ticker_stream(symbol="BTCUSDT", callback=heard.take)
+        socket.orderbook_stream(depth=50, symbol="BTCUSDT", callback=heard.take)
+        topics = {"publicTrade.BTCUSDT", "kline.1.BTCUSDT", "tickers.BTCUSDT", "orderbook.50.BTCUSDT"}
+        heard.until(lambda told: {message["topic"] for message in told} == topics)
     finally:
         socket.exit()
 
@@ -173,17 +171,37 @@ def test_the_hyperliquid_sdk(url: str) -> None:
         assert 50 < len(bars) <= 61
         assert len(info.funding_history("BTC", now - 86_400_000)) >= 23
         assert info.l2_snapshot("BTC")["levels"][0]
-        heard, told = threading.Event(), []
-
-        def hear(message: Any) -> None:
-            told.append(message)
-            heard.set()
-
-        info.subscribe({"type": "trades", "coin": "BTC"}, hear)
-        assert heard.wait(CONNECTED_WITHIN)
-        assert told[0]["channel"] == "trades"
+        heard = Heard()
+        for subscription in (
+            {"type": "trades", "coin": "BTC"},
+            {"type": "candle", "coin": "BTC", "interval": "1m"},
+            {"type": "l2Book", "coin": "BTC"},
+            {"type": "bbo", "coin": "BTC"},
+            {"type": "allMids"},
+            {"type": "userFills", "user": "0x" + "1" * 40},
+        ):
+            info.subscribe(subscription, heard.take)
+        channels = {"trades", "candle", "l2Book", "bbo", "allMids", "userFills"}
+        heard.until(lambda told: {message["channel"] for message in told} == channels)
     finally:
         info.disconnect_websocket()
+
+
+class Heard:
+    """What a library's own thread calls back with."""
+
+    def __init__(self) -> None:
+        self._told: list[Any] = []
+        self._news = threading.Condition()
+
+    def take(self, message: Any) -> None:
+        with self._news:
+            self._told.append(message)
+            self._news.notify()
+
+    def until(self, is_enough: Callable[[list[Any]], bool]) -> None:
+        with self._news:
+            assert self._news.wait_for(lambda: is_enough(self._told), CONNECTED_WITHIN), self._told
 
 
 def fetch_time(url: str) -> int:
