@@ -158,6 +158,23 @@ async def test_a_path_and_a_query_name_streams_and_decide_the_envelope() -> None
             assert {frame["stream"] for frame in frames} == {"btcusdt@markPrice@1s"}, "the other is of another tier"
 
 
+async def test_streams_of_all_markets_are_passed_on_and_subscribed_to_once() -> None:
+    """No feed has them: a daemon follows some markets."""
+    names = ("!ticker@arr", "!miniTicker@arr", "!markPrice@arr@1s", "!forceOrder@arr")
+    order = {"method": "SUBSCRIBE", "params": list(names), "id": 1}
+    async with venue("binance", rate=20.0) as world:
+        async with connected(world, "/stream") as one, connected(world, "/ws") as other:
+            assert await one.ask(order) == await other.ask(order) == {"result": None, "id": 1}
+            missing = set(names)
+            while missing:
+                told = await one.hear()
+                missing.discard(told["stream"])
+                assert isinstance(told["data"], dict) == (told["stream"] == "!forceOrder@arr")
+            assert isinstance(await other.hear(), list | dict)
+        asked = [message for c in world.sim.connections for message in c.received if "!ticker@arr" in str(message)]
+        assert len(asked) == 1
+
+
 async def flood(socket: Socket) -> None:
     for number in range(30):
         await socket.say({"method": "LIST_SUBSCRIPTIONS", "id": number})
