@@ -8,7 +8,7 @@ prices and rates are floats that print as the exchange wrote them, quantities ar
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, DecimalException
 from functools import lru_cache
-from math import inf, isfinite, prod
+from math import inf, isfinite
 from typing import ClassVar, Literal, NamedTuple
 
 from msgspec import Struct, field
@@ -282,7 +282,10 @@ def amount(text: str) -> float:
 def product(price: str, quantity: str, *more: str) -> float:
     """price x quantity, multiplied as decimals: the float nearest to the true product, with no binary noise."""
     try:
-        value = float(prod(map(Decimal, more), start=Decimal(price) * Decimal(quantity)))
+        exact = Decimal(price) * Decimal(quantity)
+        for text in more:
+            exact *= Decimal(text)
+        value = float(exact)
     except (DecimalException, OverflowError):
         raise BadMessage(f"not numbers: {' x '.join(text[:40] for text in (price, quantity, *more))}") from None
     if not isfinite(value):

@@ -8,6 +8,7 @@ silence so far becomes usual too.
 SOONEST = 15.0  # seconds: no silence shorter than this means anything
 UNKNOWN = 60.0  # seconds: the limit of a topic whose own rate is not known yet
 PATIENCE = 4.0  # times the longest usual silence
+UNNOTICED = SOONEST / PATIENCE  # seconds: whether a silence was shorter than this changes no limit
 LEARNED = 50  # events after which a topic's own rate is known
 HALF_LIFE = 600.0  # seconds after which a long silence counts half
 
@@ -32,9 +33,9 @@ class Pulse:
     def heard(self, now: float) -> None:
         if self.last is not None:
             self._count += 1
-            self._forget(now)
-            if now - self.last > self._longest:
-                self._longest = now - self.last
+            if now - self.last > UNNOTICED:
+                self._forget(now)
+                self._longest = max(self._longest, now - self.last)
         self.last = now
 
     def excuse(self, now: float) -> None:

@@ -174,8 +174,8 @@ def trade(row: wire.AggTrade | wire.AggTradeRow, symbol: str) -> Trade:
 def ohlc(push: wire.Kline) -> Ohlc | None:
     """None before there is a price."""
     bar = push.bar
-    volume = amount(bar.volume)
-    if not amount(bar.low):
+    volume, low = amount(bar.volume), amount(bar.low)
+    if not low:
         return None
     return Ohlc(
         exchange=NAME,
@@ -184,7 +184,7 @@ def ohlc(push: wire.Kline) -> Ohlc | None:
         interval=intern(bar.interval),
         open=amount(bar.open),
         high=amount(bar.high),
-        low=amount(bar.low),
+        low=low,
         close=amount(bar.close),
         volume=volume,
         quote_volume=amount(bar.quote_volume),
