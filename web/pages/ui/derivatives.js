@@ -89,8 +89,8 @@ async function interestOf({ exchange, symbol }) {
   return found.map((one) => [Date.parse(one.timestamp), one.open_interest]);
 }
 
-async function ratesOf({ exchange, symbol, funding }) {
-  const slowest = Math.max(...venues.map((venue) => venue.funding?.funding_interval_hours ?? 8));
+async function ratesOf({ exchange, symbol, funding }, own) {
+  const slowest = Math.max(...own.map((venue) => venue.funding?.funding_interval_hours ?? 8));
   const limit = Math.min(SETTLEMENTS_MOST, Math.ceil((SETTLEMENTS * slowest) / (funding?.funding_interval_hours ?? 8)));
   const found = await ask(`${exchange}/funding-hist/${encodeURIComponent(symbol)}?limit=${limit}`);
   return found.map((one) => [Date.parse(one.funding_time), yearly(one.funding_rate, one.funding_interval_hours) ?? one.funding_rate]);
@@ -100,10 +100,11 @@ async function past(own) {
   for (const venue of own) {
     try {
       if (venue.can.open_interest_history) venue.interests = await interestOf(venue);
+      if (own !== venues) return;
       // Settled rates are asked for again only when there is another one.
       const next = venue.funding?.funding_time;
       if (venue.can.funding_rate_history && (!venue.rates || next !== venue.askedFor)) {
-        venue.rates = await ratesOf(venue);
+        venue.rates = await ratesOf(venue, own);
         venue.askedFor = next;
       }
     } catch (error) {
