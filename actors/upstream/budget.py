@@ -1,7 +1,8 @@
 """How much may be asked of an exchange's REST host, kept before the exchange has to say so; and how much at once.
 
 One Budget per exchange. A request waits for a turn: for room in its bucket (see `actors.upstream.bucket`) and for a
-slot of its kind of caller, taken together, so that who waits holds neither. Within a kind: repairs go by urgency; of
+slot of its kind of caller, taken together, so that who waits holds neither. Within a kind: repairs go by what they
+spare per unit of weight (Smith's rule, 1956), so that a bar does not wait for trades that cost twenty times as much; of
 clients the one that used least is next (start-time fair queueing, Goyal et al. 1996); background work in its order.
 The gate closes the whole host after a refusal.
 """
@@ -152,7 +153,7 @@ class Budget:
         bucket, queue, client = self.buckets[name], self._queues[name, caller], CLIENT.get()
         tag = self._fairness[name].tag(client.id, weight) if caller == "client" else 0.0
         turn = _Turn(weight)
-        queue.join(turn, {"client": tag, "repair": -URGENCY.get(), "background": 0.0}[caller])
+        queue.join(turn, {"client": tag, "repair": -URGENCY.get() / weight, "background": 0.0}[caller])
         since = trio.current_time()
         try:
             while True:

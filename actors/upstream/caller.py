@@ -24,7 +24,7 @@ LOCAL = Client("", exempt=True)  # the daemon itself
 CLIENT: ContextVar[Client] = ContextVar("client", default=LOCAL)
 
 URGENCY: ContextVar[float] = ContextVar("urgency", default=0.0)
-"""Of a repair: the more urgent goes first. Trades a second of the symbol that is repaired."""
+"""Of a repair: what is more urgent for its weight goes first. Trades a second of the symbol that is repaired."""
 
 ANSWER_BY: ContextVar[float] = ContextVar("answer_by", default=float("inf"))
 """When a client's answer is to be there that several requests are made for, in trio's time."""

@@ -1,6 +1,7 @@
 """The request budget on a virtual clock. Windows and waits are powers of two, so that times are exact."""
 
 from collections.abc import Sequence
+from math import inf
 
 import pytest
 import trio
@@ -137,6 +138,25 @@ async def test_the_most_urgent_repair_is_next(budget: Budget, autojump_clock: Mo
             nursery.start_soon(repair, urgency)
             await wait_all_tasks_blocked()
     assert served == [9.0, 5.0, 1.0, 0.0]
+
+
+async def test_a_cheap_repair_goes_before_dear_ones_unless_these_are_as_much_more_urgent(
+    budget: Budget, autojump_clock: MockClock
+) -> None:
+    """After a reconnect missed bars, of weight 1, are not given up for the sake of missed trades, of 20."""
+    served: list[tuple[float, int]] = []
+
+    async def repair(urgency: float, weight: int) -> None:
+        URGENCY.set(urgency)
+        await spend(budget, weight, "repair")
+        served.append((urgency, weight))
+
+    await spend(budget, REPAIRS, "repair")
+    async with trio.open_nursery() as nursery:
+        for urgency, weight in ((9.0, 20), (1.0, 1), (30.0, 20), (0.5, 1), (inf, 10)):
+            nursery.start_soon(repair, urgency, weight)
+            await wait_all_tasks_blocked()
+    assert served == [(inf, 10), (30.0, 20), (1.0, 1), (0.5, 1), (9.0, 20)]
 
 
 async def test_a_repair_waits_until_its_own_deadline(budget: Budget, autojump_clock: MockClock) -> None:
