@@ -114,6 +114,7 @@ class Facade:
     is_clients_fault: Callable[[int, bytes], bool]  # an answer that will be the same in half a minute
     page: int  # rows that one request may bring
     tail: int  # rows that are asked for to learn the present: the cheapest number that is useful
+    backwards: bool = False  # with a start alone, too, the newest rows are given, and not the first ones
     has_holes: bool = False  # a time without trades has no bar
     settle: int = 0  # ms after its end until a bar that others follow can change no more
     used_weight: tuple[str, str, str] | None = None  # (path prefix, header, bucket): our count, where clients read it

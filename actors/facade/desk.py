@@ -208,7 +208,7 @@ class Desk:
             return None
         limit = missing.limit or self.facade.tail
         way = self.facade.fetch(rows.series, missing.start, missing.end, limit)
-        newest = missing.start is None
+        newest = missing.start is None or self.facade.backwards
         return rows._replace(start=missing.start, end=missing.end, limit=limit, newest=newest, asked=way)
 
     async def _fetch(self, rows: Rows, asked: Asked) -> bool:

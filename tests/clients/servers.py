@@ -37,6 +37,8 @@ symbols = ["BTCUSDT"]
 symbols = ["BTCUSDT"]
 [exchanges.hyperliquid]
 symbols = ["BTC"]
+[exchanges.okx]
+symbols = ["BTC-USDT-SWAP"]
 """
 
 

@@ -20,7 +20,7 @@ from tests.clients.servers import demo
 
 ROOT = Path(__file__).parents[2]
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "web/facade/README.md").read_text(), re.DOTALL)
-SYMBOL = {"binance": "BTC/USDT:USDT", "bybit": "BTC/USDT:USDT", "hyperliquid": "BTC/USDC:USDC"}
+SYMBOL = {"binance": "BTC/USDT:USDT", "bybit": "BTC/USDT:USDT", "hyperliquid": "BTC/USDC:USDC", "okx": "BTC/USDT:USDT"}
 NAMES = tuple(SYMBOL)
 CONNECTED_WITHIN = 30.0  # seconds
 
@@ -100,16 +100,20 @@ def test_ccxt_over_sockets(url: str, name: str) -> None:
     with_ccxt(url, name, use)
 
 
-@pytest.mark.parametrize("name", ["binance", "bybit"])
+@pytest.mark.parametrize("name", ["binance", "bybit", "okx"])
 def test_ccxt_tells_its_user_that_private_calls_do_not_pass(url: str, name: str) -> None:
     async def use(client: Any, symbol: str) -> None:
         import ccxt
 
         base = f"{url}/as/{name}"
         client.apiKey, client.secret = "key", "SECRETsecret"
-        private = {"binance": "fapiPrivateV2", "bybit": "private"}[name]
-        client.urls["api"][private] = base + {"binance": "/fapi/v2", "bybit": ""}[name]
-        call = {"binance": "fapiPrivateV2GetAccount", "bybit": "privateGetV5PositionList"}[name]
+        client.password = "PHRASEphrase"
+        private = {"binance": "fapiPrivateV2", "bybit": "private", "okx": "rest"}[name]
+        client.urls["api"][private] = base + {"binance": "/fapi/v2"}.get(name, "")
+        call = {
+            **{"binance": "fapiPrivateV2GetAccount", "bybit": "privateGetV5PositionList"},
+            "okx": "privateGetAccountBalance",
+        }[name]
         with pytest.raises(ccxt.AuthenticationError, match="public market data only"):
             await getattr(client, call)({"category": "linear"} if name == "bybit" else {})
 

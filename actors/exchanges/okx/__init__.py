@@ -1,6 +1,8 @@
 """OKX v5: swaps that are settled in USDT or USDC."""
 
 from actors.exchanges.exchange import Exchange, LineLimits
+from actors.exchanges.okx.dialect import DIALECT
+from actors.exchanges.okx.facade import FACADE
 from actors.exchanges.okx.normalise import NAME, THEIR_INTERVALS
 from actors.exchanges.okx.rest import BUDGET, PERIODS, OkxRest, explain, missed_trades
 from actors.exchanges.okx.session import OkxSession, args_of
@@ -48,5 +50,7 @@ EXCHANGE = Exchange(
     subscription_of=lambda topic: args_of(topic)[0],
     unstamped=frozenset({"ohlc", "liquidations"}),
     heartbeat="ping",
+    facade=FACADE,
+    dialect=DIALECT,
     aliases=lambda instrument: (instrument.symbol.replace("-SWAP", "").replace("-", "").upper(),),
 )

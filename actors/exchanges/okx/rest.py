@@ -66,6 +66,10 @@ LIMITS = {
     "funding-rate": 10,
     "funding-rate-history": 10,
     "mark-price": 10,
+    "ticker": 20,
+    "tickers": 20,
+    "books": 20,  # not looked up: what most have
+    "other": 10,  # of the façade's clients, all together
     "weight": 10,
 }
 # They count arrivals, and what leaves at the ends of two windows may arrive within one: a quarter more than their two
@@ -81,6 +85,10 @@ PATHS = {
     "/api/v5/public/funding-rate": "funding-rate",
     "/api/v5/public/funding-rate-history": "funding-rate-history",
     "/api/v5/public/mark-price": "mark-price",
+    "/api/v5/public/instruments": "weight",
+    "/api/v5/market/ticker": "ticker",
+    "/api/v5/market/tickers": "tickers",
+    "/api/v5/market/books": "books",
 }
 
 CANDLES_PAGE = 300

@@ -161,6 +161,7 @@ class Time(Struct, frozen=True):
 InterestRow = tuple[str, str, str, str]
 """[time, contracts, base, dollars]"""
 
+decode_raws = msgspec.json.Decoder(list[Raw]).decode
 decode_answer = msgspec.json.Decoder(Answer).decode
 decode_contracts = msgspec.json.Decoder(list[Contract]).decode
 decode_settled = msgspec.json.Decoder(list[SettledFunding]).decode

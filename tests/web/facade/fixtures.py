@@ -17,7 +17,7 @@ from daemon.settings import Archive, Config, ExchangeSettings, Facade, Server, S
 from tests.actors.exchanges.fixtures import EXCHANGES, quick, running, simulator_of
 from tests.daemon.fixtures import LOOK, START, SUPERVISION, TWO
 
-SYMBOLS = {"binance": ("BTCUSDT",), "bybit": ("BTCUSDT",), "hyperliquid": ("BTC",)}
+SYMBOLS = {"binance": ("BTCUSDT",), "bybit": ("BTCUSDT",), "hyperliquid": ("BTC",), "okx": ("BTC-USDT-SWAP",)}
 
 
 FACADE = Facade()

@@ -9,10 +9,13 @@ import pytest
 import trio
 
 from tests.daemon.fixtures import START, eventually
-from tests.web.facade.fixtures import Venue, venue
+from tests.web.facade.fixtures import SYMBOLS, Venue, venue
 from tests.web.facade.test_rest import MINUTE, klines
 
-SYMBOLS = {"binance": ("BTCUSDT",), "bybit": ("BTCUSDT",), "hyperliquid": ("BTC",)}
+PATHS = {
+    **{"binance": "/fapi/v1/klines", "bybit": "/v5/market/kline", "hyperliquid": "/info"},
+    "okx": "/api/v5/market/candles",
+}
 END = START - START % MINUTE + MINUTE
 BEGINS = (1800, 6000, 20_000)  # ms before the minute's end that a daemon is begun, until it is up in time
 AROUND = (1000, 2000)  # ms before and after it that clients ask; the closing frame comes within one second
@@ -21,8 +24,8 @@ AROUND = (1000, 2000)  # ms before and after it that clients ask; the closing fr
 def bars_of(name: str, body: bytes) -> dict[int, Any]:
     """Rows by their opening, in whatever order they come."""
     told = msgspec.json.decode(body)
-    if name == "bybit":
-        return {int(row[0]): row for row in told["result"]["list"]}
+    if name in ("bybit", "okx"):
+        return {int(row[0]): row for row in (told["result"]["list"] if name == "bybit" else told["data"])}
     return {row["t"] if name == "hyperliquid" else row[0]: row for row in told}
 
 
@@ -39,11 +42,11 @@ async def shortly_before_the_end(name: str) -> AsyncIterator[Venue]:
     raise AssertionError("the daemon does not begin in time")
 
 
-@pytest.mark.parametrize("name", ["binance", "bybit", "hyperliquid"])
+@pytest.mark.parametrize("name", ["binance", "bybit", "hyperliquid", "okx"])
 async def test_ten_clients_at_a_minutes_end_cost_three_calls_and_see_no_stale_bar(name: str) -> None:
     request = klines(name, start=END - 5 * MINUTE) if name == "hyperliquid" else klines(name, limit=5)
     async with shortly_before_the_end(name) as world:
-        path = {"binance": "/fapi/v1/klines", "bybit": "/v5/market/kline", "hyperliquid": "/info"}[name]
+        path = PATHS[name]
         await world.ours(**request)  # the past is known
         answers: list[tuple[int, int, dict[int, Any]]] = []
         market = world.sim.market

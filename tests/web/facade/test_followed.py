@@ -6,18 +6,22 @@ from typing import Any
 
 import msgspec
 import pytest
+import trio
 
 from tests.daemon.fixtures import START, eventually
 from tests.web.facade.fixtures import SYMBOLS, venue
 from tests.web.facade.test_streams import NAMES, STREAM, TRADES, Socket, connected, trade_ids
 
 MINUTE = 60_000
+WITHIN = 30.0  # seconds
 END = START - START % MINUTE + MINUTE
 BARS: dict[str, Any] = {
     "binance": {"method": "SUBSCRIBE", "params": ["btcusdt@kline_1m"], "id": 2},
     "bybit": {"op": "subscribe", "args": ["kline.1.BTCUSDT"]},
     "hyperliquid": {"method": "subscribe", "subscription": {"type": "candle", "coin": "BTC", "interval": "1m"}},
+    "okx": {"op": "subscribe", "args": [{"channel": "candle1m", "instId": "BTC-USDT-SWAP"}]},
 }
+BARS_PATH = {"okx": "/ws/v5/business"}  # where bars have a socket of their own
 
 
 async def until(socket: Socket, is_it: Callable[[Any], bool]) -> Any:
@@ -34,6 +38,10 @@ def bar_of(name: str, frame: Any) -> tuple[int, bool] | None:
         case "bybit":
             is_bar = str(frame.get("topic")).startswith("kline.")
             return (frame["data"][0]["start"], frame["data"][0]["confirm"]) if is_bar else None
+        case "okx":
+            is_bar = frame.get("arg", {}).get("channel") == "candle1m" and "data" in frame
+            # A frame may have the closed bar and the one that follows: the closed one is what is looked for.
+            return (int(frame["data"][0][0]), frame["data"][0][8] == "1") if is_bar else None
         case _:
             return (frame["data"]["t"], False) if frame["channel"] == "candle" else None
 
@@ -44,11 +52,11 @@ async def test_a_feeds_streams_are_not_subscribed_to_again(name: str) -> None:
         await eventually(lambda: any(STREAM[name] in c.streams for c in world.sim.connections), what="the feed")
         connections = world.sim.connections_total
         for _ in range(3):
-            async with connected(world) as socket:
+            async with connected(world) as socket, connected(world, BARS_PATH.get(name, "")) as of_bars:
                 await socket.say(TRADES[name])
                 await until(socket, lambda frame: bool(trade_ids(name, frame)))
-                await socket.say(BARS[name])
-                await until(socket, lambda frame: bar_of(name, frame) is not None)
+                await of_bars.say(BARS[name])
+                await until(of_bars, lambda frame: bar_of(name, frame) is not None)
         assert world.sim.connections_total == connections
         trades = STREAM[name].split(":")[0]
         assert len([m for c in world.sim.connections for m in c.received if trades in str(m)]) == 1
@@ -56,36 +64,46 @@ async def test_a_feeds_streams_are_not_subscribed_to_again(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_over_an_outage_at_a_minutes_end_trades_and_bars_are_whole(name: str) -> None:
-    async with venue(name, rate=8.0, start=END - 50_000, symbols=SYMBOLS[name]) as world, connected(world) as socket:
+    async with (
+        venue(name, rate=8.0, start=END - 50_000, symbols=SYMBOLS[name]) as world,
+        connected(world) as socket,
+        connected(world, BARS_PATH.get(name, "")) as of_bars,
+        trio.open_nursery() as nursery,
+    ):
         sim, clock = world.sim, world.sim.market.clock
-        await socket.say(TRADES[name])
-        await socket.say(BARS[name])
         trades: list[Any] = []
         bars: list[tuple[int, bool]] = []
 
-        async def hear(is_enough: Callable[[], bool]) -> None:
-            while not is_enough():
-                frame = await socket.hear()
+        async def listen(to: Socket) -> None:
+            while True:
+                frame = await to.hear(within=60)
                 if (bar := bar_of(name, frame)) is None:
                     trades.extend(trade_ids(name, frame))
                 else:
                     bars.append(bar)
 
-        await hear(lambda: bool(trades and bars))
+        await socket.say(TRADES[name])
+        await of_bars.say(BARS[name])
+        nursery.start_soon(listen, socket)
+        nursery.start_soon(listen, of_bars)
+        await eventually(lambda: trades and bars, WITHIN, "trades and bars")
         sim.faults.ws_accept = 503
         sim.drop()
-        await eventually(lambda: not sim.connections, what="the outage")
+        await eventually(lambda: not sim.connections, WITHIN, "the outage")
         before, told = sim.connections_total, len(trades)
         clock.advance(END + 2000 - clock.now())
-        await eventually(lambda: sim.attempts > before + 1, what="an attempt that fails")
+        await eventually(lambda: sim.attempts > before + 1, WITHIN, "an attempt that fails")
         sim.faults.ws_accept = "accept"
-        await hear(lambda: any(opening > END - MINUTE for opening, _ in bars) and len(trades) > told + 100)
+        await eventually(
+            lambda: any(opening > END - MINUTE for opening, _ in bars) and len(trades) > told + 100, WITHIN, "the rest"
+        )
         assert len(set(trades)) == len(trades)
         assert [opening for opening, _ in bars] == sorted(opening for opening, _ in bars)
         if name == "binance":
             assert trades == list(range(trades[0], trades[0] + len(trades)))
         if name != "hyperliquid":
             assert [opening for opening, is_closed in bars if is_closed] == [END - MINUTE]
+        nursery.cancel_scope.cancel()
 
 
 async def test_other_names_of_the_same_stream() -> None:

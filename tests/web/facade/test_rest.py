@@ -14,11 +14,11 @@ from actors.simulation.server import Reply, RestFault
 from daemon.settings import Facade
 from tests.actors.exchanges.fixtures import simulator_of
 from tests.daemon.fixtures import START
-from tests.web.facade.fixtures import venue
+from tests.web.facade.fixtures import SYMBOLS, venue
 
 MINUTE = 60_000
-SYMBOL = {"binance": "BTCUSDT", "bybit": "BTCUSDT", "hyperliquid": "BTC"}
-NAMES = tuple(SYMBOL)
+NAMES = tuple(SYMBOLS)
+OKX = "BTC-USDT-SWAP"
 
 
 def klines(name: str, *, start: int | None = None, end: int | None = None, limit: int | None = None) -> dict[str, Any]:
@@ -28,8 +28,13 @@ def klines(name: str, *, start: int | None = None, end: int | None = None, limit
         if end is not None:
             times["endTime"] = end
         return {"json": {"type": "candleSnapshot", "req": {"coin": "BTC", "interval": "1m", **times}}}
-    if name == "bybit":
-        query: dict[str, Any] = {"category": "linear", "symbol": "BTCUSDT", "interval": "1", "start": start, "end": end}
+    if name == "okx":
+        query: dict[str, Any] = {"instId": OKX, "bar": "1m"}
+        query |= {"before": None if start is None else max(0, start - 1), "after": None if end is None else end + 1}
+        is_old = end is not None and end < START - 1300 * MINUTE
+        path = f"/api/v5/market/{'history-candles' if is_old else 'candles'}"
+    elif name == "bybit":
+        query = {"category": "linear", "symbol": "BTCUSDT", "interval": "1", "start": start, "end": end}
         path = "/v5/market/kline"
     else:
         query = {"symbol": "BTCUSDT", "interval": "1m", "startTime": start, "endTime": end}
@@ -67,16 +72,21 @@ async def test_bars_are_the_exchanges_own_and_asked_for_once(name: str) -> None:
         before = len(world.asked())
         for wanted in RANGES:
             answer = await world.ours(**klines(name, **wanted))
-            assert answer.headers["x-marketd"] == "rows", wanted
+            is_refused = name == "okx" and wanted.get("limit", 0) > 300  # in its own words, and remembered
+            assert answer.headers["x-marketd"] == ("cache" if is_refused else "rows"), wanted
         # The present is known for a second; what is past is not asked for again.
-        assert all(str(START - START % MINUTE) in str(served) for served in world.asked()[before:])
+        opened = START - START % MINUTE
+        present = str(opened - 1) if name == "okx" else str(opened)  # that is older than what is asked for
+        assert all(present in str(served) for served in world.asked()[before:])
 
 
 def rows_of(answer: httpx.Response) -> Any:
     """Compared as text: number for number as the exchange wrote them."""
     raw = msgspec.json.decode(answer.content, type=msgspec.Raw)
     body = msgspec.json.decode(raw)
-    return body["result"] if isinstance(body, dict) else bytes(raw)
+    if isinstance(body, dict):
+        return body["result"] if "result" in body else (body["code"], body["msg"], body["data"])
+    return bytes(raw)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -112,6 +122,16 @@ FUNDING: Mapping[str, Sequence[dict[str, Any]]] = {
             {"startTime": str(START - 10**9)},  # an error of the exchange's
         )
     ],
+    "okx": [
+        {"path": "/api/v5/public/funding-rate-history", "params": {"instId": OKX} | query}
+        for query in (
+            {},
+            {"limit": "7"},
+            {"before": str(START - 10**9), "limit": "50"},
+            {"after": str(START - 10**9), "limit": "20"},
+            {"before": str(START - 2 * 10**9), "after": str(START - 10**9), "limit": "100"},
+        )
+    ],
     "hyperliquid": [
         {"json": {"type": "fundingHistory", "coin": "BTC", "startTime": START - 3_600_000 * hours} | more}
         for hours in (5, 40, 900)
@@ -122,7 +142,12 @@ FUNDING: Mapping[str, Sequence[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_settled_funding_is_the_exchanges_own(name: str) -> None:
-    async with venue(name) as world:
+    patient: dict[str, Any] = {}
+    if name == "okx":  # it is asked twice as often as its clients do
+        simulator = simulator_of(name)
+        limits = simulator.Limits(requests={"/api/v5/public/funding-rate-history": 1000})
+        patient["options"] = simulator.Options(limits=limits)
+    async with venue(name, **patient) as world:
         for _ in range(2):
             for request in FUNDING[name]:
                 ours, theirs = await world.both(**request)
@@ -158,6 +183,17 @@ WRONG: Mapping[str, Sequence[dict[str, Any]]] = {
         get("/v5/market/kline", category="linear", symbol="BTCUSDT", interval="1", limit="0"),
         get("/v5/market/tickers", category="linear", symbol="NOPE"),
         get("/v5/market/funding/history", category="linear", symbol="BTCUSDT", startTime="1"),
+    ],
+    "okx": [
+        get("/api/v5/market/candles", instId="NOPE-USDT-SWAP", bar="1m"),
+        get("/api/v5/market/candles", instId=OKX, bar="7m"),
+        get("/api/v5/market/candles", instId=OKX, bar="1h"),
+        get("/api/v5/market/candles", bar="1m"),
+        get("/api/v5/market/candles", instId=OKX, limit="301"),
+        get("/api/v5/market/candles", instId=OKX, limit="x"),
+        get("/api/v5/market/books", instId=OKX, sz="500"),
+        get("/api/v5/market/ticker", instId="NOPE-USDT-SWAP"),
+        get("/api/v5/public/funding-rate-history", instId=OKX, limit="0"),
     ],
     "hyperliquid": [
         info(type="candleSnapshot", req={"coin": "NOPE", "interval": "1m", "startTime": 1}),
@@ -206,14 +242,19 @@ PRIVATE: Mapping[str, Sequence[dict[str, Any]]] = {
         get("/v5/account/wallet-balance", api_key=SECRET, sign=SECRET),
         {"path": "/v5/order/create", "method": "POST", "content": f'{{"x":"{SECRET}"}}'.encode()},
     ],
+    "okx": [
+        get("/api/v5/account/balance"),
+        {"path": "/api/v5/trade/order", "method": "POST", "content": f'{{"x":"{SECRET}"}}'.encode()},
+    ],
     "hyperliquid": [{"path": "/exchange", "json": {"action": {}, "signature": SECRET}}],
 }
-REFUSED = {"binance": (401, -2015), "bybit": (200, 10003), "hyperliquid": (401, None)}
+REFUSED = {"binance": (401, -2015), "bybit": (200, 10003), "hyperliquid": (401, None), "okx": (401, "50111")}
 
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_what_is_signed_is_refused_and_goes_nowhere(name: str) -> None:
     headers = {"X-MBX-APIKEY": SECRET, "X-BAPI-API-KEY": SECRET, "X-BAPI-SIGN": SECRET, "Cookie": f"a={SECRET}"}
+    headers |= {"OK-ACCESS-KEY": SECRET, "OK-ACCESS-SIGN": SECRET, "OK-ACCESS-PASSPHRASE": SECRET}
     async with venue(name) as world:
         before = len(world.asked())
         for request in PRIVATE[name]:
@@ -235,6 +276,7 @@ NOWHERE: Mapping[str, Sequence[dict[str, Any]]] = {
     "binance": [get("/fapi/v1/galaxy"), get("/dapi/v1/klines"), get("/fapi/v1/ticker"), get("/")],
     "bybit": [get("/v5/market/galaxy"), get("/v2/public/tickers")],
     "hyperliquid": [],
+    "okx": [get("/api/v5/market/galaxy"), get("/v5/market/tickers"), get("/")],
 }
 
 
@@ -255,10 +297,54 @@ async def test_an_exchange_that_does_not_run_is_a_problem_of_marketds_own() -> N
         assert (answer.status_code, answer.json()["code"]) == (404, "unknown_exchange")
 
 
-LIMITED = {"binance": (429, -1003), "bybit": (200, 10006), "hyperliquid": (429, None)}
+async def test_okx_has_its_swaps_here_and_nothing_else() -> None:
+    async with venue("okx") as world:
+        before = len(world.asked())
+        for request in (
+            get("/api/v5/public/instruments", instType="SPOT"),
+            get("/api/v5/market/candles", instId="BTC-USDT", bar="1m"),
+            get("/api/v5/market/ticker", instId="BTC-USD-260925"),
+        ):
+            answer = await world.ours(**request)
+            assert answer.json()["code"] in ("51000", "51001")
+            assert "at marketd" in answer.json()["msg"]
+        assert len(world.asked()) == before
+        ours = await world.ours(**get("/api/v5/public/time"))
+        assert abs(int(ours.json()["data"][0]["ts"]) - world.sim.market.now) < 60_000
+        for request in (
+            get("/api/v5/public/instruments", instType="SWAP"),
+            get("/api/v5/public/funding-rate", instId="ANY"),
+            get("/api/v5/market/tickers", instType="SWAP"),
+            get("/api/v5/market/books", instId=OKX, sz="20"),
+            get("/api/v5/public/open-interest", instType="SWAP", instId=OKX),
+            get("/api/v5/rubik/stat/contracts/open-interest-history", instId=OKX, period="5m"),
+        ):
+            ours, theirs = await world.both(**request)
+            assert (ours.status_code, ours.content) == (200, theirs.content)
 
 
-@pytest.mark.parametrize("name", NAMES)
+async def test_okxs_allowances_of_two_seconds_are_waited_for_and_too_many_refused() -> None:
+    async with venue("okx", facade=Facade(share=0.1)) as world:
+        answers: list[httpx.Response] = []
+
+        async def ask(number: int) -> None:
+            answers.append(await world.ours(**distinct("okx", number)))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(12):
+                nursery.start_soon(ask, number)
+        statuses = sorted(answer.status_code for answer in answers)
+        assert set(statuses) == {200, 429}
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert {answer.json()["code"] for answer in refused} == {"50011"}
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        assert {served.status for served in world.asked()} == {200}
+
+
+LIMITED = {"binance": (429, -1003), "bybit": (200, 10006), "hyperliquid": (429, None), "okx": (429, "50011")}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "okx"])
 async def test_past_its_share_a_client_is_refused_before_the_exchange_would_and_rows_go_on(name: str) -> None:
     async with venue(name, facade=Facade(share=0.02)) as world:
         await world.ours(**klines(name))
@@ -288,6 +374,8 @@ def distinct(name: str, number: int) -> dict[str, Any]:
             intervalTime="5min",
             endTime=str(number + START),
         )
+    if name == "okx":
+        return get("/api/v5/market/history-trades", instId=OKX, after=str(10**10 + number))
     return get("/fapi/v1/aggTrades", symbol="BTCUSDT", fromId=str(number))
 
 
@@ -300,6 +388,7 @@ async def test_while_the_exchange_bans_us_rows_are_still_served(name: str) -> No
             "binance": Reply(418, b'{"code":-1003,"msg":"Way too many requests"}'),
             "bybit": Reply(403, b"403 Forbidden: access too frequent", content_type="text/plain"),
             "hyperliquid": Reply(429, b"Too Many Requests", content_type="text/plain"),
+            "okx": Reply(429, b'{"code":"50011","msg":"Too Many Requests","data":[]}'),
         }
         world.sim.faults.rest.append(RestFault(reply=ban[name]))
         status, code = LIMITED[name]

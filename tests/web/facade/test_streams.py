@@ -12,14 +12,18 @@ import trio_websocket
 from tests.daemon.fixtures import eventually
 from tests.web.facade.fixtures import Venue, venue
 
-NAMES = ("binance", "bybit", "hyperliquid")
-PATH = {"binance": "/market/ws", "bybit": "/v5/public/linear", "hyperliquid": "/ws"}
+NAMES = ("binance", "bybit", "hyperliquid", "okx")
+PATH = {"binance": "/market/ws", "bybit": "/v5/public/linear", "hyperliquid": "/ws", "okx": "/ws/v5/public"}
 TRADES: Mapping[str, Any] = {
     "binance": {"method": "SUBSCRIBE", "params": ["btcusdt@aggTrade"], "id": 1},
     "bybit": {"op": "subscribe", "req_id": "a", "args": ["publicTrade.BTCUSDT"]},
     "hyperliquid": {"method": "subscribe", "subscription": {"type": "trades", "coin": "BTC"}},
+    "okx": {"id": "1", "op": "subscribe", "args": [{"channel": "trades", "instId": "BTC-USDT-SWAP"}]},
 }
-STREAM = {"binance": "btcusdt@aggTrade", "bybit": "publicTrade.BTCUSDT", "hyperliquid": "trades:BTC"}
+STREAM = {
+    **{"binance": "btcusdt@aggTrade", "bybit": "publicTrade.BTCUSDT", "hyperliquid": "trades:BTC"},
+    "okx": "trades:BTC-USDT-SWAP",
+}
 SECRET = "SECRETsecret0123456789"
 
 
@@ -31,8 +35,8 @@ class Socket:
         raw = message if isinstance(message, str | bytes) else msgspec.json.encode(message).decode()
         await self._socket.send_message(raw)
 
-    async def hear(self) -> Any:
-        with trio.fail_after(10):
+    async def hear(self, within: float = 10) -> Any:
+        with trio.fail_after(within):
             return msgspec.json.decode(await self._socket.get_message())
 
     async def ask(self, message: Any) -> Any:
@@ -53,6 +57,9 @@ def trade_ids(name: str, frame: Any) -> list[Any]:
             return [frame["a"]] if frame.get("e") == "aggTrade" else []
         case "bybit":
             return [row["i"] for row in frame.get("data", ())] if "topic" in frame else []
+        case "okx":
+            is_trades = frame.get("arg", {}).get("channel") == "trades" and "data" in frame
+            return [row["tradeId"] for row in frame["data"]] if is_trades else []
         case _:
             return [row["tid"] for row in frame["data"]] if frame["channel"] == "trades" else []
 
@@ -123,7 +130,7 @@ async def test_a_stream_ends_upstream_only_after_the_last_has_left(name: str) ->
                 pass
             if name == "binance":
                 await one.say(TRADES[name] | {"method": "UNSUBSCRIBE"})
-            elif name == "bybit":
+            elif name in ("bybit", "okx"):
                 await one.say(TRADES[name] | {"op": "unsubscribe"})
             else:
                 await one.say(TRADES[name] | {"method": "unsubscribe"})
@@ -202,6 +209,59 @@ async def test_bybits_answers() -> None:
         assert not (await socket.ask({"op": "auth", "args": [SECRET]}))["success"]
         assert (await socket.ask({"op": "galaxy"}))["ret_msg"] == "error:invalid op"
         assert SECRET not in str(world.logs)
+
+
+async def test_okxs_answers() -> None:
+    async with venue("okx", rate=5.0) as world, connected(world) as socket:
+        acked = await socket.ask(TRADES["okx"])
+        assert (acked["id"], acked["event"], acked["arg"]) == ("1", "subscribe", TRADES["okx"]["args"][0])
+        again = await socket.ask(TRADES["okx"])
+        while "event" not in again:
+            again = await socket.hear()
+        assert again["event"] == "subscribe", "and nothing is told twice"
+        swap, bar = {"instId": "BTC-USDT-SWAP"}, {"channel": "candle1m", "instId": "BTC-USDT-SWAP"}
+        wrong: list[tuple[Any, str]] = [
+            ({"op": "subscribe", "args": [bar]}, "60018"),  # on the other path
+            ({"op": "subscribe", "args": [{"channel": "trades", "instId": "NOPE-SWAP"}]}, "60018"),
+            ({"op": "subscribe", "args": [{"channel": "galaxy", **swap}]}, "60018"),
+            ({"op": "subscribe", "args": []}, "60013"),
+            ({"op": "subscribe", "args": [swap]}, "60013"),
+            ({"op": "galaxy"}, "60012"),
+            ({"op": "login", "args": [{"apiKey": SECRET}]}, "60009"),
+        ]
+        for order, code in wrong:
+            told = await socket.ask(order)
+            while "event" not in told:
+                told = await socket.hear()
+            assert (told["event"], told["code"]) == ("error", code), order
+        assert SECRET not in str(world.logs)
+        async with connected(world, "/ws/v5/business") as other:
+            await other.ask({"op": "subscribe", "args": [bar]})
+            assert (await other.hear())["arg"] == bar
+        async with connected(world) as third:
+            assert (await third.ask({"op": "subscribe", "args": [{"channel": "mark-price", **swap}]}))["event"]
+            assert float((await third.hear())["data"][0]["markPx"]) > 0
+        with pytest.raises(trio_websocket.ConnectionRejected) as rejected:
+            async with connected(world, "/ws/v5/private"):
+                pass
+        assert rejected.value.status_code == 401
+
+
+async def test_okxs_books_begin_whole_for_a_newcomer_and_follow_on() -> None:
+    order = {"op": "subscribe", "args": [{"channel": "books", "instId": "BTC-USDT-SWAP"}]}
+    async with venue("okx", rate=5.0) as world, connected(world) as first, connected(world) as second:
+        assert (await first.ask(order))["event"] == "subscribe"
+        frames = [await first.hear() for _ in range(6)]
+        assert [frame["action"] for frame in frames] == ["snapshot", *["update"] * 5]
+        assert (await second.ask(order))["event"] == "subscribe"
+        whole, change = await second.hear(), await second.hear()
+        [book] = whole["data"]
+        assert (whole["action"], book["prevSeqId"]) == ("snapshot", -1)
+        assert (change["action"], change["data"][0]["prevSeqId"]) == ("update", book["seqId"])
+        assert [float(px) for px, *_ in book["bids"]] == sorted((float(px) for px, *_ in book["bids"]), reverse=True)
+        assert all(float(size) > 0 for _, size, *_ in (*book["bids"], *book["asks"]))
+        assert float(book["bids"][0][0]) < float(book["asks"][0][0])
+        assert len([c for c in world.sim.connections if "books:BTC-USDT-SWAP" in c.streams]) == 1
 
 
 @pytest.mark.parametrize("topic", ["tickers.BTCUSDT", "orderbook.50.BTCUSDT"])

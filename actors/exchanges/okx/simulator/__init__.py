@@ -15,7 +15,7 @@ import trio
 from actors.decoding import UNREADABLE
 from actors.exchanges.okx.simulator.rest import Limits, Rest
 from actors.exchanges.okx.simulator.rows import listing
-from actors.exchanges.okx.simulator.streams import TIERS, Push, Stream, open_stream
+from actors.exchanges.okx.simulator.streams import TIERS, Change, Push, Stream, open_stream
 from actors.simulation import server
 from actors.simulation.market import Market
 from actors.simulation.server import Connection, Faults, Reply, Request, Simulator
@@ -195,7 +195,7 @@ class _Okx:
         )
 
     def _frames(self, name: str, pushes: list[Push]) -> list[bytes]:
-        return [b'{"arg":' + self._args[name] + b',"data":' + _encode(rows) + b"}" for rows in pushes]
+        return [_push(self._args[name], push) for push in pushes]
 
     def _tell(self, connection: Connection, name: str, frames: list[bytes]) -> None:
         for frame in frames:
@@ -211,6 +211,11 @@ class _Okx:
         for connection, active_at in list(self._active_at.items()):
             if real - active_at >= self._options.idle:
                 connection.close(4004, "no data received in 30s")
+
+
+def _push(arg: bytes, push: Push) -> bytes:
+    action, rows = (b',"action":' + _encode(push.action), push.rows) if isinstance(push, Change) else (b"", push)
+    return b'{"arg":' + arg + action + b',"data":' + _encode(rows) + b"}"
 
 
 def _order(message: str | bytes) -> dict[str, Any]:

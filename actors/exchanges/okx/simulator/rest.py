@@ -12,6 +12,7 @@ from itertools import islice
 import msgspec
 import trio
 
+from actors.exchanges.okx.simulator.books import book_row, ticker_row
 from actors.exchanges.okx.simulator.rows import (
     candle_row,
     contract_row,
@@ -89,6 +90,9 @@ class Rest:
             "/api/v5/public/funding-rate": (10, self._funding),
             "/api/v5/public/funding-rate-history": (10, self._funding_history),
             "/api/v5/public/mark-price": (10, self._mark_price),
+            "/api/v5/market/ticker": (20, self._ticker),
+            "/api/v5/market/tickers": (20, self._tickers),
+            "/api/v5/market/books": (20, self._book),
         }
 
     def answer(self, request: Request) -> Reply:
@@ -197,6 +201,19 @@ class Rest:
 
     def _mark_price(self, query: dict[str, str]) -> object:
         return [mark_row(symbol, tape, self._market.now) for symbol, tape in self._swaps(query)]
+
+    def _ticker(self, query: dict[str, str]) -> object:
+        return [ticker_row(*self._tape(query), self._market.now)]
+
+    def _tickers(self, query: dict[str, str]) -> object:
+        return [ticker_row(symbol, tape, self._market.now) for symbol, tape in self._swaps(query)]
+
+    def _book(self, query: dict[str, str]) -> object:
+        _, tape = self._tape(query)
+        depth = _integer(query, "sz")
+        if depth is not None and not 1 <= depth <= 400:
+            raise _Refused("51000", "Parameter sz error")
+        return [book_row(tape, self._market.now, depth or 1)]
 
 
 def _back(interval: str, at: int, first: int) -> Iterator[int]:

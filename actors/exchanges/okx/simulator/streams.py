@@ -6,8 +6,9 @@ ended.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from actors.exchanges.okx.simulator.books import DEPTH, book_row, levels, ticker_row
 from actors.exchanges.okx.simulator.rest import BARS
 from actors.exchanges.okx.simulator.rows import (
     candle_row,
@@ -18,24 +19,37 @@ from actors.exchanges.okx.simulator.rows import (
     price,
     trade_row,
 )
+from actors.simulation.book import book_of
 from actors.simulation.history import Bar, floor_open, shift_open
 from actors.simulation.market import Liquidation, Tape
 
 CANDLE_EVERY = 1000  # ms, at least, between two pushes of a bar
 LIQUIDATIONS_EVERY = 1000  # ms in which one order of a contract is told
 EARLIER = 10_000  # ms: orders so young are told to a new subscriber
-EVERY = {"open-interest": 3000, "funding-rate": 30_000, "mark-price": 200}  # ms
+EVERY = {"open-interest": 3000, "funding-rate": 30_000, "mark-price": 200, "tickers": 100, "books5": 100}  # ms
 ROWS: Mapping[str, Callable[[str, Tape, int], object]] = {
     "open-interest": interest_row,
     "funding-rate": funding_row,
     "mark-price": mark_row,
+    "tickers": ticker_row,
+    "books5": lambda symbol, tape, now: book_row(tape, now, 5) | {"instId": symbol},
 }
-TIERS = {"trades": "public", **dict.fromkeys(EVERY, "public"), "liquidation-orders": "public"} | {
+TIERS = {"trades": "public", **dict.fromkeys(EVERY, "public"), "liquidation-orders": "public", "books": "public"} | {
     f"candle{bar}": "business" for bar in BARS
 }
 """On which of the sockets a channel is."""
 
-Push = list[object]
+BOOKS_EVERY = 100  # ms
+
+
+class Change(NamedTuple):
+    """A push that says whether it is a whole or what changed of it."""
+
+    action: str
+    rows: list[object]
+
+
+Push = list[object] | Change
 
 
 class Stream(Protocol):
@@ -53,6 +67,8 @@ def open_stream(channel: str, symbol: str, symbols: Mapping[str, Tape], now: int
         return None
     if channel == "trades":
         return Trades(symbol, tape)
+    if channel == "books":
+        return Books(tape, now)
     if channel in ROWS:
         return Regular(symbol, tape, ROWS[channel], EVERY[channel], now)
     interval = BARS.get(channel.removeprefix("candle")) if channel.startswith("candle") else None
@@ -82,6 +98,35 @@ class Candles:
             pushes.append([candle_row(tape, bar, closed=False)])
             self._shown, self._pushed = bar, now
         return pushes
+
+
+class Books:
+    """A new subscriber is told the whole, everybody what changed; each says what it follows."""
+
+    def __init__(self, tape: Tape, now: int) -> None:
+        self._tape, self._told, self._number = tape, now, 0
+        self._sides = levels(tape, book_of(tape, now, DEPTH), DEPTH)
+
+    def opening(self, now: int) -> list[Push]:
+        bids, asks = (list(side.values()) for side in self._sides)
+        return [Change("snapshot", [self._row(bids, asks, now, -1)])]
+
+    def due(self, now: int) -> list[Push]:
+        if now - self._told < BOOKS_EVERY:
+            return []
+        self._told = now
+        sides = levels(self._tape, book_of(self._tape, now, DEPTH), DEPTH)
+        changes = []
+        for old, new in zip(self._sides, sides, strict=True):
+            gone = [[px, "0", "0", "0"] for px in old.keys() - new.keys()]
+            changes.append([*gone, *(level for px, level in new.items() if old.get(px) != level)])
+        if not any(changes):
+            return []
+        self._sides, self._number = sides, self._number + 1
+        return [Change("update", [self._row(changes[0], changes[1], now, self._number - 1)])]
+
+    def _row(self, bids: list[list[str]], asks: list[list[str]], now: int, previous: int) -> dict[str, object]:
+        return {"asks": asks, "bids": bids, "ts": str(now), "seqId": self._number, "prevSeqId": previous}
 
 
 class Trades:
@@ -141,7 +186,7 @@ class Liquidations:
                 if order.time // LIQUIDATIONS_EVERY == self._told[symbol]:
                     continue
                 self._told[symbol] = order.time // LIQUIDATIONS_EVERY
-                push: Push = [_forced(symbol, tape, order)]
+                push: list[object] = [_forced(symbol, tape, order)]
                 if symbol.startswith("BTC-"):
                     push.append(_forced(symbol.replace("-USDT-", "-USD-"), tape, order))
                 pushes.append(push)
