@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from actors.simulation.history import HOUR, Bar
-from actors.simulation.market import Market, Tape, Trade, spell
+from actors.simulation.market import Liquidation, Market, Tape, Trade, spell
 
 # Its own, whatever the client thinks: base units in one contract, as (ctVal, ctMult).
 SIZES = {
@@ -173,3 +173,17 @@ def inverse_row(tape: Tape) -> dict[str, object]:
     inverse = {"ctType": "inverse", "ctVal": "100", "ctMult": "1", "ctValCcy": "USD", "settleCcy": tape.base}
     row = contract_row(f"{family}-SWAP", tape)
     return row | inverse | {"lotSz": "1", "minSz": "1"}
+
+
+def forced_row(symbol: str, tape: Tape, order: Liquidation) -> dict[str, object]:
+    detail = {
+        "bkLoss": "0",
+        "bkPx": price(tape, order.limit),
+        "ccy": "",
+        "posSide": ("net", "long" if order.side == "sell" else "short")[order.number % 2],
+        "side": order.side,
+        "sz": contracts(tape, order.quantity),
+        "ts": str(order.time),
+    }
+    family = symbol.removesuffix("-SWAP")
+    return {"details": [detail], "instFamily": family, "instId": symbol, "instType": "SWAP", "uly": family}

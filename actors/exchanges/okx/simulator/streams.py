@@ -12,16 +12,15 @@ from actors.exchanges.okx.simulator.books import DEPTH, book_row, levels, ticker
 from actors.exchanges.okx.simulator.rest import BARS
 from actors.exchanges.okx.simulator.rows import (
     candle_row,
-    contracts,
+    forced_row,
     funding_row,
     interest_row,
     mark_row,
-    price,
     trade_row,
 )
 from actors.simulation.book import book_of
 from actors.simulation.history import Bar, floor_open, shift_open
-from actors.simulation.market import Liquidation, Tape
+from actors.simulation.market import Tape
 
 CANDLE_EVERY = 1000  # ms, at least, between two pushes of a bar
 LIQUIDATIONS_EVERY = 1000  # ms in which one order of a contract is told
@@ -173,7 +172,7 @@ class Liquidations:
     def opening(self, now: int) -> list[Push]:
         """Orders of a moment ago: a client must know them again."""
         return [
-            [_forced(symbol, tape, order)]
+            [forced_row(symbol, tape, order)]
             for symbol, tape in self._symbols.items()
             for order in tape.liquidations[-1:]
             if now - order.time < EARLIER and order.number < self._seen[symbol]
@@ -186,23 +185,9 @@ class Liquidations:
                 if order.time // LIQUIDATIONS_EVERY == self._told[symbol]:
                     continue
                 self._told[symbol] = order.time // LIQUIDATIONS_EVERY
-                push: list[object] = [_forced(symbol, tape, order)]
+                push: list[object] = [forced_row(symbol, tape, order)]
                 if symbol.startswith("BTC-"):
-                    push.append(_forced(symbol.replace("-USDT-", "-USD-"), tape, order))
+                    push.append(forced_row(symbol.replace("-USDT-", "-USD-"), tape, order))
                 pushes.append(push)
             self._seen[symbol] = len(tape.liquidations)
         return pushes
-
-
-def _forced(symbol: str, tape: Tape, order: Liquidation) -> dict[str, object]:
-    detail = {
-        "bkLoss": "0",
-        "bkPx": price(tape, order.limit),
-        "ccy": "",
-        "posSide": ("net", "long" if order.side == "sell" else "short")[order.number % 2],
-        "side": order.side,
-        "sz": contracts(tape, order.quantity),
-        "ts": str(order.time),
-    }
-    family = symbol.removesuffix("-SWAP")
-    return {"details": [detail], "instFamily": family, "instId": symbol, "instType": "SWAP", "uly": family}

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -11,12 +12,20 @@ import pytest
 import trio
 
 from actors.errors import MarketError, UnknownInterval, UnknownSymbol, UpstreamError, UpstreamLimited, UpstreamTimeout
-from actors.events import Instrument, Trade, from_ms
+from actors.events import Instrument, Trade, from_ms, ms
 from actors.exchanges.okx import EXCHANGE, wire
-from actors.exchanges.okx.normalise import candle, open_interest, trade
+from actors.exchanges.okx.normalise import candle, funding, liquidation, open_interest, settled, trade
 from actors.exchanges.okx.rest import OkxRest, explain, missed_trades
 from actors.exchanges.okx.simulator import serve
-from actors.exchanges.okx.simulator.rows import candle_row, contract_row, interest_row, trade_row
+from actors.exchanges.okx.simulator.rows import (
+    candle_row,
+    contract_row,
+    forced_row,
+    funding_row,
+    interest_row,
+    settled_row,
+    trade_row,
+)
 from actors.simulation.assets import ASSETS
 from actors.simulation.history import HOUR, MINUTE
 from actors.simulation.market import Clock, Market, Tape
@@ -199,7 +208,7 @@ def test_refusals_are_told_apart(status: int, body: bytes, kind: type[MarketErro
 async def test_ccxt_reads_the_same_from_the_same_rows() -> None:
     ccxt = pytest.importorskip("ccxt")
     async with running() as w:
-        okx = ccxt.okx()
+        okx, pro = ccxt.okx(), pytest.importorskip("ccxt.pro").okx()
         for name, symbol in (("BTC", BTC), ("DOGE", DOGE)):
             tape = w.sim.market.tapes[name]
             w.sim.market.clock.advance(MINUTE)
@@ -207,6 +216,7 @@ async def test_ccxt_reads_the_same_from_the_same_rows() -> None:
             market = okx.parse_market(contract_row(symbol, tape))
             listed = await w.listed(symbol)
             assert market["contractSize"] == listed.contract_size
+            size = Decimal(str(listed.contract_size))
             row = trade_row(symbol, tape, tape.trades[-1])
             theirs = okx.parse_trade(row, market)
             ours = wire.decode_trades(_encoded(row))
@@ -219,10 +229,34 @@ async def test_ccxt_reads_the_same_from_the_same_rows() -> None:
             assert theirs["amount"] * market["contractSize"] == pytest.approx(event.quantity, rel=1e-12)
             bar = tape.bar("1m", START - START % MINUTE)
             told = candle_row(tape, bar, closed=True)
-            mine = candle(tuple(told), symbol, "1m")  # type: ignore[arg-type]
-            assert okx.parse_ohlcv(told, market)[1:] == [mine.open, mine.high, mine.low, mine.close, mine.volume]
+            own = candle(tuple(told), symbol, "1m")  # type: ignore[arg-type]
+            assert okx.parse_ohlcv(told, market)[1:] == [own.open, own.high, own.low, own.close, own.volume]
             interest = interest_row(symbol, tape, START)
             read = okx.parse_open_interest(interest, market)
             said = open_interest(wire.decode_open_interests(_encoded(interest))[0], symbol)
             assert said.open_interest_value == read["openInterestValue"]
             assert said.open_interest == float(read["info"]["oiCcy"])
+            assert Decimal(str(read["openInterestAmount"])) * size == Decimal(repr(said.open_interest))
+
+            running_rate = funding_row(symbol, tape, START)
+            theirs = okx.parse_funding_rate(running_rate, market)
+            rate = funding(wire.decode_fundings(_encoded(running_rate))[0], symbol, from_ms(START), None)
+            assert rate is not None
+            assert (theirs["fundingRate"], theirs["fundingTimestamp"]) == (rate.funding_rate, ms(rate.funding_time))
+            assert theirs["interval"] == f"{rate.funding_interval_hours:g}h"
+            paid = settled_row(symbol, tape, START)
+            assert (
+                okx.safe_number(paid, "realizedRate")
+                == settled(wire.decode_settled(_encoded(paid))[0], symbol).funding_rate
+            )
+
+            order = tape.liquidate(w.sim.market.now, "sell", [(tape.trades[-1].price, 7)])
+            forced = forced_row(symbol, tape, order)
+            pro.set_markets([market])
+            theirs = pro.parse_ws_liquidation(forced)
+            mine = liquidation(wire.decode_liquidations(_encoded(forced))[0].details[0], symbol, repr(float(size)))
+            assert mine is not None
+            assert (
+                Decimal(str(theirs["contracts"])) * size == Decimal(repr(mine.quantity)) == 7 * Decimal(tape.asset.step)
+            )
+            assert (theirs["price"], theirs["timestamp"]) == (mine.price, ms(mine.timestamp))
