@@ -22,6 +22,7 @@ from actors.exchanges.okx.simulator.rows import (
     interest_row,
     inverse_row,
     listing,
+    mark_candle_row,
     mark_row,
     settled_row,
 )
@@ -93,6 +94,7 @@ class Rest:
             "/api/v5/market/ticker": (20, self._ticker),
             "/api/v5/market/tickers": (20, self._tickers),
             "/api/v5/market/books": (20, self._book),
+            "/api/v5/market/mark-price-candles": (20, self._mark_candles),
         }
 
     def answer(self, request: Request) -> Reply:
@@ -158,6 +160,19 @@ class Rest:
             newest=True,
         )
         return [candle_row(tape, bar, closed=bar.open_time < running) for bar in reversed(bars)]
+
+    def _mark_candles(self, query: dict[str, str]) -> object:
+        """Bars of a price that is not traded, the newest first."""
+        _, tape = self._tape(query)
+        interval = BARS.get(query.get("bar", "1m"))
+        if interval is None:
+            raise _Refused("51000", "Parameter bar error")
+        limit, older, now = _limit(query, 100, 100), _integer(query, "after"), self._market.now
+        running = floor_open(interval, now)
+        first = max(tape.listed, (_integer(query, "before") or 0) + 1, shift_open(interval, running, -RECENT))
+        opening = running if older is None else min(running, floor_open(interval, older - 1))
+        times = islice(_back(interval, opening, first), limit)
+        return [mark_candle_row(tape, at, shift_open(interval, at, 1), now) for at in times]
 
     def _trades(self, query: dict[str, str]) -> object:
         symbol, tape = self._tape(query)

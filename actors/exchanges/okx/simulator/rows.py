@@ -136,6 +136,14 @@ def mark_row(symbol: str, tape: Tape, now: int) -> dict[str, object]:
     return {"instType": "SWAP", "instId": symbol, "markPx": mark(tape, now), "ts": str(now)}
 
 
+def mark_candle_row(tape: Tape, opening: int, end: int, now: int) -> list[str]:
+    """[open time, open, high, low, close, confirm]"""
+    times = [opening + (end - opening) * part // 8 for part in range(8)]
+    values = [(tape.mark(at), mark(tape, at)) for at in (min(at, now) for at in (*times, end - 1))]
+    told = values[0][1], max(values)[1], min(values)[1], values[-1][1]
+    return [str(opening), *told, "1" if end <= now else "0"]
+
+
 def contract_row(symbol: str, tape: Tape) -> dict[str, object]:
     value, multiplier = SIZES.get(coin(tape), DEFAULT_SIZE)
     family = symbol.removesuffix("-SWAP")
