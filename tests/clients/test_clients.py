@@ -100,24 +100,58 @@ def test_ccxt_over_sockets(url: str, name: str) -> None:
     with_ccxt(url, name, use)
 
 
-@pytest.mark.parametrize("name", ["binance", "bybit", "okx"])
+WORDS = "public market data only"
+SECRET = "SECRETsecret"
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_ccxt_tells_its_user_that_private_calls_do_not_pass(url: str, name: str) -> None:
     async def use(client: Any, symbol: str) -> None:
         import ccxt
 
         base = f"{url}/as/{name}"
-        client.apiKey, client.secret = "key", "SECRETsecret"
-        client.password = "PHRASEphrase"
-        private = {"binance": "fapiPrivateV2", "bybit": "private", "okx": "rest"}[name]
-        client.urls["api"][private] = base + {"binance": "/fapi/v2"}.get(name, "")
-        call = {
-            **{"binance": "fapiPrivateV2GetAccount", "bybit": "privateGetV5PositionList"},
-            "okx": "privateGetAccountBalance",
+        client.apiKey, client.secret, client.password = "key", SECRET, "PHRASEphrase"
+        client.walletAddress = "0x" + "1" * 40
+        entry = {"binance": "fapiPrivateV2", "okx": "rest"}.get(name, "private")
+        client.urls["api"][entry] = base + {"binance": "/fapi/v2"}.get(name, "")
+        call, arguments = {
+            "binance": ("fapiPrivateV2GetAccount", {}),
+            "bybit": ("privateGetV5PositionList", {"category": "linear"}),
+            "hyperliquid": ("privatePostExchange", {"action": {}, "nonce": 1, "signature": {"r": SECRET}}),
+            "okx": ("privateGetAccountBalance", {}),
         }[name]
-        with pytest.raises(ccxt.AuthenticationError, match="public market data only"):
-            await getattr(client, call)({"category": "linear"} if name == "bybit" else {})
+        with pytest.raises(ccxt.AuthenticationError, match=WORDS):
+            await getattr(client, call)(arguments)
 
     with_ccxt(url, name, use)
+
+
+def test_python_binance_tells_its_user_that_private_calls_do_not_pass(url: str) -> None:
+    binance = pytest.importorskip("binance")
+    public = snippet(1, url)["Public"]
+    client = public(api_key="key", api_secret=SECRET)
+    with pytest.raises(binance.exceptions.BinanceAPIException, match=WORDS):
+        client.futures_account()
+    with pytest.raises(binance.exceptions.BinanceAPIException, match=WORDS):
+        client.futures_create_order(symbol="BTCUSDT", side="BUY", type="MARKET", quantity=1)
+    assert client.futures_ping() == {}, "its key goes with public calls, too, and does no harm"
+
+
+def test_pybit_tells_its_user_that_private_calls_do_not_pass(url: str) -> None:
+    exceptions = pytest.importorskip("pybit.exceptions")
+    ut = snippet(2, url)["ut"]
+    session = ut.HTTP(api_key="key", api_secret=SECRET)
+    session.endpoint = f"{url}/as/bybit"
+    with pytest.raises(exceptions.InvalidRequestError, match=WORDS):
+        session.get_positions(category="linear", symbol="BTCUSDT")
+    with pytest.raises(exceptions.InvalidRequestError, match=WORDS):
+        session.place_order(category="linear", symbol="BTCUSDT", side="Buy", orderType="Market", qty="1")
+
+
+def test_the_hyperliquid_sdk_tells_its_user_that_orders_do_not_pass(url: str) -> None:
+    api, errors = pytest.importorskip("hyperliquid.api"), pytest.importorskip("hyperliquid.utils.error")
+    with pytest.raises(errors.ClientError, match=WORDS):
+        api.API(f"{url}/as/hyperliquid").post("/exchange", {"action": {}, "nonce": 1, "signature": {"r": SECRET}})
 
 
 def test_python_binance(url: str) -> None:
