@@ -73,7 +73,10 @@ class Dialect:
     bars: Callable[[bytes], Sequence[tuple[Row, bool]]]  # what such a stream tells -> rows as of REST; closed for good?
     follow: Callable[[str], Follow | None]  # None: no feed can have such a stream
     missed: Callable[[Question, bytes], Sequence[tuple[str, Sequence[Found]]]]  # what an answer tells, by sources
-    kept: tuple[str, ...] = ()  # how the names of streams begin that are kept
+    # A frame of a stream that is kept -> what tells this stream from others, how many of its last frames say its whole
+    # state (None: all since one that begins), whether this one begins. None for all other frames. It sees every frame
+    # while nobody listens: it should look at their beginnings alone.
+    glance: Callable[[bytes], tuple[bytes, int | None, bool] | None] | None = None
     heartbeat: str | None = None
     messages: tuple[int, float] = (2000, 33.0)  # that a client may send at once, and per second
     idle: float | None = None  # seconds without a word to a client, after which the exchange would hang up

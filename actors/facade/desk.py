@@ -161,7 +161,7 @@ class Desk:
     def opened(self) -> Ear:
         """One more connection of the exchange's."""
         assert self._followed is not None  # nobody taps without a dialect
-        return Ear(self._followed, self._hear_bars)
+        return self._followed.opened(self._hear_bars)
 
     def answered(self, question: Question, answer: Answer) -> None:
         if self._followed is not None:
@@ -182,7 +182,7 @@ class Desk:
         if self.dialect is not None and series.interval and series.symbol in self._connector.feeds:
             self._wanted[self.dialect.bars_name(series)] = series, trio.current_time()
             if self._followed is not None:
-                self._followed.is_needed = True
+                self._followed.need(WANTED_FOR)
 
     async def _cut(self, rows: Rows, asked: Asked) -> Told:
         self._want(rows.series)

@@ -2,7 +2,7 @@
 what the feeds ask for where those were lost, in order and once. Nothing is subscribed to a second time.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -18,6 +18,7 @@ from actors.upstream.rest import Answer, Question
 
 WAITS = 12.0  # seconds that newer frames wait for missed ones: a little longer than the feeds try to get them
 CHECKED_EVERY = 1.0  # seconds
+UNREAD_MAX = 100  # frames of a stream that are put aside, where each may matter
 
 Listener = Callable[[str, bytes], None]
 """(stream, frame): what a follower is told. Must not wait."""
@@ -42,29 +43,59 @@ class _Stream:
 
 
 class Ear:
-    """One connection's."""
+    """One connection's. While nobody listens its frames are not read: of streams whose state is kept the last ones are
+    put aside as they are.
+    """
 
     def __init__(self, followed: "Followed", heard: Callable[[str, bytes], None]) -> None:
         self._followed, self._heard = followed, heard
         self._sources: set[str] = set()
+        self._unread: dict[bytes, deque[bytes]] = {}
 
     def heard(self, messages: Sequence[bytes | str]) -> None:
+        if self._followed.is_needed:
+            for message in messages:
+                self._read(message.encode() if isinstance(message, str) else message)
+        elif (glance := self._followed.dialect.glance) is not None:
+            for message in messages:
+                frame = message.encode() if isinstance(message, str) else message
+                if (kept := glance(frame)) is not None:
+                    self._put_aside(frame, *kept)
+
+    def _read(self, frame: bytes) -> None:
         followed = self._followed
-        if not followed.is_needed:
-            return
-        for message in messages:
-            read = followed.dialect.read(message.encode() if isinstance(message, str) else message)
-            if read is not None:
-                if followed.take(*read, self._sources):
-                    self._sources.add(read[0])
-                self._heard(*read)
+        told = followed.dialect.read(frame)
+        if told is not None:
+            if followed.take(*told, self._sources):
+                self._sources.add(told[0])
+            self._heard(*told)
+
+    def _put_aside(self, frame: bytes, stream: bytes, depth: int | None, begins: bool) -> None:
+        unread = self._unread.get(stream)
+        if unread is None:
+            unread = self._unread[stream] = deque(maxlen=depth)
+        if begins:
+            unread.clear()
+        unread.append(frame)
+        if depth is None and len(unread) > UNREAD_MAX:
+            self._catch_up(unread)
+
+    def _catch_up(self, unread: deque[bytes]) -> None:
+        while unread:
+            self._read(unread.popleft())
+
+    def catch_up(self) -> None:
+        """Read what was put aside."""
+        for unread in self._unread.values():
+            self._catch_up(unread)
+        self._unread.clear()
 
     def closed(self) -> None:
-        self._followed.lost(self._sources)
+        self._followed.lost(self, self._sources)
 
 
 class Followed:
-    """One exchange's. `is_needed`: whether anybody may want to know what the connections bring."""
+    """One exchange's. `is_needed`: whether anybody wants to know what the connections bring."""
 
     def __init__(self, dialect: Dialect, connector: Connector) -> None:
         self.dialect = dialect
@@ -72,13 +103,30 @@ class Followed:
         self._streams: dict[str, _Stream] = {}
         self._by_source: dict[str, list[_Stream]] = {}
         self._carriers: Counter[str] = Counter()  # connections that brought a source's frames
-        self.is_needed = bool(dialect.kept)
+        self._ears: dict[Ear, None] = {}
+        self.is_needed = False
+        self._needed_until = 0.0
+
+    def opened(self, heard: Callable[[str, bytes], None]) -> Ear:
+        """One more connection. `heard`: told all that is read."""
+        ear = Ear(self, heard)
+        self._ears[ear] = None
+        return ear
+
+    def need(self, seconds: float = 0.0) -> None:
+        """Read what the connections bring, for so long at least."""
+        self._needed_until = max(self._needed_until, trio.current_time() + seconds)
+        if not self.is_needed:
+            self.is_needed = True
+            for ear in self._ears:
+                ear.catch_up()
 
     async def run(self) -> None:
-        """Until cancelled: what is missing is not waited for for ever."""
+        """Until cancelled: what is missing is not waited for for ever, and nothing read that nobody wants."""
         while True:
             await clock.tick(CHECKED_EVERY)
             now = trio.current_time()
+            self.is_needed = now < self._needed_until or any(stream.listeners for stream in self._streams.values())
             for stream in list(self._streams.values()):
                 if not stream.sieve.waits:
                     stream.waits_since = None
@@ -105,6 +153,7 @@ class Followed:
         follow = self.follow(name)
         if follow is None:
             return None
+        self.need()
         stream = self._streams.get(name) or self._add(name, follow)
         if not stream.listeners:
             topic = Topic(self._connector.name, follow.symbol, follow.kind, follow.interval)
@@ -134,7 +183,6 @@ class Followed:
     def _add(self, name: str, follow: Follow) -> _Stream:
         stream = self._streams[name] = _Stream(name, follow)
         self._by_source.setdefault(follow.source, []).append(stream)
-        self.is_needed = True
         return stream
 
     def _drop(self, stream: _Stream) -> None:
@@ -159,7 +207,7 @@ class Followed:
         """A frame of a connection that brought the `known` sources before; whether anybody cares."""
         streams = self._by_source.get(source)
         if streams is None:
-            if not source.startswith(self.dialect.kept) or not self.keeps(source):
+            if self.dialect.glance is None or not self.keeps(source):
                 return False
             streams = self._by_source[source]
         if source not in known:
@@ -168,8 +216,9 @@ class Followed:
             stream.tell(stream.sieve.take(frame))
         return True
 
-    def lost(self, sources: set[str]) -> None:
-        """A connection that brought them is gone; where another one does, nothing is missed."""
+    def lost(self, ear: Ear, sources: set[str]) -> None:
+        """A connection is gone that brought these; where another one does, nothing is missed."""
+        del self._ears[ear]
         for source in sources:
             self._carriers[source] -= 1
             if self._carriers[source] <= 0:

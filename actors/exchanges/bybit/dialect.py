@@ -201,6 +201,17 @@ def read(frame: bytes) -> tuple[str, bytes] | None:
         return None  # an answer to a request
 
 
+TICKERS = b'{"topic":"tickers.'
+
+
+def glance(frame: bytes) -> tuple[bytes, int | None, bool] | None:
+    """Changes of a ticker count from its snapshot on."""
+    if not frame.startswith(TICKERS):
+        return None
+    end = frame.find(b'"', len(TICKERS))
+    return frame[len(TICKERS) : end], None, frame.startswith(b',"type":"snapshot"', end + 1)
+
+
 def memory(name: str) -> Memory:
     if name.startswith("tickers."):
         return Merged()
@@ -353,6 +364,6 @@ DIALECT = Dialect(
     bars=bars,
     follow=follow,
     missed=missed,
-    kept=("tickers.",),
+    glance=glance,
     heartbeat='{"op":"ping"}',
 )

@@ -106,6 +106,30 @@ async def test_over_an_outage_at_a_minutes_end_trades_and_bars_are_whole(name: s
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("name", ["bybit", "hyperliquid"])
+async def test_the_first_client_is_told_the_state_that_nobody_asked_for_until_then(name: str) -> None:
+    stream = {"bybit": "tickers.BTCUSDT", "hyperliquid": STREAM["hyperliquid"]}[name]
+    order = {"bybit": {"op": "subscribe", "args": [stream]}, "hyperliquid": TRADES["hyperliquid"]}[name]
+    async with venue(name, rate=20.0, symbols=SYMBOLS[name]) as world:
+
+        def sent() -> list[bytes]:
+            return [sent.frame for sent in world.sim.sent if sent.stream == stream]
+
+        await eventually(lambda: len(sent()) > 15, what="some frames that nobody listens to")
+        connections = world.sim.connections_total
+        async with connected(world) as socket:
+            await socket.ask(order)
+            first = await socket.hear()
+        assert world.sim.connections_total == connections
+        if name == "bybit":
+            assert first["type"] == "snapshot"
+            assert first["data"].keys() == msgspec.json.decode(sent()[0])["data"].keys()
+        else:
+            ids = trade_ids(name, first)
+            assert len(ids) == 30
+            assert set(ids) <= {one for frame in sent() for one in trade_ids(name, msgspec.json.decode(frame))}
+
+
 async def test_other_names_of_the_same_stream() -> None:
     """python-binance follows `continuousKline` where others follow `kline`; marks come every second or every third."""
     async with venue("binance", rate=10.0, symbols=("BTCUSDT",)) as world:

@@ -1,0 +1,106 @@
+"""What a façade that nobody asks costs the frames that pass it: a glance."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+import trio
+
+from actors.connector import Connector
+from actors.exchanges import bybit, hyperliquid
+from actors.exchanges.dialect import Dialect
+from actors.exchanges.exchange import Exchange
+from actors.facade.followed import Ear, Followed
+
+HOUR = 3600.0
+
+
+def heard_by(exchange: Exchange, read: list[str]) -> tuple[Followed, Ear]:
+    """`read`: the streams whose frames were decoded."""
+    connector = SimpleNamespace(name=exchange.name, exchange=exchange, feeds={})
+    followed = Followed(cast(Dialect, exchange.dialect), cast(Connector, connector))
+    return followed, followed.opened(lambda stream, frame: read.append(stream))
+
+
+def ticker(number: int) -> bytes:
+    data: dict[str, Any] = {"symbol": "BTCUSDT", "lastPrice": str(number)}
+    if not number:
+        data["markPrice"] = "7"
+    return msgspec.json.encode(
+        {
+            "topic": "tickers.BTCUSDT",
+            "type": "delta" if number else "snapshot",
+            "data": data,
+            "cs": number,
+            "ts": number,
+        }
+    )
+
+
+def trade(number: int) -> bytes:
+    row = {"coin": "BTC", "side": "A", "px": "1.0", "sz": "1.0", "time": number, "tid": number}
+    return msgspec.json.encode({"channel": "trades", "data": [row]})
+
+
+def candle(number: int) -> bytes:
+    bar = {"t": 1_790_358_600_000, "T": 1_790_358_659_999, "s": "BTC", "i": "1m", "o": "1", "c": "1", "n": number}
+    return msgspec.json.encode({"channel": "candle", "data": bar})
+
+
+OTHER = msgspec.json.encode({"topic": "publicTrade.BTCUSDT", "type": "snapshot", "ts": 1, "data": []})
+
+
+async def test_without_a_listener_no_frame_is_read_until_one_comes() -> None:
+    read: list[str] = []
+    followed, ear = heard_by(hyperliquid.EXCHANGE, read)
+    for number in range(1000):
+        ear.heard((trade(number), candle(number)))
+    assert not read
+    followed.need()
+    assert read.count("candle BTC 1m") == 1
+    assert read.count("trades BTC") == 30
+    ear.heard((trade(1000),))
+    assert read.count("trades BTC") == 31, "while somebody may listen"
+
+
+async def test_a_tickers_changes_are_read_a_hundred_at_a_time() -> None:
+    read: list[str] = []
+    followed, ear = heard_by(bybit.EXCHANGE, read)
+    for number in range(50):
+        ear.heard((ticker(number), OTHER))
+    assert not read
+    for number in range(50, 120):
+        ear.heard((ticker(number), OTHER))
+    assert set(read) == {"tickers.BTCUSDT"}
+    followed.need()
+    assert len(read) == 120
+    ear.heard((ticker(0),))
+    assert followed.is_needed
+
+
+async def test_what_nobody_listens_to_any_more_is_not_read(autojump_clock: trio.testing.MockClock) -> None:
+    read: list[str] = []
+    followed, ear = heard_by(hyperliquid.EXCHANGE, read)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(followed.run)
+        followed.need(HOUR)
+        await trio.sleep(HOUR - 5)
+        ear.heard((trade(1),))
+        assert read == ["trades BTC"]
+        await trio.sleep(10)
+        ear.heard((trade(2),))
+        assert read == ["trades BTC"]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("frames", [(b"", b"{}", b'{"channel":"trades"', b'{"topic":"tickers.', b"\xff" * 50)])
+@pytest.mark.parametrize("exchange", [bybit.EXCHANGE, hyperliquid.EXCHANGE], ids=lambda exchange: str(exchange.name))
+async def test_broken_frames_harm_nobody(exchange: Exchange, frames: Sequence[bytes]) -> None:
+    read: list[str] = []
+    followed, ear = heard_by(exchange, read)
+    ear.heard(frames)
+    followed.need()
+    ear.heard(frames)
+    assert not read
