@@ -16,7 +16,7 @@ try:
     from hypercorn.events import Closed, RawData, Updated
     from hypercorn.events import Event as ConnectionEvent
     from hypercorn.logging import Logger
-    from hypercorn.protocol.events import Data, Event, Request, StreamClosed
+    from hypercorn.protocol.events import Data, Event, Request, Response, StreamClosed
     from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
     from hypercorn.protocol.ws_stream import Handshake, WSStream
     from hypercorn.trio.task_group import TaskGroup
@@ -50,6 +50,7 @@ __all__ = [
     "Logger",
     "RawData",
     "Request",
+    "Response",
     "Scope",
     "StreamClosed",
     "TaskGroup",

@@ -8,6 +8,7 @@ says which fault of the stock method it is there for.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import h11
@@ -24,12 +25,14 @@ from web.server.pinned import (
     Closed,
     Config,
     ConnectionEvent,
+    Event,
     H11Protocol,
     H11WSConnection,
     Handshake,
     Logger,
     RawData,
     Request,
+    Response,
     Scope,
     TaskGroup,
     Updated,
@@ -178,6 +181,12 @@ class GuardedH11(H11Protocol):
     async def _send_error_response(self, status_code: int) -> None:
         self._refused(status_code)
         await super()._send_error_response(status_code)
+
+    async def stream_send(self, event: Event) -> None:
+        # Stock closes the connection behind an answer to a request that is still on its way, and does not say so.
+        if isinstance(event, Response) and self.connection.their_state is h11.SEND_BODY:
+            event = replace(event, headers=[*event.headers, (b"connection", b"close")])
+        await super().stream_send(event)
 
     async def _create_stream(self, request: h11.Request) -> None:
         # As lenient as stock: what it would take for an upgrade must not reach it.

@@ -287,3 +287,26 @@ async def test_refused_upgrade_is_an_ordinary_response() -> None:
         with trio.fail_after(1):
             answer = await exchange(served.port, HANDSHAKE % (b"/no/such", b""))
         assert answer.startswith(b"HTTP/1.1 404")
+
+
+@pytest.mark.parametrize("framing", [b"content-length: 5", b"transfer-encoding: chunked"])
+async def test_an_answer_to_a_request_that_is_still_on_its_way_says_that_it_is_the_last(framing: bytes) -> None:
+    head = b"POST /no/such HTTP/1.1\r\nhost: x\r\n" + framing + b"\r\n\r\n"
+    async with guarded() as served, await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
+        with trio.fail_after(5):
+            await stream.send_all(head)
+            answer = await stream.receive_some()
+            assert answer.startswith(b"HTTP/1.1 404")
+            assert b"connection: close\r\n" in answer
+            await stream.send_all(b"5\r\nhello")
+            await read_to_end(stream)
+
+
+async def test_a_request_that_is_whole_when_it_is_answered_keeps_its_connection() -> None:
+    async with guarded() as served, await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
+        for _ in range(2):
+            with trio.fail_after(5):
+                await stream.send_all(b"POST /no/such HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello")
+                answer = await stream.receive_some()
+            assert answer.startswith(b"HTTP/1.1 404")
+            assert b"connection: close" not in answer
