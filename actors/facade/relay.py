@@ -6,6 +6,7 @@ A line carries no more than the exchange allows, and there are few of them: the 
 
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import count
 
 import structlog
@@ -90,14 +91,15 @@ class _Line:
             del self.streams[name]
 
     async def _receive(self, socket: Socket) -> None:
-        while True:
-            try:
-                frames, _ = await socket.get_messages()
-            except ConnectionClosed as error:
-                raise LineLost(f"closed by the exchange, {closing(error)}") from None
+        def heard(frames: Sequence[bytes | str], _: datetime) -> None:
             self._heard_at = trio.current_time()
             for frame in frames:
                 self._tell(frame.encode() if isinstance(frame, str) else bytes(frame))
+
+        try:
+            await socket.listen(heard)
+        except ConnectionClosed as error:
+            raise LineLost(f"closed by the exchange, {closing(error)}") from None
 
     def _tell(self, frame: bytes) -> None:
         told = self._dialect.read(frame)

@@ -8,6 +8,7 @@ import ssl
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -210,31 +211,34 @@ class Line:
                 self._is_up = False
 
     async def _receive(self, socket: Socket, session: Session) -> None:
-        garbage: deque[float] = deque(maxlen=GARBAGE[0])
-        while True:
+        try:
+            await socket.listen(partial(self._take, session, deque(maxlen=GARBAGE[0])))
+        except ConnectionClosed as error:
+            if error.reason is None or error.reason.code == CUT:
+                self._blame(session.unacknowledged())
+            raise LineLost(f"closed by the exchange, {closing(error)}", how="closed") from None
+
+    def _take(
+        self, session: Session, garbage: deque[float], frames: Sequence[bytes | str], received_at: datetime
+    ) -> None:
+        """What came together, in the task that reads the socket. `garbage`: when frames could not be decoded."""
+        self.counts["frames"] += len(frames)
+        self._totals.frames += len(frames)
+        self._totals.bytes += sum(map(len, frames))
+        exchange_time = self._exchange_time(received_at)
+        for frame in frames:
             try:
-                frames, received_at = await socket.get_messages()
-            except ConnectionClosed as error:
-                if error.reason is None or error.reason.code == CUT:
-                    self._blame(session.unacknowledged())
-                raise LineLost(f"closed by the exchange, {closing(error)}", how="closed") from None
-            self.counts["frames"] += len(frames)
-            self._totals.frames += len(frames)
-            self._totals.bytes += sum(map(len, frames))
-            exchange_time = self._exchange_time(received_at)
-            for frame in frames:
-                try:
-                    said = session.receive(frame, exchange_time)
-                except UnknownMessage as error:
-                    self._complain("unknown", error, frame)
-                except BadMessage as error:
-                    self._complain("garbage", error, frame)
-                    garbage.append(trio.current_time())
-                    if len(garbage) == garbage.maxlen and garbage[-1] - garbage[0] < GARBAGE[1]:
-                        raise LineLost(f"{GARBAGE[0]} undecodable frames in {GARBAGE[1]:g} s") from None
-                else:
-                    for item in said:
-                        self._pass_on(item, received_at)
+                said = session.receive(frame, exchange_time)
+            except UnknownMessage as error:
+                self._complain("unknown", error, frame)
+            except BadMessage as error:
+                self._complain("garbage", error, frame)
+                garbage.append(trio.current_time())
+                if len(garbage) == garbage.maxlen and garbage[-1] - garbage[0] < GARBAGE[1]:
+                    raise LineLost(f"{GARBAGE[0]} undecodable frames in {GARBAGE[1]:g} s") from None
+            else:
+                for item in said:
+                    self._pass_on(item, received_at)
 
     def _pass_on(self, item: Item, received_at: datetime) -> None:
         event = None

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 from urllib.parse import urlencode
 
 import structlog
@@ -23,6 +23,7 @@ from actors import clock
 from actors.recording import format as recording
 from actors.recording.format import GZIP, AnyRecord, encoded
 from actors.upstream.dial import ConnectionClosed
+from actors.upstream.inbound import Heard
 from actors.upstream.rest import FAILURES, Answer, Http, Question
 from actors.upstream.seam import Socket, Upstream
 
@@ -209,19 +210,21 @@ class _RecordedSocket:
         self._exchange, self._line = exchange, line
         self._put = recorder.put
 
-    async def get_messages(self) -> tuple[Sequence[bytes | str], datetime]:
+    async def listen(self, heard: Heard) -> NoReturn:
+        def put(messages: Sequence[bytes | str], taken_at: datetime) -> None:
+            at = clock.to_us(taken_at)
+            for message in messages:
+                is_str = isinstance(message, str)
+                data = message.encode() if isinstance(message, str) else message
+                self._put(recording.Frame(at, self._exchange, self._line, data, is_str))
+            heard(messages, taken_at)
+
         try:
-            messages, taken_at = await self._socket.get_messages()
+            await self._socket.listen(put)
         except ConnectionClosed as error:
             code, reason = (None, "") if error.reason is None else (error.reason.code, error.reason.reason or "")
             self._put(recording.Closed(_now(), self._exchange, self._line, code, reason))
             raise
-        at = clock.to_us(taken_at)
-        for message in messages:
-            is_str = isinstance(message, str)
-            data = message.encode() if isinstance(message, str) else message
-            self._put(recording.Frame(at, self._exchange, self._line, data, is_str))
-        return messages, taken_at
 
     async def send_message(self, message: str) -> None:
         await self._socket.send_message(message)

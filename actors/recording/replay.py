@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 from urllib.parse import urlencode
 
 import structlog
@@ -22,6 +22,7 @@ from actors.errors import LineLost, UpstreamError, UpstreamTimeout
 from actors.recording import format as recording
 from actors.recording.format import Answered, AnyRecord, Asked, Failed
 from actors.upstream.dial import ConnectionClosed, closed
+from actors.upstream.inbound import Heard
 from actors.upstream.rest import FAILURES, Answer, Http, Question
 from actors.upstream.seam import Socket
 
@@ -52,13 +53,14 @@ class _Connection:
         except trio.WouldBlock:
             self.is_unread = True
 
-    async def get_messages(self) -> tuple[Sequence[bytes | str], datetime]:
-        message = await self._get.receive()
-        if isinstance(message, Exception):
-            self.is_over = True
-            raise message
-        data, taken_at = message
-        return [data], taken_at
+    async def listen(self, heard: Heard) -> NoReturn:
+        while True:
+            message = await self._get.receive()
+            if isinstance(message, Exception):
+                self.is_over = True
+                raise message
+            data, taken_at = message
+            heard([data], taken_at)
 
     async def send_message(self, message: str) -> None:
         await trio.lowlevel.checkpoint()

@@ -5,10 +5,9 @@ stream is dialled here and only wrapped there. Closing is bounded too: an exchan
 """
 
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
-from typing import cast
+from typing import NoReturn, cast
 from urllib.parse import urlsplit
 
 import trio
@@ -16,9 +15,8 @@ import trio_websocket
 from trio_websocket import CloseReason
 from trio_websocket import ConnectionClosed as ConnectionClosed
 
-from actors import clock
 from actors.errors import LineLost
-from actors.upstream.inbound import InboundStream
+from actors.upstream.inbound import Heard, InboundStream
 from actors.upstream.way import DIRECT, NoWay, Way
 
 CONNECT_WITHIN = 10.0  # seconds
@@ -27,29 +25,24 @@ MAX_MESSAGE = 16 << 20  # bytes; an all-market array passes 1 MiB, the library's
 RECEIVE = 64 << 10  # bytes read at once
 SETTLE = 0.1  # seconds
 QUEUE = 1024  # messages; with the default of 1 the library stops answering pings while we are busy
-READS = 64  # reads' worth of messages that may wait for the line
 
 
 class Socket:
     """One WebSocket to an exchange. Every method raises ConnectionClosed once it is closed."""
 
-    def __init__(
-        self, websocket: trio_websocket.WebSocketConnection, messages: trio.MemoryReceiveChannel[Sequence[bytes | str]]
-    ) -> None:
+    def __init__(self, websocket: trio_websocket.WebSocketConnection, inbound: InboundStream) -> None:
         self._websocket = websocket
-        self._messages = messages
-        self._closed: ConnectionClosed | None = None
+        self._inbound = inbound
+        self._closed = ConnectionClosed(None)
+        self._ended = trio.Event()
 
-    async def get_messages(self) -> tuple[Sequence[bytes | str], datetime]:
-        """The next messages that arrived together, at least one, and when they were taken, by this machine's clock.
-
-        Text in UTF-8 not yet judged, or what the library made of fragments and binary frames. A task switch costs more
-        than all that is done for a message, hence the many.
+    async def listen(self, heard: Heard) -> NoReturn:
+        """Have `heard` called with all that comes, until the connection ends. To be begun at once: nothing is lost
+        before, but all of it is kept. What `heard` raises comes out of `open_socket`, in a group.
         """
-        try:
-            return await self._messages.receive(), clock.now()
-        except trio.EndOfChannel:
-            raise self._closed or ConnectionClosed(None) from None
+        self._inbound.listen(heard)
+        await self._ended.wait()
+        raise self._closed
 
     async def send_message(self, message: str) -> None:
         await self._websocket.send_message(message)
@@ -61,14 +54,14 @@ class Socket:
     async def aclose(self) -> None:
         await self._websocket.aclose()
 
-    async def collect(self, messages: trio.MemorySendChannel[Sequence[bytes | str]]) -> None:
-        """Put what the library receives behind what the stream took; end the channel when the connection ends."""
-        with messages:
-            try:
-                while True:
-                    await messages.send([await self._websocket.get_message()])
-            except ConnectionClosed as closed:
-                self._closed = closed
+    async def collect(self) -> None:
+        """Tell, beside what the stream takes, what the library receives; and the end of the connection."""
+        try:
+            while True:
+                self._inbound.tell([await self._websocket.get_message()])
+        except ConnectionClosed as closed:
+            self._closed = closed
+            self._ended.set()
 
 
 @asynccontextmanager
@@ -121,8 +114,7 @@ async def _connect(url: str, tls: ssl.SSLContext | None, way: Way) -> trio.abc.S
 
 async def _shake_hands(nursery: trio.Nursery, stream: trio.abc.Stream, url: str) -> Socket:
     parts = urlsplit(url)
-    messages_in, messages = trio.open_memory_channel[Sequence[bytes | str]](READS)
-    inbound = InboundStream(stream, messages_in, MAX_MESSAGE)
+    inbound = InboundStream(stream, MAX_MESSAGE)
     websocket: trio_websocket.WebSocketConnection | None = None
     with trio.move_on_after(CONNECT_WITHIN) as patience:
         async with trio.open_nursery() as attempt:
@@ -144,8 +136,8 @@ async def _shake_hands(nursery: trio.Nursery, stream: trio.abc.Stream, url: str)
             )
             attempt.cancel_scope.cancel()
     if websocket is not None:
-        socket = Socket(websocket, messages)
-        nursery.start_soon(socket.collect, messages_in)
+        socket = Socket(websocket, inbound)
+        nursery.start_soon(socket.collect)
         return socket
     if patience.cancelled_caught:
         raise LineLost(f"no connection within {CONNECT_WITHIN:g} s", how="timeout")

@@ -3,14 +3,25 @@
 Nearly all that an exchange sends is unfragmented text, and parsing it in wsproto's generality costs more than all the
 rest of its way through this program. The handshake, control frames, fragments and anything unusual are left to the
 library, byte for byte. `Splitter` does no I/O; `InboundStream` is the stream that trio-websocket is given.
+
+Whoever listens is told in a plain call, by the library's own task that reads the stream: another task would cost each
+frame that comes alone two more turns of the scheduler.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import trio
 
+from actors import clock
+
 TEXT = 0x81  # a final text frame without reserved bits
 HEAD_MAX = 64 << 10  # bytes of a handshake's answer
+
+Heard = Callable[[Sequence[bytes | str], datetime], None]
+"""(messages that came together, at least one; when they were taken by this machine's clock): what a listener is told.
+
+Must not wait. Text is UTF-8 not yet judged, or what the library made of fragments and binary frames."""
 
 
 class Splitter:
@@ -74,20 +85,31 @@ class Splitter:
 
 
 class InboundStream(trio.abc.Stream):
-    """A stream without its text messages, which go to `texts`, those of one read together.
+    """A stream without its text messages, which whoever listens is told, those of one read together.
 
+    What the listener raises comes out of `receive_some`, and so ends the connection and the nursery of its tasks.
     `ended` is set when nothing more can come.
 
     trio-websocket goes on waiting for a handshake that can no longer come: whoever waits with it watches `ended`.
     """
 
-    def __init__(
-        self, stream: trio.abc.Stream, texts: trio.MemorySendChannel[Sequence[bytes | str]], message_max: int
-    ) -> None:
+    def __init__(self, stream: trio.abc.Stream, message_max: int) -> None:
         self._stream = stream
-        self._texts = texts
         self._splitter = Splitter(message_max)
+        self._early: list[tuple[Sequence[bytes | str], datetime]] = []  # what came before somebody listened
+        self._heard: Heard = lambda *told: self._early.append(told)
         self.ended = trio.Event()
+
+    def listen(self, heard: Heard) -> None:
+        """Tell what has come already, and from now on what comes."""
+        self._heard = heard
+        early, self._early = self._early, []
+        for told in early:
+            heard(*told)
+
+    def tell(self, messages: Sequence[bytes | str]) -> None:
+        """Of messages that the library made."""
+        self._heard(messages, clock.now())
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         while True:
@@ -101,7 +123,7 @@ class InboundStream(trio.abc.Stream):
                 return b""
             texts, passed = self._splitter.feed(data)
             if texts:
-                await self._texts.send(texts)
+                self._heard(texts, clock.now())
             if passed:
                 return passed
 

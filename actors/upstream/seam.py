@@ -7,18 +7,18 @@ for it.
 import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from actors.upstream import dial, rest
+from actors.upstream.inbound import Heard
 from actors.upstream.way import DIRECT, Way
 
 
 class Socket(Protocol):
     """One WebSocket to an exchange. Every method raises dial.ConnectionClosed once it is closed."""
 
-    async def get_messages(self) -> tuple[Sequence[bytes | str], datetime]:
-        """The next messages that came together, at least one, and when they were taken."""
+    async def listen(self, heard: Heard) -> NoReturn:
+        """Have `heard` called with all that comes, until the connection ends; what it raises ends it, too."""
         ...
 
     async def send_message(self, message: str) -> None: ...

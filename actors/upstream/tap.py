@@ -6,9 +6,10 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from actors.upstream import rest
+from actors.upstream.inbound import Heard
 from actors.upstream.rest import Answer, Question
 from actors.upstream.seam import Socket, Upstream
 
@@ -38,10 +39,12 @@ class _TappedSocket:
         self._socket, self._heard = socket, heard
         self.send_message, self.ping = socket.send_message, socket.ping
 
-    async def get_messages(self) -> tuple[Sequence[bytes | str], datetime]:
-        told = await self._socket.get_messages()
-        self._heard(told[0])
-        return told
+    async def listen(self, heard: Heard) -> NoReturn:
+        def tell(messages: Sequence[bytes | str], taken_at: datetime) -> None:
+            self._heard(messages)
+            heard(messages, taken_at)
+
+        await self._socket.listen(tell)
 
 
 class _TappedHttp:

@@ -187,13 +187,18 @@ class Feeder:
             last = at
 
     def answer(self, socket: ServerConnection, request: Request) -> Response | None:
-        """REST, as far as a daemon asks at its start; None for the streams."""
-        path = request.path.partition("?")[0]
-        if path == "/stream":
+        """REST, one question per connection; None for the streams."""
+        if request.path.partition("?")[0] == "/stream":
             return None
+        status, body = self.body(request.path)
+        return socket.respond(HTTPStatus(status), body.decode())
+
+    def body(self, target: str) -> tuple[int, bytes]:
+        """(status, body) of what a daemon asks at its start."""
+        path = target.partition("?")[0]
         if path == "/fapi/v1/klines":
-            limit = int(parse_qs(urlsplit(request.path).query)["limit"][0])
-            return socket.respond(HTTPStatus.OK, msgspec.json.encode(history(min(limit, self._bars))).decode())
+            limit = int(parse_qs(urlsplit(target).query)["limit"][0])
+            return 200, msgspec.json.encode(history(min(limit, self._bars)))
         bodies: dict[str, object] = {
             "/fapi/v1/time": {"serverTime": _milliseconds()},
             "/fapi/v1/exchangeInfo": {"symbols": [contract(symbol) for symbol in symbols(_MOST_SYMBOLS)]},
@@ -201,8 +206,8 @@ class Feeder:
             "/fapi/v1/openInterest": {"openInterest": "10659.509", "symbol": SYMBOL, "time": _milliseconds()},
         }
         if path not in bodies:
-            return socket.respond(HTTPStatus.NOT_FOUND, "{}")
-        return socket.respond(HTTPStatus.OK, msgspec.json.encode(bodies[path]).decode())
+            return 404, b"{}"
+        return 200, msgspec.json.encode(bodies[path])
 
 
 async def run(rate: float, bars: int) -> None:

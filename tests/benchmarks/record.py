@@ -1,4 +1,4 @@
-"""What recording costs: the same frames taken by a line's `get_message` with and without a recorder, in turns.
+"""What recording costs: the same frames taken by a line with and without a recorder, in turns.
 
 CPU per frame, of the Trio thread alone (that is what ingest is slowed by) and of the whole process (compressing and
 writing included), and how many bytes a frame takes on the disk.
@@ -13,15 +13,16 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from datetime import datetime
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import trio
 
 from actors import clock
 from actors.recording.recorder import Recorded, Recorder
+from actors.upstream.dial import ConnectionClosed, closed
+from actors.upstream.inbound import Heard
 from actors.upstream.seam import Socket, Upstream
 
 BURST = 100  # frames between two looks of other tasks, as when a socket has much to say
@@ -47,8 +48,12 @@ class Frames:
     def open_http(self, *where: Any) -> Any:
         raise NotImplementedError
 
-    async def get_messages(self) -> tuple[Sequence[bytes | str], datetime]:
-        return [next(self._frames)], clock.now()
+    async def listen(self, heard: Heard) -> NoReturn:
+        for number, frame in enumerate(self._frames):
+            heard([frame], clock.now())
+            if number % BURST == 0:
+                await trio.lowlevel.checkpoint()
+        raise closed(None, "")
 
     async def send_message(self, message: str) -> None: ...
     async def ping(self) -> None: ...
@@ -81,24 +86,22 @@ def made_up(count: int) -> list[bytes]:
     return frames
 
 
-async def take(upstream: Upstream, count: int) -> None:
-    async with upstream.open_socket("binance", 1, [], "", None) as socket:
-        for number in range(count):
-            await socket.get_messages()
-            if number % BURST == 0:
-                await trio.lowlevel.checkpoint()
+async def take(upstream: Upstream) -> None:
+    with suppress(ConnectionClosed):
+        async with upstream.open_socket("binance", 1, [], "", None) as socket:
+            await socket.listen(lambda messages, taken_at: None)
 
 
 async def measured(frames: Sequence[bytes], folder: Path | None) -> Cost:
     upstream: Upstream = Frames(frames)
     process, thread = time.process_time(), time.thread_time()
     if folder is None:
-        await take(upstream, len(frames))
+        await take(upstream)
     else:
         recorder = Recorder(folder, {}, part_bytes=1 << 40)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(recorder.run)
-            await take(Recorded(upstream, recorder), len(frames))
+            await take(Recorded(upstream, recorder))
             nursery.cancel_scope.cancel()
         if recorder.lost:
             raise RuntimeError(f"{recorder.lost} records were lost")

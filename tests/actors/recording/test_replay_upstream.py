@@ -1,6 +1,7 @@
 """What stands in for the exchanges during a replay: which answer a question gets, which connection a line."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from math import inf
 from typing import Any
 
@@ -144,9 +145,11 @@ def reading(log: list[Any], at: float = 0.0, line: int = 1, until: float = inf) 
     async def read_all(socket: Socket) -> None:
         await socket.ping()
         await socket.send_message("hello")
-        while True:
-            (message,), taken_at = await socket.get_messages()
-            log.append((message, round(trio.current_time(), 3), taken_at.timestamp()))
+
+        def heard(messages: Sequence[bytes | str], taken_at: datetime) -> None:
+            log.extend((message, round(trio.current_time(), 3), taken_at.timestamp()) for message in messages)
+
+        await socket.listen(heard)
 
     return read
 

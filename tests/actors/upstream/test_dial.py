@@ -1,0 +1,78 @@
+"""Who listens to a connection is told in order and in a plain call, and ends the connection by what it raises."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from actors.exchanges.binance import simulator
+from actors.simulation.assets import ASSETS
+from actors.simulation.market import Clock, Market
+from actors.simulation.server import Simulator
+from actors.upstream.dial import ConnectionClosed, open_socket
+from actors.upstream.inbound import InboundStream
+
+HEAD = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+
+
+@pytest.fixture
+async def sim(nursery: trio.Nursery) -> AsyncIterator[Simulator]:
+    market = Market(seed=1, clock=Clock(1_795_000_000_000, rate=0), assets=ASSETS[:1])
+    running: Simulator = await nursery.start(partial(simulator.serve, market))
+    return running  # type: ignore[return-value]
+
+
+async def test_what_comes_with_the_handshake_waits_for_the_listener(nursery: trio.Nursery) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    inbound = InboundStream(ours, 100)
+    heard: list[Sequence[bytes | str]] = []
+    await theirs.send_all(HEAD + b"\x81\x01a\x81\x01b")
+    with trio.fail_after(5):
+        assert await inbound.receive_some() == HEAD, "the library is not kept waiting for a listener"
+    await theirs.send_all(b"\x81\x01c")
+    nursery.start_soon(inbound.receive_some)
+    await trio.testing.wait_all_tasks_blocked()
+    inbound.listen(lambda messages, _: heard.append(messages))
+    assert heard == [[b"a", b"b"], [b"c"]]
+    await theirs.send_all(b"\x81\x01d")
+    await trio.testing.wait_all_tasks_blocked()
+    assert heard[2:] == [[b"d"]]
+
+
+async def test_texts_and_what_the_library_makes_of_the_rest_come_to_one_listener(sim: Simulator) -> None:
+    heard: list[bytes | str] = []
+
+    def listen(messages: Sequence[bytes | str], taken_at: datetime) -> None:
+        heard.extend(messages)
+        if len(heard) == 2:
+            sim.close(1012, "maintenance")
+
+    with trio.fail_after(20):
+        async with open_socket(sim.ws_url + "/stream", None) as socket:
+            sim.push('{"a": 1}')
+            sim.push("binary", binary=True)
+            with pytest.raises(ConnectionClosed) as ended:
+                await socket.listen(listen)
+    assert sorted(map(str, heard)) == ["b'binary'", "b'{\"a\": 1}'"]
+    assert ended.value.reason is not None
+    assert ended.value.reason.code == 1012
+
+
+async def test_what_a_listener_raises_ends_the_connection_and_is_told_to_who_opened_it(sim: Simulator) -> None:
+    def listen(messages: Sequence[bytes | str], taken_at: datetime) -> None:
+        raise ZeroDivisionError(messages[0])
+
+    async def connected() -> None:
+        async with open_socket(sim.ws_url + "/stream", None) as socket:
+            sim.push("text")
+            await socket.listen(listen)
+
+    with trio.fail_after(20):
+        with pytest.raises(ExceptionGroup) as ended:
+            await connected()
+        assert ended.group_contains(ZeroDivisionError, match="text")
+        while sim.connections:  # noqa: ASYNC110 (the simulator's own word)
+            await trio.sleep(0.01)
