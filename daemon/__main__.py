@@ -17,7 +17,7 @@ import trio
 from actors.clock import RecordedClock, fixed_order
 from actors.exchanges.exchange import Exchange, load_exchanges
 from actors.recording.format import BadRecording, Recording
-from daemon import backfill, demo, export, keys, log, notify, ops, output, replay
+from daemon import backfill, demo, export, keys, log, named, notify, ops, output, replay
 from daemon import main as daemon
 from daemon.config import Override, load
 from daemon.dump import dump
@@ -73,6 +73,10 @@ def _run(options: argparse.Namespace) -> int:
         output.write(sys.stderr, "".join(f"marketd: {doubt}\n" for doubt in doubts))
     if options.command == "check":
         output.write(sys.stderr, "".join(f"marketd: {name} {NOT_READ}\n" for name in PROXY_NAMES if name in os.environ))
+        try:
+            named.check(config)
+        except ConfigError as error:
+            return _fail(error, EX_CONFIG)
         return output.result(dump(config))
     if options.command == "export":
         return export.run(config, options)

@@ -8,7 +8,6 @@ from contextlib import suppress
 
 import trio
 
-from daemon.kinds import ConfigError
 from daemon.settings import Server
 from web.server.accepting import Listener
 from web.server.tls import Certificates
@@ -19,16 +18,6 @@ SOCKET_MASK = 0o117  # what a Unix socket does not permit: to others all, to any
 
 class CannotListen(Exception):
     """The configured address cannot be bound, or nobody could be served there; the text says why."""
-
-
-def certificates_of(server: Server) -> Certificates | None:
-    """None where there is no TLS. Raises ConfigError."""
-    if server.certfile is None:
-        return None
-    try:
-        return Certificates(server.certfile, server.keyfile)
-    except OSError as error:
-        raise ConfigError("server.certfile", f"cannot be used with server.keyfile: {error}") from None
 
 
 async def listen(server: Server, certificates: Certificates | None) -> tuple[list[Listener], str]:

@@ -27,8 +27,9 @@ from actors.upstream.seam import Live, Upstream
 from actors.upstream.way import Way
 from daemon import descriptors
 from daemon.kinds import ConfigError
-from daemon.listening import certificates_of, listen, listen_at, remove_at_end
+from daemon.listening import listen, listen_at, remove_at_end
 from daemon.log import LINES
+from daemon.named import certificates_of
 from daemon.notify import Notify
 from daemon.reload import Parts, Policy, Reloaded, Reloader
 from daemon.settings import Config, ExchangeSettings, Server, Supervision, is_loopback

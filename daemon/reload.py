@@ -20,11 +20,11 @@ from actors.connector import Connector
 from actors.spikes import Spikes
 from daemon import log as log_settings
 from daemon.kinds import ConfigError
+from daemon.named import change_certificates, keys_of
 from daemon.settings import Config, Server, Supervision
 from daemon.supervisor import RestartPolicy
 from web.access.auth import Auth
 from web.access.hosts import Hosts
-from web.access.keys import KeysError, read_keys
 from web.access.origins import Origins
 from web.pressure import Pressure
 from web.rest.early import Early
@@ -126,16 +126,9 @@ class Parts(NamedTuple):
     def take(self, config: Config) -> None:
         """Run by this configuration from now on. Raises ConfigError, and nothing has changed."""
         server, streams, watch = config.server, config.streams, config.oi_vol
-        keys_file = Path(config.auth.keys_file)
-        try:
-            keys = read_keys(keys_file)
-        except KeysError as error:
-            raise ConfigError("auth.keys_file", str(error)) from None
+        keys = keys_of(config.auth)
         if self.certificates is not None and server.certfile is not None:
-            try:
-                self.certificates.change(server.certfile, server.keyfile)
-            except OSError as error:
-                raise ConfigError("server.certfile", f"cannot be used with server.keyfile: {error}") from None
+            change_certificates(self.certificates, server)
         # From here on nothing can fail.
         log_settings.configure(config.log.level, config.log.format)
         self.policy.change(config.supervision)
@@ -160,7 +153,7 @@ class Parts(NamedTuple):
         self.client_limits.commands_per_second = streams.commands_per_second
         anonymous, token_in_query = config.auth.anonymous, config.auth.token_in_query
         self.auth.change(config.limits, anonymous=anonymous, token_in_query=token_in_query)
-        self.auth.keys_file = keys_file
+        self.auth.keys_file = Path(config.auth.keys_file)
         self.auth.adopt(keys)
         self.hosts.change(server.allowed_hosts)
         self.origins.change(server.cors_origins)
