@@ -116,6 +116,10 @@ class Desk:
         """An error as the exchange would put it."""
         return self.facade.refuse(_refusal(error, asked), self.now())
 
+    def denied(self, text: str) -> Reply:
+        """To a client that has no key of ours, or one that is not good for this."""
+        return self.facade.refuse(Refusal("private", text), self.now())
+
     def not_served(self, asked: Asked) -> Reply:
         return self.facade.refuse(Refusal("not_served", "", asked=asked), self.now())
 

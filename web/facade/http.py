@@ -14,7 +14,7 @@ from actors.errors import MarketError, UnknownExchange
 from actors.exchanges.facade import Asked, Reply
 from actors.facade.desk import Desk, Told
 from web.access.origins import Origins
-from web.problems import problem_of
+from web.problems import Denied, problem_of
 from web.rest.headers import choose_encoding, compress, is_compressible, variant_headers
 
 PREFIX = "/as/"
@@ -104,7 +104,11 @@ def refusal_below(desks: Desks, path: str, error: Exception) -> Reply | None:
     """What a client of the façade is told that is refused before it is asked what it wants; None for other clients."""
     place = place_of(path)
     desk = desks.get(place[0]) if place else None
-    return desk.refused(error) if desk and isinstance(error, MarketError) else None
+    if desk is None:
+        return None
+    if isinstance(error, Denied):
+        return desk.denied(str(error))
+    return desk.refused(error) if isinstance(error, MarketError) else None
 
 
 def _preflight(headers: Mapping[bytes, str]) -> Reply:

@@ -202,6 +202,17 @@ async def test_a_key_in_a_query_that_takes_none(keys: KeyFile, anonymous: tuple[
         assert (told.status_code, told.json()["code"]) == (422, "invalid_parameter")
 
 
+async def test_below_the_facade_a_missing_key_is_refused_as_the_exchange_would(keys: KeyFile) -> None:
+    key, path = keys.add("read"), "/as/binance/fapi/v1/ping"
+    async with guarded(keys) as w:
+        for headers in ({}, bearer(key[:-1])):
+            told = await ask(w, path, headers)
+            assert (told.status_code, told.headers["content-type"]) == (401, "application/json")
+            assert told.json()["code"] == -2015
+            assert "key" in told.json()["msg"]
+        assert (await ask(w, path, {"X-API-Key": key})).json() == {}
+
+
 async def test_a_bad_key_is_refused_in_one_text_also_where_none_would_do(keys: KeyFile) -> None:
     good, expired, revoked = keys.add("read"), keys.add("read", expires=timedelta(seconds=-1)), keys.add("read")
     keys.revoke(revoked)

@@ -16,11 +16,12 @@ from daemon import main
 from daemon.settings import Archive, Config, ExchangeSettings, Facade, Server, Streams
 from tests.actors.exchanges.fixtures import EXCHANGES, quick, running, simulator_of
 from tests.daemon.fixtures import LOOK, START, SUPERVISION, TWO
+from web.access.limits import Limits
 
 SYMBOLS = {"binance": ("BTCUSDT",), "bybit": ("BTCUSDT",), "hyperliquid": ("BTC",), "okx": ("BTC-USDT-SWAP",)}
 
 
-FACADE = Facade()
+FACADE, LIMITS = Facade(), Limits()
 Both = tuple[httpx.Response, httpx.Response]
 
 
@@ -66,6 +67,7 @@ async def venue(
     start: int = START,
     symbols: tuple[str, ...] = (),
     facade: Facade = FACADE,
+    limits: Limits = LIMITS,
     **changes: Any,
 ) -> AsyncIterator[Venue]:
     """The market stands still unless it has a `rate`. Without `symbols` the daemon follows none of its own accord."""
@@ -79,6 +81,7 @@ async def venue(
             supervision=SUPERVISION,
             archive=Archive(enabled=False),
             facade=facade,
+            limits=limits,
             exchanges={name: ExchangeSettings(symbols=symbols, rest_url=sim.rest_url, ws_url=sim.ws_url)},
         )
         async with running(partial(main.run, config, {name: exchange})) as served:

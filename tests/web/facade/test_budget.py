@@ -2,18 +2,20 @@
 
 from typing import Any
 
+import pytest
 import trio
 
 from tests.daemon.fixtures import eventually
 from tests.web.facade.fixtures import venue
 from tests.web.facade.test_followed import until
-from tests.web.facade.test_rest import distinct
+from tests.web.facade.test_limits import distinct
 from tests.web.facade.test_streams import TRADES, connected, trade_ids
 
 CLIENTS, EACH, WEIGHT = 10, 15, 20  # 3000 of Binance's 2400 a minute
 
 
-async def test_past_the_budget_feeds_stay_live_and_repairs_go_first() -> None:
+async def test_past_the_budget_feeds_stay_live_and_repairs_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.facade.passing.PATIENCE", 0.5)
     async with venue("binance", rate=1.0, symbols=("BTCUSDT",)) as world, connected(world) as socket:
         await socket.say(TRADES["binance"])
         heard = trade_ids("binance", await until(socket, lambda frame: bool(trade_ids("binance", frame))))

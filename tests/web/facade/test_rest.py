@@ -11,7 +11,6 @@ import pytest
 import trio
 
 from actors.simulation.server import Reply, RestFault
-from daemon.settings import Facade
 from tests.actors.exchanges.fixtures import simulator_of
 from tests.daemon.fixtures import START
 from tests.web.facade.fixtures import SYMBOLS, venue
@@ -321,83 +320,6 @@ async def test_okx_has_its_swaps_here_and_nothing_else() -> None:
         ):
             ours, theirs = await world.both(**request)
             assert (ours.status_code, ours.content) == (200, theirs.content)
-
-
-async def test_okxs_allowances_of_two_seconds_are_waited_for_and_too_many_refused() -> None:
-    async with venue("okx", facade=Facade(share=0.1)) as world:
-        answers: list[httpx.Response] = []
-
-        async def ask(number: int) -> None:
-            answers.append(await world.ours(**distinct("okx", number)))
-
-        async with trio.open_nursery() as nursery:
-            for number in range(12):
-                nursery.start_soon(ask, number)
-        statuses = sorted(answer.status_code for answer in answers)
-        assert set(statuses) == {200, 429}
-        refused = [answer for answer in answers if answer.status_code == 429]
-        assert {answer.json()["code"] for answer in refused} == {"50011"}
-        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
-        assert {served.status for served in world.asked()} == {200}
-
-
-LIMITED = {"binance": (429, -1003), "bybit": (200, 10006), "hyperliquid": (429, None), "okx": (429, "50011")}
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "okx"])
-async def test_past_its_share_a_client_is_refused_before_the_exchange_would_and_rows_go_on(name: str) -> None:
-    async with venue(name, facade=Facade(share=0.02)) as world:
-        await world.ours(**klines(name))
-        status, code = LIMITED[name]
-        answers = [await world.ours(**distinct(name, number)) for number in range(4)]
-        with trio.fail_after(20):
-            while answers[-1].headers["x-marketd"] == "pass":
-                answers.append(await world.ours(**distinct(name, len(answers))))
-        refused = answers[-1]
-        assert refused.status_code == status
-        assert code is None or code in refused.json().values()
-        assert 1 <= int(refused.headers["retry-after"]) <= 61
-        assert name != "bybit" or int(refused.headers["x-bapi-limit-reset-timestamp"]) > START
-        assert (await world.ours(**klines(name, end=START - 20 * MINUTE, limit=5))).headers["x-marketd"] == "rows"
-        assert {served.status for served in world.asked()} == {200}
-
-
-def distinct(name: str, number: int) -> dict[str, Any]:
-    """A dear request that no other is like."""
-    if name == "hyperliquid":
-        return info(type="userFills", user=f"0x{number:040}")
-    if name == "bybit":
-        return get(
-            "/v5/market/open-interest",
-            category="linear",
-            symbol="BTCUSDT",
-            intervalTime="5min",
-            endTime=str(number + START),
-        )
-    if name == "okx":
-        return get("/api/v5/market/history-trades", instId=OKX, after=str(10**10 + number))
-    return get("/fapi/v1/aggTrades", symbol="BTCUSDT", fromId=str(number))
-
-
-@pytest.mark.parametrize("name", NAMES)
-async def test_while_the_exchange_bans_us_rows_are_still_served(name: str) -> None:
-    async with venue(name) as world:
-        rows = await world.ours(**klines(name, end=START - 20 * MINUTE, limit=5))
-        assert rows.status_code == 200
-        ban = {
-            "binance": Reply(418, b'{"code":-1003,"msg":"Way too many requests"}'),
-            "bybit": Reply(403, b"403 Forbidden: access too frequent", content_type="text/plain"),
-            "hyperliquid": Reply(429, b"Too Many Requests", content_type="text/plain"),
-            "okx": Reply(429, b'{"code":"50011","msg":"Too Many Requests","data":[]}'),
-        }
-        world.sim.faults.rest.append(RestFault(reply=ban[name]))
-        status, code = LIMITED[name]
-        for number in range(2):
-            refused = await world.ours(**distinct(name, number))
-            assert refused.status_code == status, "never 418: clients stop for good"
-            assert code is None or code in refused.json().values()
-        again = await world.ours(**klines(name, end=START - 20 * MINUTE, limit=5))
-        assert (again.content == rows.content or name != "binance", again.headers["x-marketd"]) == (True, "rows")
 
 
 async def test_the_exchanges_breakdown_is_told_in_its_own_shape() -> None:
