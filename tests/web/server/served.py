@@ -348,7 +348,7 @@ async def client(port: int, path: bytes, headers: bytes = b"") -> AsyncIterator[
 
 async def still_served(port: int, other: Client) -> None:
     """Neither a new client nor one that was there before notices anything."""
-    with trio.fail_after(2):
+    with trio.fail_after(15):
         await other.send(frame(TEXT, b"still there?"))
         assert await other.message() == "still there?"
         answer = await exchange(port, b"GET /json HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
