@@ -84,7 +84,7 @@ def test_a_bar_as_the_contract_has_it() -> None:
     [
         (Trade, "trade", "trades", "side price quantity value is_buyer_maker trade_id"),
         (LargeTrade, "large_trade", "large_trades", "side price quantity value is_buyer_maker trade_id"),
-        (Liquidation, "liquidation", "liquidations", "side price quantity value"),
+        (Liquidation, "liquidation", "liquidations", "side price quantity value method partial"),
         (FundingRate, "funding_rate", "funding", "funding_rate funding_time funding_interval_hours mark_price"),
         (OpenInterest, "open_interest", "oi", "open_interest open_interest_value"),
     ],
