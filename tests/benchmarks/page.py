@@ -168,12 +168,14 @@ def measure(visit: Visit, url: str, driver: Driver, rates: list[int], seconds: f
 
 def watch_heap(page: Page, driver: Driver, per_speed: float, seconds: float) -> None:
     """The heap after as many updates as five minutes and an hour bring, of which the first have filled the tapes."""
-    driver.speed = HOUR / seconds / per_speed
     page.look("(frames_seen = 0)")
     sizes = []
     for updates in (HOUR / 12, HOUR):
+        driver.speed = HOUR / seconds / per_speed
         while page.look("frames_seen") < updates:
             page.rest(0.5)
+        driver.speed = 0  # what is under way is no part of it
+        page.rest(2)
         page.collect()
         sizes.append(page.metrics()["JSHeapUsedSize"] / 1e6)
     growth = sizes[1] / sizes[0] - 1

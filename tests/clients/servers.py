@@ -43,11 +43,11 @@ symbols = ["BTC-USDT-SWAP"]
 
 
 @contextmanager
-def demo() -> Iterator[str]:
-    """The base URL of a running demo whose feeds have begun."""
+def demo(config_text: str = CONFIG) -> Iterator[str]:
+    """The base URL of a running demo whose feeds have begun; its archive is in a folder of its own."""
     with TemporaryDirectory() as folder:
         config = Path(folder) / "config.toml"
-        config.write_text(CONFIG)
+        config.write_text(config_text.replace("ARCHIVE", str(Path(folder) / "archive.sqlite3")))
         yield from _running([sys.executable, "-m", "daemon", "demo", "--port", "0", "--config", str(config)])
 
 

@@ -3,7 +3,7 @@ import * as d from "./dom.js";
 import { baseOf, exchanges, nameOf, places, since } from "./known.js";
 import { ask, follow } from "./wire.js";
 
-const HELD_MAX = 300, ROWS_MAX = 100; // two full tapes beside a table of bars stay below 3000 elements
+const HELD_MAX = 200, ROWS_MAX = 100; // two full tapes beside a table of bars stay below 3000 elements
 const ASKED_MAX = 15, ASKED_EVENTS = 200; // markets whose past is asked for
 const tapes = [];
 let isShown = false;
