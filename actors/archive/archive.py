@@ -36,6 +36,7 @@ BATCH = 10_000  # rows of one transaction
 PENDING = 200_000  # rows that may wait in memory
 RETRY = 2.0  # seconds between tries while the disk does not take them
 LAST_WRITE = 1.5  # seconds at the end: SQLite waits for a lock for one, and a disk that hangs must not hold us
+AT_ONCE = 50  # feeds that are collected from in one turn
 PATIENCE = 3.0  # seconds that a reader waits for what is pending
 EXPORTS = 2  # at a time
 
@@ -159,7 +160,7 @@ class Archive:
     async def flush(self) -> None:
         """Return once everything that was said so far is on disk, or cannot be written at present."""
         if self.is_failing:
-            self._collect()
+            await self._collect()
             return
         done = trio.Event()
         self._flushed.append(done)
@@ -167,9 +168,13 @@ class Archive:
         with trio.move_on_after(PATIENCE):
             await done.wait()
 
-    def _collect(self) -> None:
-        for follower in self._followers:
-            self.put(follower.collect())
+    async def _collect(self) -> None:
+        """Take from all followers; others have their turn in between, since of a whole market there are a thousand."""
+        for number, follower in enumerate(list(self._followers), 1):
+            if follower in self._followers:
+                self.put(follower.collect())
+            if number % AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
 
     # --- the writing task
 
@@ -183,7 +188,7 @@ class Archive:
     async def _collect_often(self) -> None:
         """Apart from writing, which may wait for the disk while readers fill up."""
         while True:
-            self._collect()
+            await self._collect()
             await clock.tick(BATCH_EVERY / 2)
 
     async def _write_often(self) -> None:
@@ -205,8 +210,8 @@ class Archive:
     async def _write(self) -> None:
         """Everything that is pending, as far as the disk takes it."""
         flushed, self._flushed = self._flushed, []
-        self._collect()
         try:
+            await self._collect()
             if self._damage is not None:
                 await self._replace(self._damage)
             if self._writer is None:

@@ -3,7 +3,9 @@
 import os
 import sqlite3
 import threading
+from contextlib import ExitStack
 from datetime import datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,37 @@ async def test_what_a_feed_says_is_on_disk_after_a_flush(path: Path) -> None:
             assert events(path, BARS) == [bar(0), bar(1)]
             report = archive.report()
             assert (report.state, report.written, report.pending, report.dropped) == ("ok", 7, 0, 0)
+
+
+async def test_collecting_from_many_feeds_gives_others_their_turn(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    feeds: list[Any] = [TellingFeed() for _ in range(11)]
+    order: list[str] = []
+    collect = Follower.collect
+
+    def noted(follower: Follower) -> list[Write]:
+        order.append("feed")
+        return collect(follower)
+
+    async def go_on_beside() -> None:
+        while True:
+            order.append("other")
+            await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(archive_module, "AT_ONCE", 2)
+    monkeypatch.setattr(Follower, "collect", noted)
+    archive = Archive(path, keep=KINDS, days={})
+    with ExitStack() as stack:
+        for number, feed in enumerate(feeds):
+            stack.enter_context(archive.following(feed, now))
+            feed.say(large_trade(1, number))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(go_on_beside)
+            await archive._collect()
+            nursery.cancel_scope.cancel()
+        assert archive.report().pending == len(feeds)
+        runs = [len(list(group)) for name, group in groupby(order) if name == "feed"]
+    assert max(runs) <= 4  # Trio may put the other first in one pass and last in the next
+    assert sum(runs) == len(feeds)
 
 
 async def test_covered_is_what_came_without_a_gap(path: Path) -> None:
