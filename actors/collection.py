@@ -23,6 +23,7 @@ from actors.feeds.everything import Everything
 from actors.feeds.feed import Feed
 from actors.feeds.repair import AskMissed
 from actors.lines.pool import Lines
+from actors.upstream.budget import SLOTS
 
 LINGER = 60.0  # seconds that an on-demand feed outlives its last reader
 POLL_SHARE = 0.25  # of a minute's request weight that open-interest polling may use
@@ -73,6 +74,7 @@ class Collection:
         self._counts = counts
         self._on_silence = on_silence  # a topic that should speak does not
         self.feeds: dict[str, Feed] = {}
+        self._loads = trio.CapacityLimiter(SLOTS["background"])
         self._taken_out: set[str] = set()  # symbols that were configured: nobody waits for their readers to come back
         self._ending: set[Feed] = set()  # for each a task waits to end it
         self._reach: Reach
@@ -168,6 +170,7 @@ class Collection:
             background=self._reach.background,
             poll_every=self._poll_every,
             everything=self._everything,
+            loads=self._loads,
             derived=self._derived(),
             missed_trades=self._reach.missed_trades,
             on_silence=self._on_silence,

@@ -63,6 +63,7 @@ class Feed:
         background: Rest,
         poll_every: Callable[[], float],
         everything: Everything,
+        loads: trio.CapacityLimiter,
         derived: frozenset[str] = frozenset(),
         missed_trades: AskMissed | None = None,
         on_silence: Callable[[], None] = lambda: None,
@@ -90,6 +91,7 @@ class Feed:
             publish=self.readers.publish_bar,
             derived=derived,
             urgency=self._urgency,
+            loads=loads,
         )
         self._known = Known(
             exchange,

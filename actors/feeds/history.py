@@ -33,10 +33,12 @@ class History:
         publish: Callable[[str, Ohlc | Gap], None],
         derived: frozenset[str],
         urgency: Callable[[], float] = lambda: 0.0,
+        loads: trio.CapacityLimiter,
     ) -> None:
         self._exchange, self._symbol = exchange, symbol
         self._repairs, self._background = repair, background
         self._urgency = urgency  # of a repair, among those of other symbols
+        self._loads = loads  # of all feeds, under way at once: see `load`
         self._publish = publish  # (interval, what its readers are told)
         self._derived = derived  # intervals that are made of minutes instead of being subscribed to
         self._bars: dict[str, Bars] = {}
@@ -178,24 +180,30 @@ class History:
     async def load(self) -> None:
         """Fetch every interval's bars now and whenever memory has a hole. Returns when there are none; may be rerun.
 
-        One interval's failure does not keep the others from loading; it is raised when they are done.
+        One interval's failure does not keep the others from loading; it is raised when they are done. No more feeds
+        load at once than may ask at once: each holds the pages that it has until the budget has room for the next.
         """
         problem: MarketError | None = None
         for interval, bars in list(self._bars.items()):
             if self._needs_load(bars):
                 try:
-                    rows = await self._background.ohlc(self._symbol, interval, limit=bars.history)
+                    async with self._loads:
+                        await self._load(interval, bars)
                 except MarketError as error:
                     problem = error
-                else:
-                    self._tell(interval, bars.loaded(rows))
-                    if bars.needs_load:
-                        problem = NotReady(f"the {interval} bars do not yet reach up to the stream's")
-                    if interval == BASE:
-                        for derivation in self._derivations.values():
-                            derivation.restart(bars.rows)
         if problem is not None:
             raise problem
+
+    async def _load(self, interval: str, bars: Bars) -> None:
+        """Raises MarketError. What was fetched is forgotten at the end: it takes ten times what is held of it."""
+        rows = await self._background.ohlc(self._symbol, interval, limit=bars.history)
+        self._tell(interval, bars.loaded(rows))
+        if interval == BASE and self._derivations:
+            minutes = list(bars.rows)
+            for derivation in self._derivations.values():
+                derivation.restart(minutes)
+        if bars.needs_load:
+            raise NotReady(f"the {interval} bars do not yet reach up to the stream's")
 
     async def wait_for_holes(self) -> None:
         """Return when `load` has work."""

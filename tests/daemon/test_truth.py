@@ -292,6 +292,7 @@ class Story:
             background=rest,
             poll_every=lambda: 60.0,
             everything=everything,
+            loads=trio.CapacityLimiter(1),
             missed_trades=self.upstream.missed_trades if exchange.missed_trades else None,
         )
         connector = Connector(self.feed, self.upstream)

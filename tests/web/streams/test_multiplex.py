@@ -63,6 +63,7 @@ class Daemon:
             background=rest,
             poll_every=lambda: 60.0,
             everything=everything,
+            loads=trio.CapacityLimiter(1),
         )
         connectors = cast(Connectors, {"binance": Connector(self.feed, upstream)})
         self.fanouts = Fanouts(nursery, run_once, Sources(connectors, everything, cast(Spikes, None)))

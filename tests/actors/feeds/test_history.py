@@ -1,0 +1,103 @@
+"""Loading of history: how much of it is under way at once, and how much stays."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import trio
+import trio.testing
+
+from actors.errors import UpstreamTimeout
+from actors.events import Ohlc
+from actors.exchanges.binance import EXCHANGE
+from actors.feeds.history import History
+from tests.actors.feeds.test_packing import bar
+
+
+class Pages(list[Ohlc]):
+    """An answer whose end can be seen."""
+
+
+class SlowRest:
+    """Answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.answers: list[weakref.ref[Pages]] = []
+        self.go_on = trio.Semaphore(0)
+        self.fails = False
+
+    async def ohlc(self, symbol: str, interval: str, **_: Any) -> list[Ohlc]:
+        self.asked.append(f"{symbol} {interval}")
+        await self.go_on.acquire()
+        if self.fails:
+            raise UpstreamTimeout("nothing came")
+        rows = Pages(map(bar, range(100)))
+        self.answers.append(weakref.ref(rows))
+        return rows
+
+
+def history_of(symbol: str, rest: Any, loads: trio.CapacityLimiter) -> History:
+    made = History(
+        EXCHANGE,
+        symbol,
+        repair=rest,
+        background=rest,
+        publish=lambda interval, said: None,
+        derived=frozenset(),
+        loads=loads,
+    )
+    for interval in ("1m", "5m"):
+        made.add(interval)
+    return made
+
+
+async def load_all(count: int, rest: SlowRest, loads: trio.CapacityLimiter, check: Callable[[], None]) -> None:
+    async with trio.open_nursery() as nursery:
+        for number in range(count):
+            nursery.start_soon(history_of(f"S{number}", rest, loads).load)
+        for _ in range(2 * count):
+            await trio.testing.wait_all_tasks_blocked()
+            check()
+            rest.go_on.release()
+
+
+async def test_no_more_feeds_load_at_once_than_may() -> None:
+    rest, loads, done = SlowRest(), trio.CapacityLimiter(2), [0]
+
+    def check() -> None:
+        assert len(rest.asked) - done[0] == min(2, 8 - done[0])
+        done[0] += 1
+
+    await load_all(4, rest, loads, check)
+    assert sorted(rest.asked) == sorted(f"S{number} {interval}" for number in range(4) for interval in ("1m", "5m"))
+
+
+async def test_what_was_fetched_is_not_kept_while_the_next_is_waited_for() -> None:
+    rest = SlowRest()
+
+    def check() -> None:
+        assert [answer for answer in rest.answers if answer() is not None] == []
+
+    await load_all(3, rest, trio.CapacityLimiter(3), check)
+    assert len(rest.answers) == 6
+
+
+async def test_a_load_that_fails_makes_room_for_others() -> None:
+    rest, loads = SlowRest(), trio.CapacityLimiter(1)
+    failed = trio.Event()
+
+    async def fail(history: History) -> None:
+        rest.fails = True
+        rest.go_on.release()
+        rest.go_on.release()
+        try:
+            await history.load()
+        except UpstreamTimeout:
+            failed.set()
+        rest.fails = False
+
+    await fail(history_of("S0", rest, loads))
+    assert failed.is_set()
+    await load_all(1, rest, loads, lambda: None)
+    assert rest.asked == ["S0 1m", "S0 5m", "S0 1m", "S0 5m"]
