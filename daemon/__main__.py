@@ -17,7 +17,7 @@ import trio
 from actors.clock import RecordedClock, fixed_order
 from actors.exchanges.exchange import Exchange, load_exchanges
 from actors.recording.format import BadRecording, Recording
-from daemon import backfill, demo, export, keys, log, named, notify, ops, output, replay
+from daemon import backfill, demo, export, garbage, keys, log, named, notify, ops, output, replay
 from daemon import main as daemon
 from daemon.config import Override, load
 from daemon.dump import dump
@@ -108,7 +108,8 @@ def _run(options: argparse.Namespace) -> int:
                 manager.tell("READY=1")
 
     try:
-        trio.run(_until_signalled, program, reload_when_asked if options.command is None else None)
+        with garbage.left_alone():
+            trio.run(_until_signalled, program, reload_when_asked if options.command is None else None)
     except* ConfigError as group:
         code = _fail(group, EX_CONFIG)
     except* CannotListen as group:
@@ -127,7 +128,7 @@ def _replay(options: argparse.Namespace, config: Config, exchanges: Mapping[str,
         async def program(stop: trio.Event) -> None:
             await replay.run(recorded, exchanges, recording, clock=clock, delay=options.delay, stop=stop)
 
-        with fixed_order():
+        with fixed_order(), garbage.left_alone():
             trio.run(_until_signalled, program, clock=clock, instruments=[clock])
     except* (BadRecording, ConfigError, CannotListen) as group:
         code = _fail(group, EX_CRASH)
