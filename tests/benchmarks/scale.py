@@ -188,9 +188,17 @@ async def turn(watch: Watch, market: Market) -> None:
     await watch()
     await trio.sleep(2 * AROUND)
     watched = await watch()
+    sys.stdout.write(
+        f"the end of an hour, passes of the scheduler by CPU: {histogram(watched.passes)}, the longest "
+        f"{watched.longest:.1f} ms, with the longest turn of one task {watched.longest_turn:.1f} ms "
+        f"({watched.longest_turn_of})\n"
+        f"the same on the wall: {histogram(watched.passes_by_wall)}, the longest {watched.longest_by_wall:.1f} ms\n"
+    )
+
+
+def histogram(passes: Sequence[int]) -> str:
     classes = [*(f"to {limit} ms" for limit in LIMITS), f"over {LIMITS[-1]} ms"]
-    told = ", ".join(f"{count} {name}" for count, name in zip(watched.passes, classes, strict=True) if count)
-    sys.stdout.write(f"the end of an hour: passes {told}; the longest {watched.longest:.1f} ms\n")
+    return ", ".join(f"{count} {name}" for count, name in zip(passes, classes, strict=True) if count)
 
 
 async def run(pid: int, core: int | None, simulators: dict[str, Simulator], seconds: float) -> None:
