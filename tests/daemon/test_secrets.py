@@ -57,8 +57,9 @@ def mistakes(files: Files, good_key: str) -> list[tuple[Path, Any, str]]:
         path.chmod(0o644)
 
     def folder(path: Path) -> None:
-        path.unlink()
-        path.mkdir()
+        beside = path.with_name("beside")
+        beside.symlink_to(path.parent)
+        beside.replace(path)
 
     return [
         (keys, f'oops = "{good_key}', "auth.keys_file: keys.toml: is not TOML"),
@@ -77,14 +78,15 @@ def spoil(path: Path, how: Any) -> None:
     if callable(how):
         how(path)
     else:
-        path.write_text(how)
+        put(path, how.encode())
 
 
-def mend(path: Path, content: bytes) -> None:
-    if path.is_dir():
-        path.rmdir()
-    path.write_bytes(content)
-    path.chmod(0o600)
+def put(path: Path, content: bytes) -> None:
+    """At once: the daemon looks at its keys by itself, and a file without any is one, too."""
+    beside = path.with_name("beside")
+    beside.write_bytes(content)
+    beside.chmod(0o600)
+    beside.replace(path)
 
 
 async def ask_in_every_wrong_way(client: httpx.AsyncClient, context: ssl.SSLContext, keys: dict[str, str]) -> None:
@@ -145,7 +147,7 @@ async def test_no_mistake_loses_anything_or_tells_a_secret(tmp_path: Path, nurse
                     assert "\n" not in entry["reason"]
                     async with httpx.AsyncClient(base_url=url, verify=context, timeout=WITHIN) as another:
                         assert (await another.get("/health", headers=bearer(keys["good"]))).status_code == 200, told
-                    mend(path, content)
+                    put(path, content)
                 daemon.process.send_signal(signal.SIGHUP)
                 await eventually(lambda: daemon.logged("config.reloaded"), WITHIN)
             daemon.process.send_signal(signal.SIGTERM)
