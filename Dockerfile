@@ -15,8 +15,8 @@ COPY --from=build /opt/marketd /opt/marketd
 WORKDIR /etc/marketd
 COPY config.toml .
 USER marketd
-# The archive outlives the container where this is a volume.
-ENV MARKETD_ARCHIVE__PATH=/var/lib/marketd/marketd.db
+# The archive and the keys (`docker exec ... marketd key new`) outlive the container where this is a volume.
+ENV MARKETD_ARCHIVE__PATH=/var/lib/marketd/marketd.db MARKETD_AUTH__KEYS_FILE=/var/lib/marketd/keys.toml
 VOLUME /var/lib/marketd
 # PORT makes the daemon listen on every address; a platform may set another one.
 ENV PATH=/opt/marketd/bin:$PATH PYTHONUNBUFFERED=1 PORT=8000
