@@ -15,7 +15,6 @@ from time import perf_counter
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-import h11
 import msgspec
 from quart_trio import QuartTrio
 from werkzeug.datastructures import MultiDict
@@ -34,15 +33,12 @@ from web.parameters import TableQuery, parse
 from web.problems import InvalidParameters
 from web.rest.gate import PROBES, refusal
 from web.rest.headers import Encoding, choose_encoding, compress, is_compressible, prefers_html, variant_headers
+from web.rest.heads import parse_head
 from web.rest.route import Answer
 from web.rest.routes import routes_below
 
-HEAD_MAX = 4096  # bytes of a request's head
-HEADS_MAX, BODIES_MAX = 1024, 32 << 20  # heads, and bytes of bodies; past either, all is forgotten
+HEADS_MAX, BODIES_MAX = 1024, 32 << 20  # heads, and as many bodies, and bytes of these; past it, they are forgotten
 CONTENT_TYPE = "application/json"
-
-# Headers that ask for more than an answer, or announce a body.
-_UNUSUAL = {b"upgrade", b"expect", b"content-length", b"transfer-encoding", b"te", b"http2-settings"}
 
 # The headers that an answer may depend on.
 _HEEDED = {b"host", b"origin", b"accept", b"accept-encoding"}
@@ -183,9 +179,11 @@ class Early:
     def _remember(self, data: bytes, asked: Asked, grown: int, *, is_new: bool) -> None:
         """Only what can be answered is remembered: anybody can ask for what cannot."""
         self._size += grown
-        if self._size > BODIES_MAX or (is_new and len(self._asked) >= HEADS_MAX):
+        if self._size > BODIES_MAX or (is_new and len(self._bodies) >= HEADS_MAX):
             self.forget()
         elif is_new:
+            if len(self._asked) >= HEADS_MAX:  # heads that never repeat must not cost the answers
+                self._asked.clear()
             self._asked[data] = asked
             self._bodies[asked.target, asked.encoding] = asked.body
 
@@ -211,7 +209,7 @@ class Early:
             return None
         target = request.target.decode("ascii")
         path, _, query = target.partition("?")
-        headers = {name: value.decode("latin1") for name, value in request.headers if name in _HEEDED}
+        headers = {name: value.decode("latin1") for name, value in request.headers.items() if name in _HEEDED}
         if self._hosts.refusal(headers.get(b"host")) is not None:
             return None
         if path == "/" and prefers_html(headers.get(b"accept", "")):
@@ -245,23 +243,3 @@ def _head(status: int, headers: dict[str, str]) -> bytes:
 
 def _lines(headers: dict[str, str]) -> bytes:
     return "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items()).encode("latin1")
-
-
-def parse_head(data: bytes) -> h11.Request | None:
-    """The request, if `data` is the head of an ordinary GET on a connection to be kept, and nothing else."""
-    if len(data) > HEAD_MAX or not data.startswith(b"GET /") or not data.endswith(b"\r\n\r\n"):
-        return None
-    connection = h11.Connection(h11.SERVER, HEAD_MAX)
-    connection.receive_data(data)
-    try:
-        request = connection.next_event()
-        is_whole = isinstance(connection.next_event(), h11.EndOfMessage)
-    except h11.RemoteProtocolError:
-        return None
-    if not isinstance(request, h11.Request) or not is_whole or connection.trailing_data[0]:
-        return None
-    names = [name for name, _ in request.headers]
-    if request.http_version != b"1.1" or len(set(names)) < len(names) or not _UNUSUAL.isdisjoint(names):
-        return None
-    keeps = all(value.lower() == b"keep-alive" for name, value in request.headers if name == b"connection")
-    return request if keeps else None

@@ -11,7 +11,8 @@ import trio
 import web.rest.early
 from daemon.settings import Server
 from tests.daemon.fixtures import World, eventually, world
-from web.rest.early import Early, parse_head
+from web.rest.early import Early
+from web.rest.heads import parse_head
 
 PAGE = "https://page.example"
 BARS = "/binance/ohlc/BTCUSDT/1m?limit=100"
@@ -247,9 +248,14 @@ async def test_what_is_remembered_is_bounded(w: World, answers: Answers, monkeyp
     await w.get("/health/live")
     early, numbers = answers.early, itertools.count()
     monkeypatch.setattr(web.rest.early, "HEADS_MAX", 20)
+    bodies = set()
     for number in itertools.islice(numbers, 100):
         assert early.answer(head(BARS, f"X-Number: {number}"))
         assert len(early._asked) <= 20
+        bodies.add(early._bodies[BARS, None])
+    assert len(bodies) == 1, "heads that never repeat do not cost the answer"
+    for number in range(100):
+        assert early.answer(head(f"/binance/ohlc/BTCUSDT/1m?limit={number + 1}"))
         assert len(early._bodies) <= 20
     monkeypatch.setattr(web.rest.early, "HEADS_MAX", 10_000)
     monkeypatch.setattr(web.rest.early, "BODIES_MAX", 100_000)
