@@ -1,10 +1,7 @@
-"""One exchange's REST host, spoken to within its budget. The only module that knows an HTTP library.
+"""One exchange's REST host, spoken to within its budget. The only module that knows httpx.
 
-Every request has one deadline over all of it (httpcore's own are per read), a bound on the answer's size, and leaves
+Every request has one deadline over all of it (httpx's own are per read), a bound on the answer's size, and leaves
 uncompressed (a small gzip body may inflate to gigabytes). A failure is raised as one of `actors.errors`.
-
-httpcore is asked itself: what httpx does around it (cookies, redirects, decoding) is not wanted here and cost half of a
-question, which a daemon that polls asks ten times a second.
 """
 
 import json
@@ -14,10 +11,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from math import inf
-from typing import NamedTuple, Protocol
-from urllib.parse import quote, urlencode, urlsplit
+from typing import Any, NamedTuple, Protocol
 
-import httpcore
 import httpx
 import trio
 
@@ -33,14 +28,14 @@ from actors.errors import (
 from actors.upstream.bucket import Caller
 from actors.upstream.budget import Budget
 from actors.upstream.caller import ANSWER_BY
-from actors.upstream.tunnel import Dial
+from actors.upstream.tunnel import Transport
 from actors.upstream.way import DIRECT, NoWay, Way
 
 TIMEOUT = 10.0  # seconds for a whole request
 MAX_BYTES = 64 << 20  # of one answer
 ANSWER_WITHIN = 25.0  # seconds for a client's answer, with all its questions, what they wait for and second tries
 ASK_AGAIN = 0.2  # seconds
-CONNECTIONS = 100  # more than there are slots for requests, so that the pool never queues (httpcore #1093)
+CONNECTIONS = 100  # more than there are slots for requests, so that httpx's pool never queues (httpcore #1093)
 RETRY_AFTER_DEFAULT = {429: 60.0, 418: 120.0}  # seconds, where the exchange does not say
 LIMITED_PAUSE = 10.0  # seconds, where neither the status nor the exchange says
 RETRY_AFTER_MAX = 3 * 86_400.0  # Binance's longest ban
@@ -216,61 +211,38 @@ class RestClient:
         return said or UpstreamError(f"{path}: the exchange answered {status}: {excerpt(body)}")
 
 
-BROKEN = (
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.TimeoutException,
-    httpcore.ProxyError,
-    httpcore.UnsupportedProtocol,
-)
+class HttpxHost:
+    """A REST host over httpx's connection pool."""
 
-
-class Host:
-    """A REST host over a pool of connections. `base_url`: a path in it is put before those that are asked for."""
-
-    def __init__(self, pool: httpcore.AsyncConnectionPool, base_url: str) -> None:
-        self._pool = pool
-        parts = urlsplit(base_url)
-        self._scheme = parts.scheme.encode()
-        self._name = (parts.hostname or "").encode("idna")
-        self._port = parts.port
-        self._before = parts.path.rstrip("/")
-        host = parts.netloc.rpartition("@")[2].lower().encode("idna")
-        self._headers = [(b"Host", host), (b"Accept-Encoding", b"identity"), (b"User-Agent", b"marketd")]
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
 
     async def ask(self, question: Question) -> Answer:
         path = question.path
         asked_at = clock.now()
         try:
             with trio.fail_after(TIMEOUT):
-                response = await self._pool.handle_async_request(self._request(question))
+                response = await self._client.send(self._request(question), stream=True)
                 try:
                     body = bytearray()
-                    async for part in response.aiter_stream():
-                        body += part
+                    async for chunk in response.aiter_raw():
+                        body += chunk
                         if len(body) > MAX_BYTES:
                             raise UpstreamError(f"{path}: the answer is larger than {MAX_BYTES} bytes")
                 finally:
                     await response.aclose()
         except trio.TooSlowError:
             raise UpstreamTimeout(f"{path}: no answer within {TIMEOUT:g} s") from None
-        except BROKEN as error:
+        except httpx.TransportError as error:
             raise Unreachable(f"{path}: {type(error).__name__}: {error}") from error
-        headers: dict[str, str] = {}
-        for raw_name, raw in response.headers:
-            name, value = raw_name.decode("latin1").lower(), raw.decode("latin1")
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        return Answer(response.status, headers, bytes(body), asked_at, clock.now())
+        # httpx joins repeated headers, and names them in lower case.
+        return Answer(response.status_code, dict(response.headers), bytes(body), asked_at, clock.now())
 
-    def _request(self, question: Question) -> httpcore.Request:
-        target = quote(self._before + question.path, safe="/%:@!$&'()*+,;=~")
-        if question.query:
-            target += f"?{urlencode(question.query)}"
-        url = httpcore.URL(scheme=self._scheme, host=self._name, port=self._port, target=target.encode())
+    def _request(self, question: Question) -> httpx.Request:
         if question.method == "GET":
-            return httpcore.Request("GET", url, headers=self._headers)
-        about = [(b"Content-Type", b"application/json"), (b"Content-Length", b"%d" % len(question.body))]
-        return httpcore.Request(question.method, url, headers=self._headers + about, content=question.body)
+            return self._client.build_request("GET", question.path, params=dict(question.query))
+        headers = {"Content-Type": "application/json"}
+        return self._client.build_request(question.method, question.path, content=question.body, headers=headers)
 
 
 def tls_for(*urls: str) -> ssl.SSLContext | None:
@@ -284,14 +256,18 @@ def tls_for(*urls: str) -> ssl.SSLContext | None:
 async def open_http(base_url: str, tls: ssl.SSLContext | None = None, way: Way = DIRECT) -> AsyncIterator[Http]:
     """The connection pool to one REST host."""
     way.trust(tls)
-    async with httpcore.AsyncConnectionPool(
-        ssl_context=tls,
-        max_connections=CONNECTIONS,
-        max_keepalive_connections=20,
-        keepalive_expiry=30,
-        network_backend=Dial(way),
-    ) as pool:
-        yield Host(pool, base_url)
+    bounds: Any = {"max_connections": CONNECTIONS, "max_keepalive_connections": 20, "keepalive_expiry": 30}
+    async with httpx.AsyncClient(
+        transport=None if way == DIRECT else Transport(way, tls, **bounds),
+        base_url=base_url,
+        verify=tls or False,  # there is none only where nothing is encrypted, and redirects are not followed
+        timeout=None,  # RestClient bounds each request as a whole
+        limits=httpx.Limits(**bounds),
+        headers={"Accept-Encoding": "identity", "User-Agent": "marketd"},
+        follow_redirects=False,
+        trust_env=False,
+    ) as client:
+        yield HttpxHost(client)
 
 
 def retry_after(value: str | None) -> float | None:

@@ -1,14 +1,16 @@
-"""httpcore on the way that WebSockets take, too: one dial for both, whatever the proxy.
+"""httpx on the way that WebSockets take, too: one dial for both, whatever the proxy.
 
-Its own proxies would send plain HTTP through no tunnel, and know no source address.
+httpx's own proxies would send plain HTTP through no tunnel, and know no source address.
 """
 
 import select
 import ssl
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 import httpcore
+import httpx
 import trio
 
 from actors.upstream.way import Way
@@ -67,7 +69,7 @@ class _Wire(httpcore.AsyncNetworkStream):
         return bool(poll.poll(0))
 
 
-class Dial(httpcore.AsyncNetworkBackend):
+class _Dial(httpcore.AsyncNetworkBackend):
     def __init__(self, way: Way) -> None:
         self._way = way
 
@@ -86,3 +88,45 @@ class Dial(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await trio.sleep(seconds)
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _as_httpx():
+            async for part in self._stream:
+                yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class Transport(httpx.AsyncBaseTransport):
+    def __init__(self, way: Way, tls: ssl.SSLContext | None, **limits: Any) -> None:
+        self._pool = httpcore.AsyncConnectionPool(ssl_context=tls, network_backend=_Dial(way), **limits)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        asked = httpcore.Request(
+            method=request.method,
+            url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=request.headers.raw,
+            content=cast(Any, request.stream),
+            extensions=request.extensions,
+        )
+        with _as_httpx():
+            answer = await self._pool.handle_async_request(asked)
+        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer.stream))
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+
+
+@contextmanager
+def _as_httpx() -> Iterator[None]:
+    try:
+        yield
+    except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+        raise httpx.NetworkError(f"{type(error).__name__}: {error}") from error

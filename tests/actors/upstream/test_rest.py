@@ -27,15 +27,7 @@ from actors.upstream import rest
 from actors.upstream.bucket import Caller
 from actors.upstream.budget import SLOTS, Budget, Window
 from actors.upstream.caller import ANSWER_BY
-from actors.upstream.rest import (
-    FORBIDDEN_PAUSE,
-    RETRY_AFTER_MAX,
-    Question,
-    RestClient,
-    excerpt,
-    open_http,
-    retry_after,
-)
+from actors.upstream.rest import FORBIDDEN_PAUSE, RETRY_AFTER_MAX, RestClient, excerpt, open_http, retry_after
 
 Answer = Callable[[trio.SocketStream], Awaitable[None]]
 
@@ -187,15 +179,6 @@ async def test_a_posted_question(server: Server, budget: Budget) -> None:
     assert server.bodies == [b'{"type":"meta"}'] * 2
     assert dict(server.requests[1].headers)[b"content-type"] == b"application/json"
     assert budget.buckets["other"].used() == 6  # every attempt is paid for
-
-
-async def test_a_path_before_all_others_and_headers_that_are_repeated(server: Server) -> None:
-    server.will(reply(200, b"[]", ("X-Used", "1"), ("x-used", "2"), ("Date", "today")))
-    async with open_http(f"{server.url}/behind/a proxy/") as http:
-        answer = await http.ask(Question("GET", "/x", {"a": "b c&d"}))
-    assert server.targets == ["/behind/a%20proxy/x?a=b+c%26d"]
-    assert dict(server.requests[0].headers)[b"host"].decode() == server.url.removeprefix("http://")
-    assert (answer.headers["x-used"], answer.headers["date"]) == ("1, 2", "today")
 
 
 async def test_a_compressed_body_is_not_inflated(server: Server, budget: Budget) -> None:
