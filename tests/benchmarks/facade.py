@@ -5,9 +5,10 @@
 
 Linux only. The exchange is the simulator of Binance, in a process of its own; the daemon is in another one, which
 follows none of the symbols of its own accord, or with `--followed` their minute bars; the clients are here, each asks
-for the last 99 minute bars of every symbol once a second, or as fast as it can. First straight at the exchange, then
-through the façade, once its feeds have loaded their past. Reported: answers, refusals, p50 and p99 of an answer,
-calls that the exchange saw, the daemon's CPU.
+for the last 99 minute bars of every symbol once a second, or as fast as it can. First through the façade, once its
+feeds have loaded their past, then straight at the exchange: the other way round the daemon would heed what the exchange
+says that this address has used. Reported: answers, refusals, p50 and p99 of an answer, calls that the exchange saw, the
+daemon's CPU.
 """
 
 import argparse
@@ -201,8 +202,8 @@ def main() -> None:
             url = f"http://{wait_for_address(daemon, log)}"
             time.sleep(BEGINS)
             runs = {
-                "straight": measure(venue.rest, venue, None, options),
                 "façade": measure(f"{url}/as/binance", venue, daemon.pid, options),
+                "straight": measure(venue.rest, venue, None, options),
             }
         finally:
             for process in (daemon, venue.process):
