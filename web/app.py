@@ -260,8 +260,11 @@ def as_json(body: object, status: int = 200) -> Response:
 
 
 def as_problem(told: Problem) -> Response:
-    body = udf.worded(told) if udf.is_below(request.path) else told
-    response = Response(_encode(body), told.status, content_type="application/problem+json")
+    is_chart = udf.is_below(request.path)
+    response = Response(_encode(udf.worded(told) if is_chart else told), told.status)
+    response.content_type = "application/problem+json"
+    if is_chart:
+        response.headers["Cache-Control"] = "no-store"
     if isinstance(told.retry_after, int):
         response.headers["Retry-After"] = str(told.retry_after)
     return response

@@ -25,5 +25,6 @@ def refusal_as_understood(
         )
     if udf.is_below(path):
         told = problem_of(error)
-        return Reply(told.status, msgspec.json.encode(udf.worded(told)), "application/problem+json")
+        body = msgspec.json.encode(udf.worded(told))
+        return Reply(told.status, body, "application/problem+json", (("Cache-Control", "no-store"),))
     return refusal_below(desks, path, error)

@@ -3,6 +3,7 @@
 The chart library is the file that the package `litecharts` carries; nothing else of that package is used.
 """
 
+from functools import cache
 from importlib.metadata import files as files_of
 from importlib.resources import files
 from importlib.util import find_spec
@@ -54,14 +55,18 @@ def page_files() -> dict[str, bytes]:
     return found | {CHARTS: chart_library(), LICENCES: found[LICENCES] + b"\n\n" + apache_licence()}
 
 
+@cache
+def _served() -> dict[str, FixedFile]:
+    """Once for the process: compressing them takes longer than all else of a start."""
+    safe = {"Referrer-Policy": "no-referrer", "Content-Security-Policy": POLICY}
+    return {name: FixedFile(data, _CONTENT_TYPES[name.rpartition(".")[2]], safe) for name, data in page_files().items()}
+
+
 class Dashboard:
     """What is served; the page itself holds nothing of the market, and asks for a key where one is needed."""
 
     def __init__(self) -> None:
-        safe = {"Referrer-Policy": "no-referrer", "Content-Security-Policy": POLICY}
-        self.files = {
-            name: FixedFile(data, _CONTENT_TYPES[name.rpartition(".")[2]], safe) for name, data in page_files().items()
-        }
+        self.files = dict(_served())
         self.page = self.files.pop(PAGE)
 
     def refused(self, accept: str) -> Reply | None:

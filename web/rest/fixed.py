@@ -4,7 +4,7 @@ from hashlib import sha256
 
 from quart import Response, request
 
-from web.rest.headers import Encoding, choose_encoding, compress, is_compressible, is_known
+from web.rest.headers import ENCODINGS, Encoding, choose_encoding, compress, is_compressible, is_known
 
 
 class FixedFile:
@@ -14,12 +14,14 @@ class FixedFile:
         self.content_type = content_type
         self.headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", **(headers or {})}
         self._tag = sha256(data).hexdigest()[:20]
-        self._packed: dict[Encoding, bytes] = {}
+        self._packed: dict[Encoding | None, bytes] = {None: data}
+        if is_compressible(content_type, len(data)):
+            self._packed |= {encoding: compress(data, encoding) for encoding in ENCODINGS}
 
     def answer(self) -> Response:
         """To the request that is being handled."""
         encoding = choose_encoding(request.headers.get("Accept-Encoding", ""))
-        if not is_compressible(self.content_type, len(self.data)):
+        if encoding not in self._packed:
             encoding = None
         tag = f'"{self._tag}"' if encoding is None else f'"{self._tag}-{encoding}"'
         headers = self.headers | {"ETag": tag}
@@ -27,10 +29,6 @@ class FixedFile:
             response = Response(b"", 304, headers=headers)
             response.headers.pop("Content-Type", None)
             return response
-        body = self.data
         if encoding is not None:
             headers["Content-Encoding"] = encoding
-            if encoding not in self._packed:
-                self._packed[encoding] = compress(self.data, encoding)
-            body = self._packed[encoding]
-        return Response(body, content_type=self.content_type, headers=headers)
+        return Response(self._packed[encoding], content_type=self.content_type, headers=headers)

@@ -12,6 +12,7 @@ from typing import Literal
 import zstandard
 
 Encoding = Literal["zstd", "gzip"]
+ENCODINGS: tuple[Encoding, ...] = ("zstd", "gzip")
 
 COMPRESS_FROM = 1024  # bytes; below it a packet is a packet
 _COMPRESSIBLE = ("application/", "text/")  # the rest is images

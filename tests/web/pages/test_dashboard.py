@@ -19,6 +19,7 @@ from web.access.keys import Key, new_key, write_keys
 pytestmark = pytest.mark.timeout(240)
 
 CHART = '[data-panel="chart"]'
+SENTENCE = "document.querySelector('[data-role=chart-status]').textContent"
 FIELDS = ("open", "high", "low", "close")
 
 
@@ -162,6 +163,10 @@ async def test_a_state_is_said_with_its_reason_and_near_names_of_what_there_is_n
             page = visit.page
             page.route("**/health", lambda route: route.fulfill(json=health))
             page.route("**/quality", lambda route: route.fulfill(json=quality))
+            early = {"status": 503, "json": {"detail": "no catalogue yet", "retry_after": 2}}
+            page.route("**/symbols", lambda route: route.fulfill(**early), times=1)
+            page.goto(f"{w.url}/#/binance/BTCUSDT/1m")
+            visit.wait(f"{SENTENCE} === 'no catalogue yet (again in 2 s)'")
             open_chart(visit, w.url)
             visit.wait("document.querySelector('.gap')?.getBoundingClientRect().width > 3")
             for state in ("stale", "failed"):
@@ -180,8 +185,11 @@ async def test_a_state_is_said_with_its_reason_and_near_names_of_what_there_is_n
             page.goto(f"{w.url}/#/binance/%3Cimg%20src%3Dx%3E/1m")
             visit.wait("document.querySelector('h1').textContent.includes('<img')")
             assert page.locator("h1 img").count() == 0
+            for odd in ("%E0%A4%A", "binance", "binance/BTCUSDT/7m", "nowhere/BTCUSDT/1m"):
+                page.goto(f"{w.url}/#/{odd}")
+                visit.wait(f"{SENTENCE}.startsWith('There is no')")
 
-        await browser.visit(act)
+        await browser.visit(act, expected="503")
 
 
 async def test_a_hidden_page_rests_keeps_its_socket_and_paints_once_when_it_is_shown(browser: Browser) -> None:

@@ -1,5 +1,7 @@
 """The page and its files over HTTP: who gets the page and who JSON, and what a browser is told of them."""
 
+import re
+
 import pytest
 
 from daemon.settings import Auth, Server
@@ -69,8 +71,11 @@ def test_the_chart_library_is_the_one_that_is_called_and_its_licence_is_told() -
     files = page_files()
     library = files["lightweight-charts.js"]
     assert b"Lightweight Charts\xe2\x84\xa2 v5." in library[:300]
-    for name in (b"createChart", b"createSeriesMarkers", b"CandlestickSeries", b"HistogramSeries"):
-        assert name in library
+    for name in ("createChart", "createSeriesMarkers", "CandlestickSeries", "HistogramSeries"):
+        assert name.encode() in library
+        assert name in files["canvas.js"].decode()
+    for called in ("setData", "update", "setMarkers", "subscribeCrosshairMove", "timeToCoordinate", "scrollToPosition"):
+        assert called.encode() in library
     page, licences = files["index.html"].decode(), files["licences.txt"].decode()
     for text in ("TradingView Lightweight Charts™", "TradingView, Inc.", "https://www.tradingview.com/"):
         assert text in page
@@ -78,6 +83,10 @@ def test_the_chart_library_is_the_one_that_is_called_and_its_licence_is_told() -
     assert "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in licences
     assert "<script>" not in page
     assert "style=" not in page
+    for name, data in files.items():
+        if name.endswith(".js") and name != "lightweight-charts.js":
+            assert len(data.splitlines()) < 200, name
+            assert not {b"innerHTML", b"outerHTML", b"insertAdjacentHTML"} & set(re.findall(rb"\w+", data)), name
 
 
 async def test_without_a_dashboard_everybody_gets_json() -> None:

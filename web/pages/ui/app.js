@@ -12,10 +12,28 @@ const root = document.documentElement, search = d.role("search"), help = documen
 const NAMES_MAX = 20, INTERVALS = ["1m", "5m", "15m", "1h", "4h", "1d"];
 let place = {}, last = "";
 
+function plain(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // typed by hand, and no encoding of anything: there is no such market
+  }
+}
+
 function parse() {
-  const [, first = "", symbol, interval = "1m"] = location.hash.split("/").map(decodeURIComponent);
+  const [, first = "", symbol = "", interval = "1m"] = location.hash.split("/").map(plain);
   if (first === "health") return { view: "health" };
   return first ? { view: "chart", exchange: first.toLowerCase(), symbol, interval } : { view: "markets" };
+}
+
+function turn(to) {
+  place = to;
+  root.dataset.view = place.view;
+  for (const page of document.querySelectorAll("[data-page]")) page.hidden = page.dataset.page !== place.view;
+  for (const link of document.querySelectorAll("[data-nav]")) {
+    if (link.dataset.nav === place.view) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
 }
 
 function show() {
@@ -24,13 +42,7 @@ function show() {
   chart.leave();
   derivatives.leave();
   tapes.leave();
-  place = parse();
-  root.dataset.view = place.view;
-  for (const page of document.querySelectorAll("[data-page]")) page.hidden = page.dataset.page !== place.view;
-  for (const link of document.querySelectorAll("[data-nav]")) {
-    if (link.dataset.nav === place.view) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-  }
+  turn(parse());
   if (place.view === "markets") markets.open();
   else if (place.view === "health") health.open();
   else openChart();
@@ -142,6 +154,7 @@ function askKey(why) {
 }
 
 async function begin() {
+  turn(parse()); // of the right shape before anything is known
   theme(localStorage.getItem("theme"));
   onSocket(socketLine);
   d.every(1000, () => {
@@ -158,6 +171,7 @@ async function begin() {
         continue;
       }
       d.note(d.panel("markets"), error.message);
+      d.say(d.role("chart-status"), error.message);
       await new Promise((go) => setTimeout(go, 2000));
     }
   }

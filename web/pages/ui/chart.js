@@ -150,6 +150,7 @@ export function open({ exchange, symbol, interval }) {
   d.say(box.querySelector("h1"), `${symbol} on ${nameOf(exchange)}`);
   d.role("near").replaceChildren();
   d.role("source", box).href = path;
+  d.role("csv", box).href = `${path}?format=csv&limit=1500`;
   const known = exchanges.get(exchange);
   if (!known || !one) return unknown(market);
   if (!known.intervals.includes(interval)) {
