@@ -59,6 +59,7 @@ class Collection:
         now: Callable[[], datetime],
         on_silence: Callable[[], None],
         counts: Counts,
+        announced: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.exchange = exchange
         self._catalogue = catalogue
@@ -72,6 +73,7 @@ class Collection:
         self._linger = linger
         self._now = now  # the exchange's clock
         self._counts = counts
+        self._announced = announced  # maintenance that is on just now
         self._on_silence = on_silence  # a topic that should speak does not
         self.feeds: dict[str, Feed] = {}
         self._loads = trio.CapacityLimiter(SLOTS["background"])
@@ -175,6 +177,7 @@ class Collection:
             missed_trades=self._reach.missed_trades,
             on_silence=self._on_silence,
             counts=self._counts,
+            announced=self._announced,
         )
 
     def _derived(self) -> frozenset[str]:

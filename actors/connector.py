@@ -38,6 +38,7 @@ from actors.events import (
 from actors.exchanges.catalogue import Catalogue
 from actors.exchanges.exchange import Change, Exchange, Rest, Supervise
 from actors.exchanges.listings import Listings
+from actors.exchanges.notices import Notices
 from actors.feeds.everything import Everything
 from actors.feeds.feed import Feed
 from actors.lines.pool import Lines
@@ -86,6 +87,7 @@ class Connector:
         self._recall = Recall(archive, exchange, self.now) if archive else None
         self.listed = trio.Event()  # the catalogue has arrived
         self.budget = Budget(exchange.budget, upstream_share=upstream_share)
+        self._notices = Notices(exchange.name, self.now)
         self._listings = Listings(exchange.name, self._adopt, self._skew)
         self.catalogue = Catalogue(exchange.name, exchange.aliases, self._listings.doubt)
         self._collection = Collection(
@@ -102,6 +104,7 @@ class Connector:
             now=self.now,
             counts=self.counts,
             on_silence=self._listings.doubt,
+            announced=self._notices.present,
         )
         self.feeds = self._collection.feeds
         self.check_interval = self._collection.check_interval
@@ -143,6 +146,11 @@ class Connector:
                 nursery.start_soon(partial(self._supervise, name, task, exchange=self.name))
             if self._recall is not None:
                 nursery.start_soon(self._refill, self._recall)
+            if self.exchange.notices is not None:
+                ask = partial(self.exchange.notices, self._rest_client(http, "background"))
+                nursery.start_soon(
+                    partial(self._supervise, "notices", partial(self._notices.run, ask), exchange=self.name)
+                )
             keep = partial(self._listings.run, self._repair, timed, clock_client)
             await self._supervise("catalogue", keep, on_change=self._no_catalogue, exchange=self.name)
             for feed in self.feeds.values():  # only reached where the supervisor gives up

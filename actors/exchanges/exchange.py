@@ -64,6 +64,17 @@ class Leaving(NamedTuple):
     reason: str
 
 
+class Notice(NamedTuple):
+    """Maintenance that an exchange announces; no `end`: it does not say."""
+
+    title: str
+    start: datetime
+    end: datetime | None
+
+    def __str__(self) -> str:
+        return f"maintenance: {self.title}" + ("" if self.end is None else f", until {self.end:%Y-%m-%dT%H:%M:%SZ}")
+
+
 Item = Update | Backlog | Rejected | Leaving
 """What a frame may say."""
 
@@ -163,6 +174,7 @@ class Exchange:
     # Trades between two that are known, ascending, as many as one request gives: (client, symbol, last, first). Where
     # trade ids count up: those that follow `last`. Elsewhere: the most recent ones, which may hold both.
     missed_trades: Callable[[RestClient, str, Trade, Trade], Awaitable[list[Trade]]] | None = None
+    notices: Callable[[RestClient], Awaitable[list[Notice]]] | None = None  # of maintenance, not over yet
     subscription_of: Callable[[Topic], Hashable] = lambda topic: topic  # what is subscribed to; topics may share one
     unstamped: frozenset[Kind] = frozenset()  # pushed kinds whose frames do not say when they were pushed
     open_interest_kept: timedelta | None = None  # older history is refused; None: it may be asked for at any age

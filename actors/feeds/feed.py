@@ -68,6 +68,7 @@ class Feed:
         missed_trades: AskMissed | None = None,
         on_silence: Callable[[], None] = lambda: None,
         counts: Counts | None = None,
+        announced: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.exchange, self.symbol = exchange, symbol
         self.derived = derived  # intervals that are made of minutes instead of being subscribed to
@@ -78,7 +79,7 @@ class Feed:
         self.scope = trio.CancelScope()  # cancelled when the feed is no longer wanted
         self.holds = 0  # clients that hold the feed
         self.left_at = float("-inf")  # when the last of them left
-        self.health = Health(self._on_health)
+        self.health = Health(self._on_health, announced)
         self._silence = Silence(exchange.subscription_of)
         self._on_silence = on_silence  # a topic that should speak does not: the symbol may have ended
         self._trades_heard, self._made_at = 0, trio.current_time()

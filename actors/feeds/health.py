@@ -27,8 +27,9 @@ class FeedReport(Struct, frozen=True, kw_only=True):
 
 
 class Health:
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, on_change: Callable[[], None], announced: Callable[[], str | None] = lambda: None) -> None:
         self._on_change = on_change
+        self._announced = announced  # what the exchange says of itself: no trouble, but it may explain one
         self.state: FeedState = "starting"
         self.since = clock.now()
         self.restarts = 0
@@ -42,7 +43,10 @@ class Health:
     @property
     def reason(self) -> str | None:
         """Why the state is not `live`."""
-        return self._failed or self._down or next(iter(self._troubles.values()), None)
+        reason = self._failed or self._down or next(iter(self._troubles.values()), None)
+        if reason is None or self._failed or (announced := self._announced()) is None:
+            return reason
+        return f"{reason}; the exchange announces {announced}"
 
     @property
     def is_current(self) -> bool:

@@ -14,7 +14,8 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, TypeVar
 
-from actors.decoding import UNREADABLE, decode, integer, moment, optional_amount, priced
+from actors import clock
+from actors.decoding import UNREADABLE, decode, integer, moment, optional_amount, optional_moment, priced
 from actors.errors import (
     BadMessage,
     MarketError,
@@ -36,6 +37,7 @@ from actors.events import (
     Trade,
     ceil_ms,
 )
+from actors.exchanges.exchange import Notice
 from actors.exchanges.okx import wire
 from actors.exchanges.okx.normalise import (
     THEIR_INTERVALS,
@@ -75,6 +77,7 @@ LIMITS = {
 # They count arrivals, and what leaves at the ends of two windows may arrive within one: a quarter more than their two
 # seconds.
 BUDGET = {name: Window(limit, 2.5) for name, limit in LIMITS.items()}
+BUDGET["status"] = Window(2, 12.5)  # one in five seconds
 PATHS = {
     "/api/v5/market/candles": "candles",
     "/api/v5/market/history-candles": "history-candles",
@@ -86,6 +89,7 @@ PATHS = {
     "/api/v5/public/funding-rate-history": "funding-rate-history",
     "/api/v5/public/mark-price": "mark-price",
     "/api/v5/public/instruments": "weight",
+    "/api/v5/system/status": "status",
     "/api/v5/market/ticker": "ticker",
     "/api/v5/market/tickers": "tickers",
     "/api/v5/market/books": "books",
@@ -102,6 +106,7 @@ PERIODS = {
     **{"5m": "5m", "15m": "15m", "30m": "30m", "1h": "1H", "2h": "2H", "4h": "4H"},
     **{"6h": "6Hutc", "12h": "12Hutc", "1d": "1Dutc"},
 }
+DEMO = "2"  # the environment that is not this one
 MONTH = timedelta(days=31)
 RETRIED = ("50004", "50026")  # its own timeout and its own fault deserve a second try
 LIMITED_PAUSE = 2.0  # seconds: the window in which OKX counts
@@ -257,6 +262,9 @@ class OkxRest:
         [row] = await self._one("/api/v5/public/instruments", params, wire.decode_contracts)
         return size_of(row)
 
+    async def maintenance(self) -> list[wire.Maintenance]:
+        return await self._get("/api/v5/system/status", {}, wire.decode_maintenance)
+
     # --- requests ---
 
     async def _one(self, path: str, params: Params, decoder: Callable[[Any], list[T]]) -> list[T]:
@@ -277,6 +285,18 @@ class OkxRest:
             self._client.heed(error)
             raise error
         return decode(decoder, answer.data, f"OKX's {path}")
+
+
+async def notices(client: RestClient) -> list[Notice]:
+    """Maintenance that is scheduled or on."""
+    rest = OkxRest(client, clock.now)
+    rows = await rest.maintenance()
+    return [
+        Notice(row.title, start, optional_moment(row.end))
+        for row in rows
+        if row.state in ("scheduled", "ongoing", "pre_open") and row.environment != DEMO
+        if (start := optional_moment(row.begin)) is not None
+    ]
 
 
 async def missed_trades(client: RestClient, symbol: str, last: Trade, first: Trade) -> list[Trade]:

@@ -154,6 +154,19 @@ class SettledFunding(Struct, frozen=True):
     rate: str = field(name="realizedRate", default="")
 
 
+class Maintenance(Struct, frozen=True):
+    """{"title":"Trading account system upgrade","state":"scheduled","begin":"1672823400000","end":"1672823520000",
+    "href":"","serviceType":"8","env":"1",...}
+
+    `state`: scheduled, ongoing, pre_open, completed or canceled. `env` "2" is the demo's."""
+
+    title: str
+    state: str
+    begin: str
+    end: str = ""
+    environment: str = field(name="env", default="")
+
+
 class Time(Struct, frozen=True):
     time: str = field(name="ts")
 
@@ -166,4 +179,5 @@ decode_answer = msgspec.json.Decoder(Answer).decode
 decode_contracts = msgspec.json.Decoder(list[Contract]).decode
 decode_settled = msgspec.json.Decoder(list[SettledFunding]).decode
 decode_interest_rows = msgspec.json.Decoder(list[InterestRow]).decode
+decode_maintenance = msgspec.json.Decoder(list[Maintenance]).decode
 decode_times = msgspec.json.Decoder(list[Time]).decode

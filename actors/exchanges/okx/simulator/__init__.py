@@ -31,6 +31,7 @@ class Options:
     """The exchange's rules; a test may tighten or loosen them. Times in real seconds."""
 
     limits: Limits = field(default_factory=Limits)
+    maintenance: list[dict[str, str]] = field(default_factory=list)  # rows of /system/status; a test may add some
     args_bytes: int = 64 << 10  # of one request
     requests_an_hour: int = 480  # of one connection
     idle: float = 30.0  # without a subscription or without anything sent, a connection is cut
@@ -93,7 +94,7 @@ class _Okx:
     def __init__(self, sim: Simulator, options: Options) -> None:
         self._sim = sim
         self._options = options
-        self._rest = Rest(sim.market, options.limits)
+        self._rest = Rest(sim.market, options.limits, options.maintenance)
         listed = listing(sim.market).items()
         self._symbols = {symbol: tape for symbol, tape in listed if symbol not in options.streamless}
         self._streams: Subscribers[Stream] = Subscribers()

@@ -55,7 +55,7 @@ class Limits:
     def passes(self, path: str, most: int) -> bool:
         now = trio.current_time()
         recent = self._recent.setdefault(path, deque())
-        while recent and recent[0] <= now - 2.0:
+        while recent and recent[0] <= now - (5.0 if path.endswith("/status") else 2.0):
             recent.popleft()
         if len(recent) >= self.requests.get(path, most):
             return False
@@ -75,9 +75,10 @@ def too_frequent() -> Reply:
 class Rest:
     """Answers requests."""
 
-    def __init__(self, market: Market, limits: Limits) -> None:
+    def __init__(self, market: Market, limits: Limits, maintenance: list[dict[str, str]]) -> None:
         self._market = market
         self._limits = limits
+        self._maintenance = maintenance
         self._symbols = listing(market)
         self._routes: dict[str, tuple[int, Callable[[dict[str, str]], object]]] = {
             "/api/v5/public/time": (10, self._time),
@@ -95,6 +96,7 @@ class Rest:
             "/api/v5/market/tickers": (20, self._tickers),
             "/api/v5/market/books": (20, self._book),
             "/api/v5/market/mark-price-candles": (20, self._mark_candles),
+            "/api/v5/system/status": (1, self._status),
         }
 
     def answer(self, request: Request) -> Reply:
@@ -160,6 +162,9 @@ class Rest:
             newest=True,
         )
         return [candle_row(tape, bar, closed=bar.open_time < running) for bar in reversed(bars)]
+
+    def _status(self, query: dict[str, str]) -> object:
+        return [row for row in self._maintenance if query.get("state") in (None, row["state"])]
 
     def _mark_candles(self, query: dict[str, str]) -> object:
         """Bars of a price that is not traded, the newest first."""
