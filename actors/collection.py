@@ -21,7 +21,7 @@ from actors.exchanges.exchange import Exchange, Rest, Supervise
 from actors.feeds.derivation import BASE, DERIVABLE
 from actors.feeds.everything import Everything
 from actors.feeds.feed import Feed
-from actors.feeds.repair import AskMissed
+from actors.feeds.repair import AskLiquidations, AskMissed
 from actors.lines.pool import Lines
 from actors.upstream.budget import SLOTS
 
@@ -40,6 +40,7 @@ class Reach(NamedTuple):
     repair: Rest
     background: Rest
     missed_trades: AskMissed | None
+    missed_liquidations: AskLiquidations | None
 
 
 class Collection:
@@ -175,6 +176,7 @@ class Collection:
             loads=self._loads,
             derived=self._derived(),
             missed_trades=self._reach.missed_trades,
+            missed_liquidations=self._reach.missed_liquidations,
             on_silence=self._on_silence,
             counts=self._counts,
             announced=self._announced,

@@ -138,9 +138,9 @@ class Connector:
             # Of its own, so that the last answer is the one that said the time.
             clock_client = self._rest_client(http, "repair")
             timed = self.exchange.open_rest(clock_client, self.now)
-            missed = self.exchange.missed_trades
-            missed_trades = None if missed is None else partial(missed, repairer)
-            self._collection.open(Reach(nursery, lines, self._repair, self._background, missed_trades))
+            trades, forced = self.exchange.missed_trades, self.exchange.missed_liquidations
+            missed = trades and partial(trades, repairer), forced and partial(forced, repairer)
+            self._collection.open(Reach(nursery, lines, self._repair, self._background, *missed))
             probes = Probes(self.feeds, lines, self._repair, self._listings.doubt)
             for name, task in (("watch", probes.run), ("rotation", lines.replace_the_old)):
                 nursery.start_soon(partial(self._supervise, name, task, exchange=self.name))

@@ -18,6 +18,7 @@ from actors.events import (
     FundingRate,
     Instrument,
     Kind,
+    Liquidation,
     Ohlc,
     OpenInterest,
     PredictedFunding,
@@ -174,6 +175,9 @@ class Exchange:
     # Trades between two that are known, ascending, as many as one request gives: (client, symbol, last, first). Where
     # trade ids count up: those that follow `last`. Elsewhere: the most recent ones, which may hold both.
     missed_trades: Callable[[RestClient, str, Trade, Trade], Awaitable[list[Trade]]] | None = None
+    # Liquidations of `[start, end)` of one symbol, ascending, where an exchange tells them afterwards, too: (client,
+    # symbol, start, end). Raises MarketError where it cannot tell them all.
+    missed_liquidations: Callable[[RestClient, str, datetime, datetime], Awaitable[list[Liquidation]]] | None = None
     notices: Callable[[RestClient], Awaitable[list[Notice]]] | None = None  # of maintenance, not over yet
     subscription_of: Callable[[Topic], Hashable] = lambda topic: topic  # what is subscribed to; topics may share one
     unstamped: frozenset[Kind] = frozenset()  # pushed kinds whose frames do not say when they were pushed

@@ -36,7 +36,7 @@ from actors.feeds.history import History
 from actors.feeds.known import Known
 from actors.feeds.quality import TopicReport
 from actors.feeds.readers import Readers
-from actors.feeds.repair import AskMissed, TradeRepair
+from actors.feeds.repair import AskLiquidations, AskMissed, LiquidationRepair, TradeRepair
 from actors.feeds.silence import Silence
 from actors.feeds.trades import Trades
 
@@ -66,6 +66,7 @@ class Feed:
         loads: trio.CapacityLimiter,
         derived: frozenset[str] = frozenset(),
         missed_trades: AskMissed | None = None,
+        missed_liquidations: AskLiquidations | None = None,
         on_silence: Callable[[], None] = lambda: None,
         counts: Counts | None = None,
         announced: Callable[[], str | None] = lambda: None,
@@ -101,12 +102,15 @@ class Feed:
             readers=self.readers,
             large_trade_threshold_usd=large_trade_threshold_usd,
             heard=self._hear,
+            can_ask_liquidations=missed_liquidations is not None,
         )
-        self._repair: TradeRepair | None = None
+        self._repairs: list[TradeRepair | LiquidationRepair] = []
         if missed_trades is not None:
-            self._repair = TradeRepair(
-                symbol, self.trades, missed_trades, self._known.tell_trades, self._log, self._urgency
-            )
+            tell = self._known.tell_trades
+            self._repairs.append(TradeRepair(symbol, self.trades, missed_trades, tell, self._log, self._urgency))
+        if missed_liquidations is not None:
+            known = self._known.liquidations
+            self._repairs.append(LiquidationRepair(symbol, known, missed_liquidations, self._log, self._urgency))
         self._paths_up: set[str] = set()  # of sockets that are connected
         self._refused: set[str] = set()  # topics that the next connection may have
         self._inbox_in, self._inbox = trio.open_memory_channel[Delivery](INBOX)
@@ -287,8 +291,8 @@ class Feed:
             if self.exchange.capabilities.get("open_interest") and "oi" not in self.exchange.pushed:
                 self._start_helper(nursery, "open interest", self._poll_open_interest)
             nursery.start_soon(self._history.repair)
-            if self._repair is not None:
-                nursery.start_soon(self._repair.run)
+            for repair in self._repairs:
+                nursery.start_soon(repair.run)
             while True:
                 delivery = await self._inbox.receive()
                 self._handle(*delivery)
@@ -319,8 +323,8 @@ class Feed:
 
     def _handle(self, said: Update | Backlog | Topic | None, received_at: datetime) -> None:
         self._known.take(said, received_at)
-        if self._repair is not None:
-            self._repair.notice()
+        for repair in self._repairs:
+            repair.notice()
         if isinstance(said, Update):
             self.health.heard(received_at)
 
@@ -384,7 +388,7 @@ class Feed:
     @property
     def liquidations(self) -> deque[Liquidation]:
         """The recent ones, ascending."""
-        return self._known.liquidations
+        return self._known.liquidations.told
 
     @property
     def large_trades(self) -> deque[LargeTrade]:

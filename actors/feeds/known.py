@@ -23,13 +23,12 @@ from actors.events import (
 )
 from actors.exchanges.exchange import Backlog, Exchange, Update
 from actors.feeds.history import History
+from actors.feeds.liquidations import Liquidations
 from actors.feeds.quality import TopicReport
 from actors.feeds.readers import Readers
 from actors.feeds.trades import Told, Trades
 
-KEPT = 5_000  # liquidations and large trades held for REST
-RECENT = 4_000  # liquidations remembered to drop duplicates by
-PUSHED_WITHIN = timedelta(seconds=1)  # of a liquidation's time: Binance tells the largest of every second at its end
+KEPT = 5_000  # large trades held for REST
 
 
 class Known:
@@ -42,6 +41,7 @@ class Known:
         readers: Readers,
         large_trade_threshold_usd: float,
         heard: Callable[[Event], None],
+        can_ask_liquidations: bool = False,
     ) -> None:
         self._exchange, self._symbol = exchange, symbol
         self._history = history
@@ -49,11 +49,8 @@ class Known:
         self.threshold = large_trade_threshold_usd
         self._heard = heard  # told of every update
         self.trades = Trades(exchange, symbol)
-        self.repeated_liquidations = 0  # delivered more than once
-        self.liquidations: deque[Liquidation] = deque(maxlen=KEPT)
+        self.liquidations = Liquidations(exchange, symbol, readers, can_ask=can_ask_liquidations)
         self.large_trades: deque[LargeTrade] = deque(maxlen=KEPT)
-        # Recent ones, in order, and when the frame was pushed and received that told them.
-        self._liquidated: dict[Liquidation, tuple[datetime, datetime]] = {}
         path = exchange.path_of("liquidations")
         # What the same sockets carry: heard of these, and of no others, says that liquidations would be heard, too.
         self._with_liquidations = frozenset(kind for kind in exchange.pushed if exchange.path_of(kind) == path)
@@ -74,7 +71,7 @@ class Known:
         """The start of a run: forget what can be had again; keep what readers were told and what cannot be had."""
         self._history.restart()
         self.trades.restart()
-        self._cut_at = self._cut_at or self.heard_until  # what waited unread is lost
+        self._cut_at = self.liquidations.restart() or self._cut_at or self.heard_until  # what waited unread is lost
         self.funding = None
         self.open_interest = None
 
@@ -101,7 +98,7 @@ class Known:
     def _take_update(self, event: Event, pushed_at: datetime) -> None:
         if event.kind in self._with_liquidations:
             if self._cut_at is not None:
-                self._announce_cut(self._cut_at, pushed_at)
+                self.liquidations.cut(self._cut_at, pushed_at)
                 self._cut_at = None
             self.heard_until = pushed_at
         self._heard(event)
@@ -113,26 +110,12 @@ class Known:
             case FundingRate():
                 self._on_funding(event)
             case Liquidation():
-                self._on_liquidation(event, pushed_at)
+                self.liquidations.apply(event, (pushed_at, self._readers.received_at))
             case OpenInterest():
                 self.on_open_interest(event)
         if event.kind not in self._exchange.unstamped:
             self._readers.lagged(event.kind, pushed_at)
         self._history.notice(pushed_at)
-
-    def _announce_cut(self, start: datetime, end: datetime) -> None:
-        """Liquidations cannot be asked for: those of an outage are lost. The other kinds know their own losses."""
-        if "liquidations" in self._exchange.pushed:
-            gap = Gap(
-                exchange=self._exchange.name,
-                symbol=self._symbol,
-                timestamp=end,
-                start=start - PUSHED_WITHIN,
-                end=max(start, end),
-                reason="the connection was lost: liquidations may be missing",
-                repaired=False,
-            )
-            self._readers.publish("liquidations", gap)
 
     def tell_trades(self, told: Told) -> None:
         readers = self._readers
@@ -146,21 +129,6 @@ class Known:
                 large = LargeTrade(**structs.asdict(said))
                 self.large_trades.append(large)
                 readers.publish("large_trades", large)
-
-    def _on_liquidation(self, liquidation: Liquidation, pushed_at: datetime) -> None:
-        """Liquidations have no id. Equal ones of one frame happened; those of a later frame are told again.
-
-        What tells frames apart is when they were pushed and when received: two connections may bring the same one.
-        """
-        frame = pushed_at, self._readers.received_at
-        if self._liquidated.get(liquidation, frame) != frame:
-            self.repeated_liquidations += 1
-            return
-        self._liquidated[liquidation] = frame
-        if len(self._liquidated) > RECENT:
-            del self._liquidated[next(iter(self._liquidated))]
-        self.liquidations.append(liquidation)
-        self._readers.publish("liquidations", liquidation)
 
     def _on_funding(self, funding: FundingRate) -> None:
         last = self.funding
@@ -202,14 +170,14 @@ class Known:
     def duplicates(self) -> Counter[Kind]:
         """Deliveries that were dropped since the feed began, as told already or too late."""
         bars = sum(self._history.late(interval) for interval in self._history.intervals)
-        return Counter({"trades": self.trades.duplicates, "liquidations": self.repeated_liquidations, "ohlc": bars})
+        return Counter({"trades": self.trades.duplicates, "liquidations": self.liquidations.repeated, "ohlc": bars})
 
     def _duplicates(self, topic: Topic) -> int:
         match topic.kind:
             case "trades":
                 return self.trades.duplicates
             case "liquidations":
-                return self.repeated_liquidations
+                return self.liquidations.repeated
             case "ohlc":
                 return self._history.late(topic.interval or "")
             case _:

@@ -4,7 +4,7 @@ from actors.exchanges.exchange import Exchange, LineLimits
 from actors.exchanges.okx.dialect import DIALECT
 from actors.exchanges.okx.facade import FACADE
 from actors.exchanges.okx.normalise import NAME, THEIR_INTERVALS
-from actors.exchanges.okx.rest import BUDGET, PERIODS, OkxRest, explain, missed_trades, notices
+from actors.exchanges.okx.rest import BUDGET, PERIODS, OkxRest, explain, missed_liquidations, missed_trades, notices
 from actors.exchanges.okx.session import OkxSession, args_of
 
 EXCHANGE = Exchange(
@@ -47,6 +47,7 @@ EXCHANGE = Exchange(
     new_session=OkxSession,
     open_rest=OkxRest,
     missed_trades=missed_trades,
+    missed_liquidations=missed_liquidations,
     notices=notices,
     subscription_of=lambda topic: args_of(topic)[0],
     unstamped=frozenset({"ohlc", "liquidations"}),

@@ -32,6 +32,7 @@ from actors.events import (
     Event,
     FundingRate,
     Instrument,
+    Liquidation,
     Ohlc,
     OpenInterest,
     Trade,
@@ -47,6 +48,7 @@ from actors.exchanges.okx.normalise import (
     instrument,
     interest_of,
     is_ours,
+    liquidation,
     open_interest,
     settled,
     size_of,
@@ -71,6 +73,7 @@ LIMITS = {
     "ticker": 20,
     "tickers": 20,
     "books": 20,  # not looked up: what most have
+    "liquidation-orders": 10,  # once documented as 40, and seen to refuse bursts
     "other": 10,  # of the façade's clients, all together
     "weight": 10,
 }
@@ -89,6 +92,7 @@ PATHS = {
     "/api/v5/public/funding-rate-history": "funding-rate-history",
     "/api/v5/public/mark-price": "mark-price",
     "/api/v5/public/instruments": "weight",
+    "/api/v5/public/liquidation-orders": "liquidation-orders",
     "/api/v5/system/status": "status",
     "/api/v5/market/ticker": "ticker",
     "/api/v5/market/tickers": "tickers",
@@ -106,6 +110,7 @@ PERIODS = {
     **{"5m": "5m", "15m": "15m", "30m": "30m", "1h": "1H", "2h": "2H", "4h": "4H"},
     **{"6h": "6Hutc", "12h": "12Hutc", "1d": "1Dutc"},
 }
+LIQUIDATIONS_PAGE, LIQUIDATIONS_PAGES, LIQUIDATIONS_KEPT = 100, 20, timedelta(days=1)
 DEMO = "2"  # the environment that is not this one
 MONTH = timedelta(days=31)
 RETRIED = ("50004", "50026")  # its own timeout and its own fault deserve a second try
@@ -262,6 +267,26 @@ class OkxRest:
         [row] = await self._one("/api/v5/public/instruments", params, wire.decode_contracts)
         return size_of(row)
 
+    async def forced_orders(self, symbol: str, start: datetime, end: datetime) -> list[wire.LiquidationDetail]:
+        """At least those of `[start, end)`."""
+        found: list[wire.LiquidationDetail] = []
+        family, after = symbol.removesuffix("-SWAP"), ceil_ms(end)
+        for _ in range(LIQUIDATIONS_PAGES):
+            params: Params = {
+                **{"instType": "SWAP", "instFamily": family, "state": "filled"},
+                **{"after": after, "limit": LIQUIDATIONS_PAGE},
+            }
+            rows = await self._get("/api/v5/public/liquidation-orders", params, wire.decode_liquidations)
+            page = [detail for row in rows if row.symbol == symbol for detail in row.details]
+            oldest = min((integer(detail.time) for row in rows for detail in row.details), default=0)
+            if oldest < ceil_ms(start):
+                return found + page
+            # Others of the oldest one's moment may be on the next page: all of that moment are read there.
+            newer = [detail for detail in page if integer(detail.time) > oldest]
+            found += newer or page
+            after = oldest + 1 if newer else oldest
+        raise UpstreamError(f"OKX has more than {LIQUIDATIONS_PAGES} pages of liquidations of {symbol}")
+
     async def maintenance(self) -> list[wire.Maintenance]:
         return await self._get("/api/v5/system/status", {}, wire.decode_maintenance)
 
@@ -285,6 +310,16 @@ class OkxRest:
             self._client.heed(error)
             raise error
         return decode(decoder, answer.data, f"OKX's {path}")
+
+
+async def missed_liquidations(client: RestClient, symbol: str, start: datetime, end: datetime) -> list[Liquidation]:
+    """Those of `[start, end)`. The endpoint is in no document any more, and was seen to go back one day."""
+    if end - start > LIQUIDATIONS_KEPT:
+        raise UpstreamError("OKX tells liquidations of the last day alone")
+    rest = OkxRest(client, lambda: end)
+    size = repr(await rest.contract_size(symbol))
+    found = [liquidation(row, symbol, size) for row in await rest.forced_orders(symbol, start, end)]
+    return ascending([event for event in found if event is not None], start, end)
 
 
 async def notices(client: RestClient) -> list[Notice]:

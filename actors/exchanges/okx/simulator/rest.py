@@ -17,6 +17,7 @@ from actors.exchanges.okx.simulator.rows import (
     candle_row,
     contract_row,
     fill_rows,
+    forced_row,
     funding_row,
     interest,
     interest_row,
@@ -25,6 +26,7 @@ from actors.exchanges.okx.simulator.rows import (
     mark_candle_row,
     mark_row,
     settled_row,
+    told_orders,
 )
 from actors.simulation.history import DAY, HOUR, floor_open, shift_open
 from actors.simulation.market import Market, Tape
@@ -97,6 +99,7 @@ class Rest:
             "/api/v5/market/books": (20, self._book),
             "/api/v5/market/mark-price-candles": (20, self._mark_candles),
             "/api/v5/system/status": (1, self._status),
+            "/api/v5/public/liquidation-orders": (10, self._liquidations),
         }
 
     def answer(self, request: Request) -> Reply:
@@ -162,6 +165,18 @@ class Rest:
             newest=True,
         )
         return [candle_row(tape, bar, closed=bar.open_time < running) for bar in reversed(bars)]
+
+    def _liquidations(self, query: dict[str, str]) -> object:
+        """Those of the last day that the stream has told too, the newest first."""
+        symbol = f"{query.get('instFamily', '')}-SWAP"
+        tape = self._symbols.get(symbol)
+        if tape is None or query.get("instType") != "SWAP" or query.get("state") != "filled":
+            raise _Refused("51000", "Parameter instFamily error")
+        limit, older = _limit(query, 100, 100), _integer(query, "after")
+        end = FAR if older is None else older
+        told = [order for order in told_orders(tape) if self._market.now - DAY <= order.time < end][-limit:]
+        rows = [forced_row(symbol, tape, order) for order in reversed(told)]
+        return [rows[0] | {"details": [row["details"][0] for row in rows], "totalLoss": "0"}] if rows else []
 
     def _status(self, query: dict[str, str]) -> object:
         return [row for row in self._maintenance if query.get("state") in (None, row["state"])]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from decimal import Decimal
+from typing import Any
 
 from actors.simulation.history import HOUR, Bar
 from actors.simulation.market import Liquidation, Market, Tape, Trade, spell
@@ -183,7 +184,7 @@ def inverse_row(tape: Tape) -> dict[str, object]:
     return row | inverse | {"lotSz": "1", "minSz": "1"}
 
 
-def forced_row(symbol: str, tape: Tape, order: Liquidation) -> dict[str, object]:
+def forced_row(symbol: str, tape: Tape, order: Liquidation) -> dict[str, Any]:
     detail = {
         "bkLoss": "0",
         "bkPx": price(tape, order.limit),
@@ -195,3 +196,12 @@ def forced_row(symbol: str, tape: Tape, order: Liquidation) -> dict[str, object]
     }
     family = symbol.removesuffix("-SWAP")
     return {"details": [detail], "instFamily": family, "instId": symbol, "instType": "SWAP", "uly": family}
+
+
+def told_orders(tape: Tape) -> Iterator[Liquidation]:
+    """The first forced order of each second: the others are not told."""
+    second = -1
+    for order in tape.liquidations:
+        if order.time // 1000 != second:
+            second = order.time // 1000
+            yield order

@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 import trio
 
+from actors import clock
 from actors.connector import Connector
-from actors.events import Gap, Kind, Liquidation, Ohlc, Said, Topic, Trade, ms
+from actors.events import Gap, Kind, Liquidation, Ohlc, Said, Topic, Trade, from_ms, ms
 from actors.exchanges.okx import EXCHANGE
 from actors.exchanges.okx.simulator import serve
+from actors.exchanges.okx.simulator.rows import told_orders
 from actors.feeds.feed import Feed
 from actors.simulation.assets import ASSETS
 from actors.simulation.history import MINUTE
 from actors.simulation.market import Clock, Market, Tape
-from actors.simulation.server import Simulator
+from actors.simulation.server import Reply, RestFault, Simulator
 from daemon.main import with_policy
 from daemon.settings import Supervision
 from tests.daemon.fixtures import eventually
@@ -70,6 +72,8 @@ class World:
         await eventually(lambda: self.feed().health.state == "down", WITHIN)
 
     async def regain(self) -> None:
+        now = clock.now()  # the market's clock is moved by hand: the exchange's time is what it is now
+        self.connector._skew.learn(from_ms(self.sim.market.now), now, now)
         self.sim.faults.ws_accept = "accept"
         await eventually(lambda: len(self.sim.connections) == 2, WITHIN)
         await eventually(lambda: sum(len(c.streams) for c in self.sim.connections) == 13, WITHIN)
@@ -144,28 +148,61 @@ async def test_the_trades_of_a_cut_are_told_once_though_rest_tells_each_fill() -
         assert [bar for bar in bars if isinstance(bar, Ohlc) and bar.is_closed]
 
 
-async def test_liquidations_of_a_cut_are_said_to_be_missing_and_only_then() -> None:
+def orders_of(told: list[Any]) -> list[tuple[int, str]]:
+    return [(ms(said.timestamp), said.side) for said in told if isinstance(said, Liquidation)]
+
+
+def gaps_of(told: list[Any]) -> list[Gap]:
+    return [said for said in told if isinstance(said, Gap)]
+
+
+async def test_liquidations_of_a_cut_are_had_from_rest_and_come_before_newer_ones() -> None:
     async with running() as w:
         forced = w.collect("liquidations")
+        begun = w.sim.market.now
         await w.advance(20_000)
         await w.lose("/business")
         await w.advance(20_000)
         await w.regain()
         await w.advance(5000)
         await eventually(lambda: w.feed().health.state == "live", WITHIN)
-        count = len([said for said in forced if isinstance(said, Liquidation)])
-        assert count > 3
-        assert [said for said in forced if isinstance(said, Gap)] == [], "candles alone were lost"
+        assert len(orders_of(forced)) > 3
+        assert gaps_of(forced) == [], "candles alone were lost"
         await w.lose("/public")
         cut_at = w.sim.market.now
         await w.advance(20_000)
-        assert [said for said in forced if isinstance(said, Gap)] == [], "not before the end of it is known"
+        assert gaps_of(forced) == [], "not before the end of it is known"
         await w.regain()
-        await w.advance(5000)
-        await eventually(lambda: any(isinstance(said, Gap) for said in forced), WITHIN)
-        [gap] = [said for said in forced if isinstance(said, Gap)]
+        await w.advance(20_000)
+        await eventually(lambda: gaps_of(forced), WITHIN, "an answer")
+        [gap] = gaps_of(forced)
+        assert (gap.repaired, gap.reason) == (True, "the connection was lost")
+        assert ms(gap.start) <= cut_at < ms(gap.end)
+        happened = [(order.time, order.side) for order in told_orders(w.tape()) if order.time > begun]
+        await eventually(lambda: len(orders_of(forced)) >= len(happened), WITHIN, "all of them")
+        assert orders_of(forced) == happened
+        assert [at for at, _ in happened if cut_at < at < ms(gap.end)], "some were lost"
+        at = forced.index(gap)
+        assert all(ms(said.timestamp) >= ms(gap.start) for said in forced[at + 1 :])
+
+
+async def test_liquidations_that_okx_does_not_tell_afterwards_are_said_to_be_missing() -> None:
+    async with running() as w:
+        forced = w.collect("liquidations")
+        await w.advance(10_000)
+        fault = RestFault(path="/api/v5/public/liquidation-orders", reply=Reply(404, b'{"code":"404","msg":"gone"}'))
+        w.sim.faults.rest.append(fault)
+        await w.lose("/public")
+        await w.advance(20_000)
+        await w.regain()
+        before = len(orders_of(forced))
+        await w.advance(20_000)
+        await eventually(lambda: gaps_of(forced), WITHIN, "the word")
+        [gap] = gaps_of(forced)
         assert not gap.repaired
-        assert ms(gap.start) <= cut_at
+        assert "gone" in gap.reason
+        await eventually(lambda: len(orders_of(forced)) > before, WITHIN, "what waited")
+        assert len(set(orders_of(forced))) == len(orders_of(forced))
 
 
 async def test_bars_of_a_cut_are_repaired_while_trades_go_on() -> None:
