@@ -194,6 +194,15 @@ class Exchange:
         return self.ws_paths.get(kind, self.ws_path)
 
     @property
+    def with_liquidations(self) -> frozenset[Kind]:
+        """Kinds whose subscription brings the liquidations, too, of the same symbol."""
+        if "liquidations" not in self.pushed:
+            return frozenset()
+        theirs = self.subscription_of(Topic(self.name, "", "liquidations"))
+        others = self.pushed - {"ohlc", "liquidations"}
+        return frozenset(kind for kind in others if self.subscription_of(Topic(self.name, "", kind)) == theirs)
+
+    @property
     def title(self) -> str:
         """What people call it."""
         return self.full_name or self.name.capitalize()

@@ -127,10 +127,12 @@ class Feed:
         """What the line must carry for this feed. Large trades are picked from the trades."""
         pushed = self.exchange.pushed
         # Liquidations first: their loss ends when they are subscribed to, and is said when anything else is heard.
+        # Where they ride on another kind it is said when that is heard, and bars come first: what is heard closes them.
         others = sorted(pushed - {"ohlc"}, key=lambda kind: (kind != "liquidations", kind))
         bars = [self.topic("ohlc", interval) for interval in self._history.subscribed if "ohlc" in pushed]
         kinds = [self.topic(kind) for kind in others]
-        return [*kinds[:1], *bars, *kinds[1:]] if "liquidations" in pushed else [*bars, *kinds]
+        are_first = "liquidations" in pushed and not self.exchange.with_liquidations
+        return [*kinds[:1], *bars, *kinds[1:]] if are_first else [*bars, *kinds]
 
     @property
     def intervals(self) -> tuple[str, ...]:

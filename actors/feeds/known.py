@@ -51,16 +51,16 @@ class Known:
         self.trades = Trades(exchange, symbol)
         self.liquidations = Liquidations(exchange, symbol, readers, can_ask=can_ask_liquidations)
         self.large_trades: deque[LargeTrade] = deque(maxlen=KEPT)
-        path = exchange.path_of("liquidations")
-        # What the same sockets carry: heard of these, and of no others, says that liquidations would be heard, too.
-        self._with_liquidations = frozenset(kind for kind in exchange.pushed if exchange.path_of(kind) == path)
-        # A topic whose subscription brings the liquidations, too.
-        self._bring_liquidations = {
-            topic
-            for topic in map(readers.topic, exchange.pushed - {"ohlc"})
-            if "liquidations" in exchange.pushed
-            and exchange.subscription_of(topic) == exchange.subscription_of(readers.topic("liquidations"))
-        }
+        path, riding = exchange.path_of("liquidations"), exchange.with_liquidations
+        # Topics whose silence is that of the liquidations, too.
+        self._bring_liquidations = {readers.topic(kind) for kind in (*riding, "liquidations")}
+        # What the same sockets carry (or the same subscription, where it has others): heard of these, and of nothing
+        # else, says that liquidations would be heard, too.
+        self._with_liquidations = (
+            riding | {"liquidations"}
+            if riding
+            else frozenset(kind for kind in exchange.pushed if exchange.path_of(kind) == path)
+        )
         self.heard_until: datetime | None = None  # the exchange's time of the last update of these
         self._cut_at: datetime | None = None  # since then nothing came, for want of a connection
         self.funding: FundingRate | None = None

@@ -284,6 +284,15 @@ async def test_what_the_vault_took_over_is_told_and_what_a_cut_took_is_said(nurs
     sim, connector = await start(nursery, "BTC", market=market)
     await eventually(lambda: all_live(connector) and len(sim.connections[0].streams) == 4)
     feed = connector.feeds["BTC"]
+    # A trade that comes before the last push of a minute would close it by the clock: bars are asked for first.
+    assert [topic.kind for topic in feed.upstream_topics()] == [
+        "ohlc",
+        "ohlc",
+        "liquidations",
+        "funding",
+        "oi",
+        "trades",
+    ]
     told = feed.subscribe(feed.topic("liquidations"), 1000)
     market.liquidate("BTC", side="sell", price="83000.00", quantity="2.500")
     sim.tick()

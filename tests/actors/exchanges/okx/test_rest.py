@@ -15,7 +15,7 @@ from actors.errors import MarketError, UnknownInterval, UnknownSymbol, UpstreamE
 from actors.events import Instrument, Trade, from_ms, ms
 from actors.exchanges.okx import EXCHANGE, wire
 from actors.exchanges.okx.normalise import candle, funding, liquidation, open_interest, settled, trade
-from actors.exchanges.okx.rest import OkxRest, explain, missed_trades
+from actors.exchanges.okx.rest import OkxRest, explain, missed_liquidations, missed_trades
 from actors.exchanges.okx.simulator import serve
 from actors.exchanges.okx.simulator.rows import (
     candle_row,
@@ -24,6 +24,7 @@ from actors.exchanges.okx.simulator.rows import (
     funding_row,
     interest_row,
     settled_row,
+    told_orders,
     trade_row,
 )
 from actors.simulation.assets import ASSETS
@@ -203,6 +204,23 @@ async def test_what_is_unknown_is_said() -> None:
 )
 def test_refusals_are_told_apart(status: int, body: bytes, kind: type[MarketError] | None) -> None:
     assert type(explain(status, body)) is (kind or type(None))
+
+
+async def test_liquidations_are_paged_back_over_pages_and_not_further_than_a_day() -> None:
+    async with running() as w:
+        for _ in range(130):
+            w.sim.market.clock.advance(2000)
+            w.sim.market.advance()
+            w.tape.liquidate(w.sim.market.now, "sell", [(840_000, 7)])
+        times = [order.time for order in told_orders(w.tape)]
+        assert len(times) > 130
+        start, end = from_ms(times[3]), from_ms(times[-2])
+        found = await missed_liquidations(w.client, BTC, start, end)
+        assert [ms(event.timestamp) for event in found] == times[3:-2]
+        assert {event.quantity for event in found} >= {0.007}
+        assert await missed_liquidations(w.client, BTC, end, end) == []
+        with pytest.raises(UpstreamError, match="last day"):
+            await missed_liquidations(w.client, BTC, end - timedelta(days=2), end)
 
 
 async def test_ccxt_reads_the_same_from_the_same_rows() -> None:
