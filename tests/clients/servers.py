@@ -2,6 +2,7 @@
 or a daemon and one simulator in a thread of this one, so that what the exchange was asked can be counted.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 import trio
 
+from actors.simulation.server import Served as Request
 from daemon.settings import Facade
 from tests.daemon.fixtures import eventually
 from tests.web.facade.fixtures import SYMBOLS, Venue, venue
@@ -96,4 +98,9 @@ def running(name: str, *, rate: float = 1.0, share: float = 0.5, **changes: Any)
 def asked_of(world: Venue, since: int, until: int | None = None) -> Counter[tuple[str, str]]:
     """How often the exchange was asked each question, whoever asked when."""
     asked = islice(list(world.sim.requests), since, until)
-    return Counter((one.path, f"{sorted(one.query.items())}{one.body!r}") for one in asked)
+    return Counter((_kind(one), f"{sorted(one.query.items())}{one.body!r}") for one in asked)
+
+
+def _kind(one: Request) -> str:
+    """The path, and where all have the same one, what is asked."""
+    return f"{one.path} {json.loads(one.body)['type']}" if one.body else one.path

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 import trio
 import trio_websocket
 
+from tests.actors.exchanges.fixtures import quick
 from tests.daemon.fixtures import eventually
 from tests.web.facade.fixtures import Venue, venue
 
@@ -180,6 +182,20 @@ async def test_streams_of_all_markets_are_passed_on_and_subscribed_to_once() -> 
             assert isinstance(await other.hear(), list | dict)
         asked = [message for c in world.sim.connections for message in c.received if "!ticker@arr" in str(message)]
         assert len(asked) == 1
+
+
+async def test_a_line_carries_no_more_than_the_exchange_allows_and_there_are_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.web.facade.fixtures.quick", partial(quick, topics=2))
+    kinds = ("ticker", "miniTicker", "bookTicker", "trade", "depth5", "depth10", "depth20", "depth", "depth@100ms")
+    names = [f"btcusdt@{kind}" for kind in kinds]
+    async with venue("binance", rate=20.0) as world, connected(world, "/stream") as socket:
+        assert (await socket.ask({"method": "SUBSCRIBE", "params": names, "id": 1}))["result"] is None
+        missing = set(names[:8])  # four lines of two; the ninth stream is acknowledged and silent
+        while missing:
+            missing.discard((await socket.hear())["stream"])
+        assert sorted(len(c.streams) for c in world.sim.connections) == [2, 2, 2, 2]
 
 
 async def flood(socket: Socket) -> None:
