@@ -98,6 +98,9 @@ class History:
         self._pass_time(exchange_time)
         base = self._bars.get(BASE)
         for interval, bars in self._bars.items():
+            due = bars.due
+            if bars.settles_at is None and (due is None or exchange_time < due):
+                continue  # nearly always
             if interval in self._derivations and base is not None and base.is_unsure:
                 continue  # the last of its minutes are still to come
             if bars.settles_at is not None and bars.has_settled(exchange_time):

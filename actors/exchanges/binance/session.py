@@ -188,7 +188,7 @@ def ohlc(push: wire.Kline) -> Ohlc | None:
         close=amount(bar.close),
         volume=volume,
         quote_volume=amount(bar.quote_volume),
-        trades_count=counted(bar.trades_count, volume),
+        trades_count=bar.trades_count or counted(0, volume),
         is_closed=bar.is_closed,
     )
 
