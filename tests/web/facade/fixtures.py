@@ -68,6 +68,7 @@ async def venue(
     symbols: tuple[str, ...] = (),
     facade: Facade = FACADE,
     limits: Limits = LIMITS,
+    on_demand: bool = True,
     **changes: Any,
 ) -> AsyncIterator[Venue]:
     """The market stands still unless it has a `rate`. Without `symbols` the daemon follows none of its own accord."""
@@ -82,7 +83,9 @@ async def venue(
             archive=Archive(enabled=False),
             facade=facade,
             limits=limits,
-            exchanges={name: ExchangeSettings(symbols=symbols, rest_url=sim.rest_url, ws_url=sim.ws_url)},
+            exchanges={
+                name: ExchangeSettings(symbols=symbols, on_demand=on_demand, rest_url=sim.rest_url, ws_url=sim.ws_url)
+            },
         )
         async with running(partial(main.run, config, {name: exchange})) as served:
             # The catalogue is the last that the daemon asks for of its own accord.
