@@ -42,10 +42,14 @@ class Visit:
     def wait(self, condition: str, argument: object = None) -> None:
         """Until an expression is true, or what a function of the argument gives."""
         function = f"() => {condition}" if argument is None else condition  # a bare one is eval, which the CSP forbids
-        self.page.wait_for_function(function, arg=argument, timeout=WITHIN)
+        self.page.wait_for_function(function, arg=argument, timeout=WITHIN, polling=50)
 
     def look(self, expression: str, argument: object = None) -> Any:
         return self.page.evaluate(expression, argument)
+
+    def another(self) -> "Visit":
+        """Beside this one."""
+        return Visit(self.page.context.new_page(), self._token)
 
     def call(self, act: Callable[..., Awaitable[T]], *told: object) -> T:
         """Done by the test's own loop."""
@@ -86,17 +90,16 @@ class Browser:
     ) -> None:
         opened = self._chromium.new_context(**context)
         try:
-            page = opened.new_page()
-            page.set_default_timeout(WITHIN)
-            page.add_init_script(NOTES)
-            with _quiet(page, expected):
-                act(Visit(page, token))
+            opened.set_default_timeout(WITHIN)
+            opened.add_init_script(NOTES)
+            with _quiet(opened, expected):
+                act(Visit(opened.new_page(), token))
         finally:
             opened.close()
 
 
 @contextmanager
-def _quiet(page: Any, expected: str) -> Iterator[None]:
+def _quiet(context: Any, expected: str) -> Iterator[None]:
     complaints: list[str] = []
     foreign: list[str] = []
 
@@ -108,9 +111,9 @@ def _quiet(page: Any, expected: str) -> Iterator[None]:
         if not asked.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
             foreign.append(asked.url)
 
-    page.on("console", on_console)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", on_request)
+    context.on("console", on_console)
+    context.on("weberror", lambda told: complaints.append(str(told.error)))
+    context.on("request", on_request)
     yield
     unexpected = [text for text in complaints if expected not in text]
     assert unexpected == [], unexpected

@@ -144,7 +144,7 @@ export function open({ exchange, symbol, interval }) {
   leave();
   const path = `${exchange}/ohlc/${encodeURIComponent(symbol)}/${interval}`;
   const one = instruments.get(keyOf(exchange, symbol));
-  const market = { exchange, symbol, interval, path, bars: makeBars(), pending: [], gaps: [], stops: [], isWhole: true, pointed: null, places: -1, volumePlaces: d.decimals(one?.step_size) };
+  const market = { exchange, symbol, interval, path, bars: makeBars(), pending: [], gaps: [], stops: [], isWhole: true, pointed: null, places: places(exchange, symbol), volumePlaces: d.decimals(one?.step_size) };
   shown = market;
   Object.assign(box.dataset, { exchange, symbol, interval, bars: 0, first: "", last: "", state: "loading" });
   d.say(box.querySelector("h1"), `${symbol} on ${nameOf(exchange)}`);
@@ -162,6 +162,7 @@ export function open({ exchange, symbol, interval }) {
     shown.pointed = time;
     reading.tellBar(shown);
   });
+  canvas.decimals(market.places);
   const topic = `${exchange}:${symbol}:ohlc:`;
   market.stops.push(follow(topic + interval, (frames) => take(market, frames), 500));
   if (interval !== "1d") {
