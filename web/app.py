@@ -131,11 +131,6 @@ def create_app(
     if pages is not None:
         add_dashboard(app, pages)
 
-    @app.before_request
-    async def short_of_memory() -> None:
-        if request.path.startswith("/export/") and fanouts.is_short_of_memory:
-            raise Overloaded("the daemon is short of memory: no exports for now")
-
     @app.get("/ws-catalog")
     async def ws_catalog() -> Response:
         parse(request.args, NoQuery)
@@ -208,6 +203,11 @@ def create_app(
     @app.before_request
     async def begin() -> None:
         g.began = perf_counter()
+
+    @app.before_request
+    async def short_of_memory() -> None:
+        if request.path.startswith("/export/") and fanouts.is_short_of_memory:
+            raise Overloaded("the daemon is short of memory: no exports for now")
 
     @app.after_request
     async def count(response: Response) -> Response:

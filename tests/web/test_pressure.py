@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from daemon.settings import Archive
+from tests.daemon.fixtures import eventually, world
+from web.access.limits import Limits
 from web.pressure import Pressure, cgroup_limit, resident_bytes
 
 
@@ -51,3 +54,20 @@ def test_where_nothing_is_limited_nothing_is_short() -> None:
     pressure.limit = 0
     pressure.look()
     assert not pressure.is_high
+
+
+async def test_what_is_refused_while_memory_is_short_is_refused_as_such(tmp_path: Path) -> None:
+    archive = Archive(path=str(tmp_path / "marketd.db"))
+    async with world(limits=Limits(memory_mb=1), archive=archive, live=False) as w:
+        await eventually(lambda: w.logged("memory.short"), 8, "the look at what is used")
+        for name in ("/export/ohlc", "/export/ohlc.parquet"):
+            told = await w.problem(name, 503, "overloaded", interval="1m")
+            assert told["retry_after"] >= 1
+        assert (await w.client.get("/health")).status_code == 200
+        async with w.stream("/ws") as stream:
+            topics = ["binance:ETHUSDT:trades", "all:large_trades?min_value_usd=7", "binance:BTCUSDT:trades"]
+            await stream.say({"op": "subscribe", "topics": topics})
+            await eventually(lambda: stream.of("ack"))
+            assert stream.of("ack")[0]["topics"] == topics[2:]
+            assert {frame["code"] for frame in stream.of("error")} == {"overloaded"}
+            assert {frame["topic"] for frame in stream.of("error")} == set(topics[:2])
