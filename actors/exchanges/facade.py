@@ -115,6 +115,8 @@ class Facade:
     page: int  # rows that one request may bring
     tail: int  # rows that are asked for to learn the present: the cheapest number that is useful
     backwards: bool = False  # with a start alone, too, the newest rows are given, and not the first ones
+    # What a question weighed, by its answer, where that counts; what is more than was spent is spent then.
+    weigh: Callable[[Question, bytes], int] | None = None
     has_holes: bool = False  # a time without trades has no bar
     settle: int = 0  # ms after its end until a bar that others follow can change no more
     used_weight: tuple[str, str, str] | None = None  # (path prefix, header, bucket): our count, where clients read it

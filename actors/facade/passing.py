@@ -71,6 +71,10 @@ class Share:
             if turn.is_set() and turns:
                 next(iter(turns.values()))[0].set()
 
+    def charge(self, bucket: str, weight: int) -> None:
+        """More was spent than was known before."""
+        self._buckets[bucket].spend(weight, "client")
+
 
 class _Flight:
     def __init__(self) -> None:
@@ -123,6 +127,7 @@ class Passing:
         try:
             await self._share.spend(way.bucket, way.weight)
             answer = await self._client.forward(way.question, bucket=way.bucket, weight=way.weight, leaves=leaves)
+            self._charge(way, answer)
             flight.passed = Passed(answer, trio.current_time() - _seconds(answer), cached=False)
             self._remember(key, flight.passed, way)
         except MarketError as error:
@@ -131,6 +136,14 @@ class Passing:
             if self._flights.get(key) is flight:
                 del self._flights[key]
             flight.landed.set()
+
+    def _charge(self, way: Pass, answer: Answer) -> None:
+        if self._facade.weigh is None or answer.status != 200:
+            return
+        more = self._facade.weigh(way.question, answer.body) - way.weight
+        if more > 0:
+            self._share.charge(way.bucket, more)
+            self._client.charge(way.bucket, more)
 
     def _remember(self, key: Hashable, passed: Passed, way: Pass) -> None:
         seconds = way.seconds

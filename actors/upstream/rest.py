@@ -27,7 +27,7 @@ from actors.errors import (
 )
 from actors.upstream.bucket import Caller
 from actors.upstream.budget import Budget
-from actors.upstream.caller import ANSWER_BY
+from actors.upstream.caller import ANSWER_BY, CLIENT
 from actors.upstream.tunnel import Transport
 from actors.upstream.way import DIRECT, NoWay, Way
 
@@ -129,6 +129,10 @@ class RestClient:
                 self.heed(self._error(answer, question.path))
             return answer
         raise AssertionError("unreachable")
+
+    def charge(self, bucket: str, weight: int) -> None:
+        """An answer weighed so much more than was spent for it."""
+        self._budget.buckets[bucket].spend(weight, self._caller, CLIENT.get().id)
 
     def heed(self, error: MarketError) -> None:
         """Ask nothing more until the time that an error names. For exchanges, too, that refuse within a 200."""

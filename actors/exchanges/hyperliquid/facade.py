@@ -60,6 +60,19 @@ PASSED: Mapping[str, tuple[int, float]] = {  # question -> weight, seconds that 
     "fundingHistory": (20, 1),
 }
 OF_USERS = {"clearinghouseState": 2, "spotClearinghouseState": 2, "orderStatus": 2, "userRole": 60}
+PER_WEIGHT = {  # rows for one more of weight, whoever they are of
+    **{"candleSnapshot": CANDLES_PER_WEIGHT, "fundingHistory": FUNDING_PER_WEIGHT, "recentTrades": 20},
+    **dict.fromkeys(("historicalOrders", "userFills", "userFillsByTime", "userFunding", "twapHistory"), 20),
+    **dict.fromkeys(("userNonFundingLedgerUpdates", "userTwapSliceFills", "userTwapSliceFillsByTime"), 20),
+    **dict.fromkeys(("delegatorHistory", "delegatorRewards"), 20),
+}
+PARAMETERS = frozenset(
+    (
+        *("type", "req", "coin", "interval", "startTime", "endTime", "dex", "nSigFigs", "mantissa", "user"),
+        *("aggregateByTime", "reversed", "oid", "vaultAddress", "token", "id"),
+    )
+)
+CANDLE_PARAMETERS = frozenset(("coin", "interval", "startTime", "endTime"))
 TEXT = "text/plain; charset=utf-8"
 NOT_UNDERSTOOD = b"Failed to deserialize the JSON body into the target type"
 WORDS = "marketd serves public market data only; send what is signed to the exchange itself"
@@ -89,6 +102,9 @@ def route(asked: Asked, view: View) -> Way:
         return Reply(422, NOT_UNDERSTOOD, TEXT)
     if "signature" in body or "action" in body:
         return refuse(Refusal("private", WORDS, asked=asked), now)
+    body = _listed(body, PARAMETERS)
+    if isinstance(request := body.get("req"), dict):
+        body["req"] = _listed(request, CANDLE_PARAMETERS)
     if "user" in body:
         return _pass(body, OF_USERS.get(kind, WEIGHT), 0)._replace(joins="never")
     if kind not in PASSED:
@@ -101,6 +117,21 @@ def route(asked: Asked, view: View) -> Way:
         case "fundingHistory":
             return _funding(body, as_asked, view)
     return as_asked
+
+
+def _listed(body: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    """Nothing else of a client's goes upstream."""
+    return {name: value for name, value in body.items() if name in names}
+
+
+def weigh(question: Question, body: bytes) -> int:
+    kind = _decode(question.body)["type"]
+    weight = OF_USERS.get(kind, WEIGHT) if kind not in PASSED else PASSED[kind][0]
+    per = PER_WEIGHT.get(kind)
+    try:
+        return weight if per is None else weight + len(_rows(body)) // per
+    except UNREADABLE:
+        return weight  # no rows
 
 
 def _pass(body: Mapping[str, Any], weight: int, seconds: float) -> Pass:
@@ -234,5 +265,6 @@ FACADE = Facade(
     is_clients_fault=is_clients_fault,
     page=CANDLES_KEPT,
     tail=TAIL,
+    weigh=weigh,
     has_holes=True,
 )

@@ -3,6 +3,7 @@
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import trio
 
@@ -32,6 +33,22 @@ async def test_past_its_share_a_client_is_refused_before_the_exchange_would_and_
         assert name != "bybit" or int(refused.headers["x-bapi-limit-reset-timestamp"]) > START
         assert (await world.ours(**klines(name, end=START - 20 * MINUTE, limit=5))).headers["x-marketd"] == "rows"
         assert {served.status for served in world.asked()} == {200}
+
+
+async def test_what_an_answer_weighs_by_its_rows_is_spent_once_it_is_known() -> None:
+    """Hyperliquid counts a twentieth of every fill; one who asks cannot know how many there are."""
+    async with venue("hyperliquid") as world:
+
+        async def spent() -> int:
+            buckets = (await world.client.get("/health")).json()["budgets"]["hyperliquid"]["buckets"]
+            return int(buckets[0]["by"]["client"])
+
+        before = await spent()
+        world.sim.faults.rest.append(
+            RestFault(reply=Reply(200, msgspec.json.encode([{"tid": n} for n in range(2000)])))
+        )
+        assert len((await world.ours(**distinct("hyperliquid", 1))).json()) == 2000
+        assert await spent() - before == 20 + 2000 // 20
 
 
 @pytest.mark.parametrize("name", NAMES)
