@@ -77,7 +77,11 @@ def main() -> int:
     for number in range(options.rounds):
         for name in chosen:
             order = [options.before, ROOT] if number % 2 == 0 else [ROOT, options.before]
-            found = {checkout: run(checkout, COMMANDS[name], options.seconds) for checkout in order}
+            try:
+                found = {checkout: run(checkout, COMMANDS[name], options.seconds) for checkout in order}
+            except subprocess.CalledProcessError as error:  # a machine that is too busy: this round does not count
+                sys.stderr.write(f"{number + 1}/{options.rounds} {name}: {error.stderr.decode()[-500:]}\n")
+                continue
             for row, cpu in found[ROOT].items():
                 before = found[options.before][row]
                 pairs.setdefault(f"{name.split()[0]} {row}", []).append((before, cpu))
