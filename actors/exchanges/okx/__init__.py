@@ -3,8 +3,10 @@
 from actors.exchanges.exchange import Exchange, LineLimits
 from actors.exchanges.okx.dialect import DIALECT
 from actors.exchanges.okx.facade import FACADE
+from actors.exchanges.okx.limits import BUDGET
+from actors.exchanges.okx.missed import missed_liquidations, missed_trades
 from actors.exchanges.okx.normalise import NAME, THEIR_INTERVALS
-from actors.exchanges.okx.rest import BUDGET, PERIODS, OkxRest, explain, missed_liquidations, missed_trades, notices
+from actors.exchanges.okx.rest import PERIODS, OkxRest, explain, notices
 from actors.exchanges.okx.session import OkxSession, args_of
 
 EXCHANGE = Exchange(

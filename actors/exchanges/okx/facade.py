@@ -34,8 +34,9 @@ from actors.exchanges.facade import (
     number_of,
 )
 from actors.exchanges.okx import wire
+from actors.exchanges.okx.limits import PATHS
 from actors.exchanges.okx.normalise import OUR_INTERVALS, THEIR_INTERVALS
-from actors.exchanges.okx.rest import CANDLES_PAGE, PATHS, RATES_PAGE, RECENT, explain, refusal
+from actors.exchanges.okx.rest import CANDLES_PAGE, RATES_PAGE, RECENT, explain, refusal
 from actors.upstream.rest import Question
 
 CANDLES, HISTORY = "/api/v5/market/candles", "/api/v5/market/history-candles"

@@ -10,7 +10,6 @@ Source: https://www.okx.com/docs-v5/en/#public-data-rest-api
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from decimal import Decimal
 from functools import partial
 from typing import Any, TypeVar
 
@@ -32,14 +31,13 @@ from actors.events import (
     Event,
     FundingRate,
     Instrument,
-    Liquidation,
     Ohlc,
     OpenInterest,
-    Trade,
     ceil_ms,
 )
 from actors.exchanges.exchange import Notice
 from actors.exchanges.okx import wire
+from actors.exchanges.okx.limits import PATHS
 from actors.exchanges.okx.normalise import (
     THEIR_INTERVALS,
     candle,
@@ -48,56 +46,13 @@ from actors.exchanges.okx.normalise import (
     instrument,
     interest_of,
     is_ours,
-    liquidation,
     open_interest,
     settled,
     size_of,
-    trade,
 )
 from actors.exchanges.paging import first, newest, retelling
 from actors.exchanges.settled import BEFORE, LONGEST, SHORTEST, of_range, told_of_range
-from actors.upstream.budget import Window
 from actors.upstream.rest import Params, RestClient
-
-# Requests within 2 seconds, counted for each endpoint by itself. The catalogue's and the clock's go to "weight".
-LIMITS = {
-    "candles": 40,
-    "history-candles": 20,
-    "trades": 100,
-    "history-trades": 10,  # 20 by the documents; others have found less
-    "open-interest": 20,
-    "open-interest-history": 10,
-    "funding-rate": 10,
-    "funding-rate-history": 10,
-    "mark-price": 10,
-    "ticker": 20,
-    "tickers": 20,
-    "books": 20,  # not looked up: what most have
-    "liquidation-orders": 10,  # once documented as 40, and seen to refuse bursts
-    "other": 10,  # of the façade's clients, all together
-    "weight": 10,
-}
-# They count arrivals, and what leaves at the ends of two windows may arrive within one: a quarter more than their two
-# seconds.
-BUDGET = {name: Window(limit, 2.5) for name, limit in LIMITS.items()}
-BUDGET["status"] = Window(2, 12.5)  # one in five seconds
-PATHS = {
-    "/api/v5/market/candles": "candles",
-    "/api/v5/market/history-candles": "history-candles",
-    "/api/v5/market/trades": "trades",
-    "/api/v5/market/history-trades": "history-trades",
-    "/api/v5/public/open-interest": "open-interest",
-    "/api/v5/rubik/stat/contracts/open-interest-history": "open-interest-history",
-    "/api/v5/public/funding-rate": "funding-rate",
-    "/api/v5/public/funding-rate-history": "funding-rate-history",
-    "/api/v5/public/mark-price": "mark-price",
-    "/api/v5/public/instruments": "weight",
-    "/api/v5/public/liquidation-orders": "liquidation-orders",
-    "/api/v5/system/status": "status",
-    "/api/v5/market/ticker": "ticker",
-    "/api/v5/market/tickers": "tickers",
-    "/api/v5/market/books": "books",
-}
 
 CANDLES_PAGE = 300
 RECENT = 1300  # bars that `candles` certainly has: its 1440 less a page in which time passes
@@ -110,7 +65,7 @@ PERIODS = {
     **{"5m": "5m", "15m": "15m", "30m": "30m", "1h": "1H", "2h": "2H", "4h": "4H"},
     **{"6h": "6Hutc", "12h": "12Hutc", "1d": "1Dutc"},
 }
-LIQUIDATIONS_PAGE, LIQUIDATIONS_PAGES, LIQUIDATIONS_KEPT = 100, 20, timedelta(days=1)
+LIQUIDATIONS_PAGE, LIQUIDATIONS_PAGES = 100, 20
 DEMO = "2"  # the environment that is not this one
 MONTH = timedelta(days=31)
 RETRIED = ("50004", "50026")  # its own timeout and its own fault deserve a second try
@@ -312,16 +267,6 @@ class OkxRest:
         return decode(decoder, answer.data, f"OKX's {path}")
 
 
-async def missed_liquidations(client: RestClient, symbol: str, start: datetime, end: datetime) -> list[Liquidation]:
-    """Those of `[start, end)`. The endpoint is in no document any more, and was seen to go back one day."""
-    if end - start > LIQUIDATIONS_KEPT:
-        raise UpstreamError("OKX tells liquidations of the last day alone")
-    rest = OkxRest(client, lambda: end)
-    size = repr(await rest.contract_size(symbol))
-    found = [liquidation(row, symbol, size) for row in await rest.forced_orders(symbol, start, end)]
-    return ascending([event for event in found if event is not None], start, end)
-
-
 async def notices(client: RestClient) -> list[Notice]:
     """Maintenance that is scheduled or on."""
     rest = OkxRest(client, clock.now)
@@ -332,34 +277,6 @@ async def notices(client: RestClient) -> list[Notice]:
         if row.state in ("scheduled", "ongoing", "pre_open") and row.environment != DEMO
         if (start := optional_moment(row.begin)) is not None
     ]
-
-
-async def missed_trades(client: RestClient, symbol: str, last: Trade, first: Trade) -> list[Trade]:
-    """Trades between two, and the two themselves where OKX still has them.
-
-    The stream tells the fills of one order at one price as one trade with the last one's id, REST tells each: those
-    that `last` and `first` are made of must not be told again.
-    """
-    rest = OkxRest(client, lambda: first.timestamp)
-    size = repr(await rest.contract_size(symbol))
-    rows = await rest.fills(symbol, int(last.trade_id), int(first.trade_id))
-    rows = [row for row in rows if int(last.trade_id) <= integer(row.id) <= int(first.trade_id)]
-    trades = [trade(row, symbol, size) for row in rows]
-    if trades and trades[-1].trade_id == first.trade_id:
-        between = trades[: -_parts_of(first, trades)]
-        trades = [*between, first]
-    return trades
-
-
-def _parts_of(whole: Trade, fills: Sequence[Trade]) -> int:
-    """How many of the last fills make up a trade."""
-    left, parts = Decimal(repr(whole.quantity)), 0
-    for fill in reversed(fills):
-        if left <= 0 or (fill.timestamp, fill.side, fill.price) != (whole.timestamp, whole.side, whole.price):
-            break
-        left -= Decimal(repr(fill.quantity))
-        parts += 1
-    return max(1, parts)
 
 
 def explain(status: int, body: bytes) -> MarketError | None:

@@ -14,8 +14,9 @@ import trio
 from actors.errors import MarketError, UnknownInterval, UnknownSymbol, UpstreamError, UpstreamLimited, UpstreamTimeout
 from actors.events import Instrument, Trade, from_ms, ms
 from actors.exchanges.okx import EXCHANGE, wire
+from actors.exchanges.okx.missed import missed_liquidations, missed_trades
 from actors.exchanges.okx.normalise import candle, funding, liquidation, open_interest, settled, trade
-from actors.exchanges.okx.rest import OkxRest, explain, missed_liquidations, missed_trades
+from actors.exchanges.okx.rest import OkxRest, explain
 from actors.exchanges.okx.simulator import serve
 from actors.exchanges.okx.simulator.rows import (
     candle_row,
