@@ -142,6 +142,7 @@ function askKey(why) {
   const box = d.role("key"), form = box.querySelector("form");
   box.hidden = false;
   d.say(box.querySelector("[role=status]"), why);
+  form.elements.key.type = "password"; // not before: of a form for passwords that nobody sees, browsers complain
   form.elements.key.focus();
   return new Promise((given) => {
     form.onsubmit = (event) => {

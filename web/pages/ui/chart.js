@@ -111,11 +111,14 @@ async function older() {
 
 async function marks(market) {
   if (exchanges.get(market.exchange).capabilities.liquidations === false) return;
+  if (document.documentElement.dataset.socket === "reconnecting") return; // it is said already that the daemon is away
   try {
     const found = await marksOf(market, canvas.colour);
-    if (market === shown) canvas.mark(found);
+    if (market !== shown) return;
+    canvas.mark(found);
+    if (!market.error) d.role("near").replaceChildren();
   } catch (error) {
-    d.say(d.role("near"), `Liquidations per bar: ${error.message}`);
+    d.role("near").replaceChildren(`Liquidations per bar: ${error.message}`);
   }
 }
 
@@ -126,7 +129,7 @@ async function gaps(market) {
     market.gaps.push(...found);
     canvas.gaps(market.gaps);
   } catch (error) {
-    d.say(d.role("near"), `Gaps: ${error.message}`);
+    d.role("near").replaceChildren(`Gaps: ${error.message}`);
   }
 }
 

@@ -86,7 +86,10 @@ export const aligned = (value, places, most) => {
 };
 const short = new Intl.NumberFormat("en", { notation: "compact", minimumFractionDigits: 2, maximumFractionDigits: 2 });
 export const compact = (value) => (value === null || value === undefined ? "" : short.format(value));
-export const percent = (value, places = 2) => `${value < 0 ? "−" : "+"}${number(Math.abs(value) * 100, places)} %`;
+export const percent = (value, places = 2) => {
+  const text = number(Math.abs(value) * 100, places), isLess = value < 0 && /[1-9]/.test(text); // there is no −0.00
+  return `${isLess ? "−" : "+"}${text} %`;
+};
 export const change = (value) => `${value < 0 ? "▼" : "▲"} ${percent(value)}`;
 export const clock = (time) => new Date(time).toISOString().slice(11, 19);
 export const minute = (time) => new Date(time).toISOString().slice(0, 16).replace("T", " ");

@@ -10,13 +10,14 @@ let isShown = false;
 
 function makeTape(name, topic, route, side) {
   const box = d.panel(name), base = d.role("base", box), least = d.role("least", box);
-  let live = [], past = [], first = null, count = 0, isLoaded = false, trouble = "", asked = 0;
+  let live = [], past = [], first = null, count = 0, isLoaded = false, trouble = "", silent = "", asked = 0;
 
   function paint() {
     if (!isShown) return; // a hidden page has no rows
     const isWanted = (event) => event.type === "gap" || ((!base.value || baseOf(event.exchange, event.symbol) === base.value) && event.value >= Number(least.value));
     const all = [...live, ...past].filter(isWanted), rows = all.slice(0, ROWS_MAX);
     d.rows(box.querySelector("tbody"), rows, { key: ({ key }) => key, data, cells });
+    d.say(d.role("silent", box), rows.some((event) => event.partial) ? "≈ inferred from public trades" : silent);
     total(all.filter((event) => event.type !== "gap"));
     d.note(box, trouble || (!isLoaded ? "loading" : all.length ? "" : `None seen since ${since ? d.clock(since) : "the start"} (start of the daemon)`));
   }
@@ -28,7 +29,7 @@ function makeTape(name, topic, route, side) {
     { text: d.clock(event.timestamp), kind: "dim" },
     { text: nameOf(event.exchange) },
     { text: event.symbol },
-    { text: side[event.side] + (event.partial ? " (inferred)" : ""), kind: event.side === "buy" ? "up" : "down" },
+    { text: side[event.side] + (event.partial ? " ≈" : ""), kind: event.side === "buy" ? "up" : "down" },
     { text: d.number(event.price, places(event.exchange, event.symbol)), kind: "n price-cell" },
     { text: d.number(event.value, 0), kind: "n strong" },
   ];
@@ -61,7 +62,7 @@ function makeTape(name, topic, route, side) {
       if (frame.type === "ack" && first === null) load();
       else if (frame.type === "gap" && !frame.repaired && frame.from) {
         const minutes = Math.max(1, Math.round((Date.parse(frame.to ?? frame.from) - Date.parse(frame.from)) / 60_000));
-        frame.text = frame.reason === "resume_too_old" ? `${minutes} minutes not seen here` : `gap: ${frame.reason}`;
+        frame.text = frame.reason === "resume_too_old" ? `${minutes} minute${minutes === 1 ? "" : "s"} not seen here` : `gap: ${frame.reason}`;
         live.unshift(Object.assign(frame, { key: `g${count++}` }));
       } else if (frame.value !== undefined) {
         if (first === null) {
@@ -80,8 +81,8 @@ function makeTape(name, topic, route, side) {
   for (const field of [base, least]) field.addEventListener("change", paint);
   const bases = new Set([...exchanges.values()].flatMap((one) => one.symbols.map((symbol) => baseOf(one.name, symbol))));
   for (const one of [...bases].sort()) base.append(d.make("option", { text: one }));
-  const silent = [...exchanges.values()].filter((one) => one.capabilities[route] === false).map((one) => nameOf(one.name));
-  d.say(d.role("silent", box), silent.length ? `${silent.join(", ")}: not published by this exchange` : "");
+  const unpublished = [...exchanges.values()].filter((one) => one.capabilities[route] === false).map((one) => nameOf(one.name));
+  silent = unpublished.length ? `${unpublished.join(", ")}: not published by this exchange` : "";
   tapes.push({ paint, clear: () => box.querySelector("tbody").replaceChildren() });
 }
 
