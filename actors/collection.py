@@ -15,7 +15,7 @@ import trio
 from actors.archive.archive import Archive
 from actors.counts import Counts
 from actors.errors import UnknownInterval, UnknownSymbol, UpstreamLimited
-from actors.events import Instrument, Topic
+from actors.events import Instrument, Said, Topic
 from actors.exchanges.catalogue import Catalogue
 from actors.exchanges.exchange import Exchange, Rest, Supervise
 from actors.feeds.derivation import BASE, DERIVABLE
@@ -61,6 +61,7 @@ class Collection:
         on_silence: Callable[[], None],
         counts: Counts,
         announced: Callable[[], str | None] = lambda: None,
+        also: Callable[[Topic, Said], None] | None = None,
     ) -> None:
         self.exchange = exchange
         self._catalogue = catalogue
@@ -75,6 +76,7 @@ class Collection:
         self._now = now  # the exchange's clock
         self._counts = counts
         self._announced = announced  # maintenance that is on just now
+        self._also = also  # told all that feeds say
         self._on_silence = on_silence  # a topic that should speak does not
         self.feeds: dict[str, Feed] = {}
         self._loads = trio.CapacityLimiter(SLOTS["background"])
@@ -180,6 +182,7 @@ class Collection:
             on_silence=self._on_silence,
             counts=self._counts,
             announced=self._announced,
+            also=self._also,
         )
 
     def _derived(self) -> frozenset[str]:

@@ -6,7 +6,7 @@ identical requests in flight share.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -33,6 +33,7 @@ from actors.events import (
     Ohlc,
     OpenInterest,
     PredictedFunding,
+    Said,
     Topic,
 )
 from actors.exchanges.catalogue import Catalogue
@@ -69,6 +70,7 @@ class Connector:
         large_trade_threshold_usd: float,
         supervise: Supervise,
         everything: Everything | None = None,
+        also: Callable[[Topic, Said], None] | None = None,
         archive: Archive | None = None,
         linger: float = LINGER,
         upstream_share: float = UPSTREAM_SHARE,
@@ -105,6 +107,7 @@ class Connector:
             counts=self.counts,
             on_silence=self._listings.doubt,
             announced=self._notices.present,
+            also=also,
         )
         self.feeds = self._collection.feeds
         self.check_interval = self._collection.check_interval

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -21,6 +22,7 @@ from actors.connector import Connector
 from actors.exchanges.exchange import Exchange, Supervise
 from actors.facade.desk import Desk, Settings
 from actors.feeds.everything import Everything
+from actors.node import Node
 from actors.recording.recorder import Recorded, Recorder
 from actors.spikes import Spikes
 from actors.upstream.seam import Live, Upstream
@@ -33,6 +35,7 @@ from daemon.named import certificates_of
 from daemon.notify import Notify
 from daemon.reload import Parts, Policy, Reloaded, Reloader
 from daemon.settings import Config, ExchangeSettings, Server, Supervision, is_loopback
+from daemon.several import open_node, run_node
 from daemon.supervisor import supervise
 from web.access.auth import Auth
 from web.access.clients import Clients, Seat
@@ -84,7 +87,8 @@ async def run(
     `upstream`: how exchanges are reached; None: as the configuration says. `rng`: the chance in the waits before a
     restart; None: the system's. `manager`: the service manager that is told.
     `reloader`: what a signal and `/admin/reload` use; None: the configuration stays.
-    Raises CannotListen. Ends within GRACE of the stop, whatever clients or exchanges do.
+    Raises CannotListen, and ConfigError where the engine of several nodes cannot be used.
+    Ends within GRACE of the stop, whatever clients or exchanges do.
     """
     quiet, proxies = Quiet(), Proxies(config.server.trusted_proxies)
     slots = _slots(config, exchanges)
@@ -98,9 +102,12 @@ async def run(
     if recorder is not None:
         upstream = Recorded(upstream, recorder)
     everything = Everything()
-    connectors = _connectors(config, exchanges, supervised, upstream, archive, everything)
-    sources = Sources(connectors, everything, _spikes(config, connectors, supervised))
-    async with trio.open_nursery() as keeping:
+    running = [exchanges[name] for name, settings in config.exchanges.items() if settings.enabled]
+    opening = open_node(config, running, everything, supervised, urlsplit(url).port or 0)
+    async with opening as node, trio.open_nursery() as keeping:
+        connectors = _connectors(config, exchanges, supervised, upstream, archive, everything, node)
+        mirrors = {} if node is None else node.mirrors
+        sources = Sources(connectors, everything, _spikes(config, connectors, supervised), mirrors)
         if config.server.unix_socket:
             keeping.start_soon(remove_at_end, config.server.unix_socket)
         if certificates is not None:
@@ -114,6 +121,8 @@ async def run(
             for connector in connectors.values():
                 nursery.start_soon(connector.run)
             nursery.start_soon(sources.spikes.run)
+            if node is not None:
+                nursery.start_soon(run_node, node, connectors)
             streams, origins = config.streams, Origins(config.server.cors_origins)
             memory = Memory(streams.resume_frames, streams.resume_seconds, streams.resume_bytes)
             limits = ClientLimits(streams.topics_per_client, streams.commands_per_second)
@@ -125,6 +134,8 @@ async def run(
                 nursery.start_soon(partial(supervised, "facade", desk.run, exchange=name))
             hosts = _hosts(config.server)
             front: Any = {"hosts": hosts, "root_path": config.server.root_path}
+            if node is not None:
+                front["engine"] = node.report
             statistics = ServerStatistics()
             loader = reloader or Reloader(lambda _: config)
             process = ProcessCounts(LINES, loader.results, lambda: loader.reloaded_at)
@@ -132,6 +143,7 @@ async def run(
                 *(sources.connectors, fanouts, auth, fanouts.counts, statistics, process, slots),
                 desks=desks,
                 symbols=lambda: loader.running.metrics.symbols,
+                node=node,
             )
             metrics = Metrics(subjects) if config.metrics.enabled else None
             page = None if config.metrics.listen else metrics
@@ -310,7 +322,9 @@ def _connectors(
     upstream: Upstream,
     archive: Archive | None,
     everything: Everything,
+    node: Node | None,
 ) -> dict[str, Connector]:
+    """`everything`: the streams over all exchanges. With a node its mirrors tell them, and feeds tell the node."""
     return {
         name: Connector(
             as_configured(exchanges[name], settings, config.streams.history),
@@ -321,7 +335,8 @@ def _connectors(
             intervals=config.streams.intervals,
             large_trade_threshold_usd=config.streams.large_trade_threshold_usd,
             supervise=supervised,
-            everything=everything,
+            everything=everything if node is None else None,
+            also=None if node is None else node.also(name),
             upstream=upstream,
             archive=archive,
             upstream_share=config.limits.upstream_share,

@@ -39,7 +39,7 @@ NEEDS_RESTART = (
     *("exchanges.*.enabled", "exchanges.*.rest_url", "exchanges.*.ws_url", "exchanges.*.liquidations"),
     *("exchanges.*.proxy", "exchanges.*.source_address", "exchanges.*.ca_file", "upstream.*"),
     *("archive.enabled", "archive.path", "record.*", "export.*", "metrics.enabled", "metrics.listen"),
-    *("streams.history", "facade.*"),
+    *("streams.history", "facade.*", "engine.*"),
 )
 """Keys that hold for as long as the process runs, as patterns."""
 

@@ -12,6 +12,7 @@ from actors.archive.series import KINDS
 from daemon.values import (
     AddressAndPort,
     Days,
+    EngineUrl,
     FilePath,
     FolderPath,
     Host,
@@ -21,6 +22,7 @@ from daemon.values import (
     Intervals,
     IpAddress,
     KindList,
+    NodeName,
     Origins,
     Port,
     Positive,
@@ -111,6 +113,22 @@ class OiVol(Struct, frozen=True, forbid_unknown_fields=True):
     window: Annotated[int, integer(21, 1500)] = 96
     z_threshold: Positive = 3.0
     symbols: SymbolList = ()
+
+
+class Engine(Struct, frozen=True, forbid_unknown_fields=True):
+    """The server between several nodes; no `url`: there is one node, and no such server.
+
+    `name`: of this node, "": its host's name and port. `lease_seconds`: how long a dead leader is waited for. `lanes`:
+    of each exchange, the same on every node. `flush_ms`: the longest an event waits for others. `prefix`: of every key.
+    """
+
+    url: EngineUrl = ""
+    role: Annotated[Literal["both"], Meta(description='"both"')] = "both"
+    name: NodeName = ""
+    lease_seconds: Annotated[float, Meta(ge=0.5, le=60, description="a number from 0.5 to 60")] = 3.0
+    lanes: Annotated[int, integer(1, 64)] = 8
+    flush_ms: Annotated[float, Meta(ge=0, le=1000, description="a number from 0 to 1000")] = 5.0
+    prefix: NodeName = "marketd"
 
 
 class Facade(Struct, frozen=True, forbid_unknown_fields=True):
@@ -205,6 +223,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metrics: Metrics = Metrics()
     streams: Streams = Streams()
     oi_vol: OiVol = OiVol()
+    engine: Engine = Engine()
     facade: Facade = Facade()
     archive: Archive = Archive()
     export: Export = Export()

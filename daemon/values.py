@@ -95,6 +95,15 @@ def _proxy(value: str) -> str:
     return value.rstrip("/")
 
 
+def _engine_url(value: str) -> str:
+    if value and (not _printable(value) or re.search(r"[ #]", value)):
+        raise ValueError(value)
+    parts = urlsplit(value)
+    if value and not (parts.path.strip("/") if parts.scheme == "unix" else parts.hostname and parts.port != 0):
+        raise ValueError(value)
+    return value
+
+
 # --- what a key may be
 
 Port = Annotated[int, Meta(ge=-1, le=65535, description="an integer from -1 to 65535")]
@@ -128,6 +137,17 @@ ProxyUrl = Annotated[
         description="a URL with a host and a port, http://, https://, socks5:// or socks5h://",
         extra={"keep": _proxy, "secret": True},
     ),
+]
+EngineUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^((rediss?|unix)://|\Z)",
+        description="a URL, redis://, rediss:// or unix://",
+        extra={"keep": _engine_url, "secret": True},
+    ),
+]
+NodeName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9._:-]{0,100}\Z", description="a name of letters, digits, dots, dashes, colons")
 ]
 IpAddress = Annotated[str, Meta(description="an IP address", extra={"keep": _address})]
 SocketPath = Annotated[str, Meta(description="the path of a socket, at most 107 bytes", extra={"keep": _socket_path})]

@@ -49,6 +49,7 @@ from web.rest.headers import choose_encoding, compress, is_compressible, variant
 from web.rest.route import Answer, Route
 from web.rest.routes import routes_below
 from web.rest.spool import Spool
+from web.rest.state import Engine
 from web.server.accepting import refusal
 from web.streams.entry import enter
 from web.streams.fanouts import Fanouts
@@ -72,6 +73,7 @@ def create_app(
     client_limits: ClientLimits | None = None,
     hosts: Hosts | None = None,
     root_path: str = "",
+    engine: Engine | None = None,
     desks: Desks | None = None,
     metrics: Metrics | None = None,
     reload: Callable[[], object] | None = None,
@@ -83,6 +85,7 @@ def create_app(
     `cors_origins` is "*" or a list of exact origins. `hosts`: the names it is asked by; None: any. `root_path`: below
     which path a proxy serves it. `metrics`: what `/metrics` tells; None: there is no such page.
     `spool`: keeps the files of `/export`.
+    `engine`: how that of several nodes is; None: there is none.
     `reload`: takes over the configuration anew and says what changed; raises InvalidConfig. None: it cannot be done.
     `dashboard`: whether `/` is a page for browsers.
     """
@@ -97,7 +100,7 @@ def create_app(
     app.url_map.merge_slashes = False
     app.extensions["spool"] = spool or Spool(fanouts.nursery, megabytes=1024, files=16)
 
-    for route in routes_below(root_path):
+    for route in routes_below(root_path, engine):
         rule = route.path.replace("{", "<").replace("}", ">")
         app.add_url_rule(rule, route.path, _view(route, connectors), methods=["GET"])
     add_pages(app, sources, root_path=root_path)

@@ -27,6 +27,7 @@ from actors.archive.archive import Archive
 from actors.counts import BOUNDS, Histogram
 from actors.events import Kind
 from actors.facade.desk import Desk
+from actors.node import Node
 from web.access.auth import Auth
 from web.connectors import AnyConnector, AnyFeed, Connectors
 from web.counts import WebCounts
@@ -66,6 +67,7 @@ class Subjects:
     connections_limit: int
     desks: Mapping[str, Desk] = field(default_factory=dict)  # of the façade, by exchange
     symbols: Callable[[], bool] = lambda: False  # the series that are one per symbol, too
+    node: Node | None = None  # among several
 
 
 class Metrics:
@@ -133,6 +135,8 @@ class _Collector(Collector):
         archive = archive_of(self._s.connectors)
         if archive is not None:
             yield from _archive(archive)
+        if self._s.node is not None:
+            yield from _node(self._s.node)
         yield from _process(self._s.process)
 
 
@@ -291,6 +295,24 @@ def _archive(archive: Archive) -> Iterator[Metric]:
     files = [((name,), float(size)) for name, size in (("db", sizes.database), ("wal", sizes.wal))]
     yield _gauge("archive_bytes", "Size of the archive's files", ("file",), files)
     yield _gauge("archive_free_bytes", "Room left on its disk", (), [((), float(sizes.free))])
+
+
+def _node(node: Node) -> Iterator[Metric]:
+    of, relays, mirrors = ("exchange",), node.relays, node.mirrors
+    yield _gauge(
+        "engine_up", "Whether the engine takes and tells events", (), [((), float(node.links.state == "live"))]
+    )
+    yield _counter("engine_failures", "Calls that the engine did not answer", (), [((), node.links.failures)])
+    led = [((name,), float(sum(lane.lease is not None for lane in relay.lanes))) for name, relay in relays.items()]
+    yield _gauge("engine_lanes_led", "Lanes that this node leads", of, led)
+    said = [((name,), sum(lane.entries for lane in relay.lanes)) for name, relay in relays.items()]
+    yield _counter("engine_said", "Events, gaps and states said to the engine", of, said)
+    bursts = [((name,), sum(lane.said for lane in relay.lanes)) for name, relay in relays.items()]
+    yield _counter("engine_bursts", "Bursts that carried them", of, bursts)
+    gaps = [((name,), sum(lane.writer.gaps for lane in relay.lanes)) for name, relay in relays.items()]
+    yield _counter("engine_gaps", "Topics of which nobody could tell a while, at takeovers", of, gaps)
+    holes = [((name,), mirror.holes) for name, mirror in mirrors.items()]
+    yield _counter("engine_holes", "Lanes that had to be read anew", of, holes)
 
 
 def _process(process: ProcessCounts) -> Iterator[Metric]:

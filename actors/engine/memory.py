@@ -1,6 +1,6 @@
 """An engine within the process: it keeps an engine's promises by Trio's clock, and breaks as a server does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 
@@ -54,6 +54,7 @@ class MemoryEngine:
         self._kept = kept or Kept()
         self._lanes: dict[str, _Lane] = {}
         self._count: int | None = None
+        self._wanted: dict[str, dict[str, float]] = {}
         self._news = trio.Event()
 
     # --- what a server may do ---
@@ -125,6 +126,12 @@ class MemoryEngine:
         self._answer()
         return found
 
+    async def holders(self, lanes: Sequence[str]) -> Mapping[str, tuple[str, float]]:
+        await self._asked()
+        found = {lane: (it.token, it.until - trio.current_time()) for lane in lanes if (it := self._lane(lane)).token}
+        self._answer()
+        return found
+
     async def tail(self, lane: str) -> Sequence[Told]:
         await self._asked()
         found = list(self._lane(lane).log)
@@ -158,6 +165,19 @@ class MemoryEngine:
     async def bars(self, lane: str, topic: str) -> Sequence[bytes]:
         await self._asked()
         found = list(self._lane(lane).bars.get(topic, {}).values())
+        self._answer()
+        return found
+
+    async def want(self, exchange: str, topics: Iterable[str], seconds: float) -> None:
+        await self._asked()
+        until = trio.current_time() + seconds
+        self._wanted.setdefault(exchange, {}).update(dict.fromkeys(topics, until))
+        self._answer()
+
+    async def wanted(self, exchange: str) -> Sequence[str]:
+        await self._asked()
+        now = trio.current_time()
+        found = [topic for topic, until in self._wanted.get(exchange, {}).items() if until > now]
         self._answer()
         return found
 
@@ -211,7 +231,8 @@ class MemoryEngine:
             texts = [entry.text for entry in topics[topic] if entry.text.endswith(CLOSED_BAR)]
             for open_ms, text in zip(opens, texts, strict=True):
                 if open_ms > it.closed.get(topic, -1):
-                    bars[open_ms] = text
+                    if open_ms > max(bars, default=-1):  # else it was written with the older ones already
+                        bars[open_ms] = text
                     it.closed[topic] = open_ms
             while len(bars) > self._kept.bars:
                 del bars[next(iter(bars))]

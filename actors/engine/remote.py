@@ -4,12 +4,13 @@ coredis repeats no command here: an answer that was lost is the caller's to ask 
 what that would do. Its failures come singly or in groups, out of its pool; outwards they are one EngineAway.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import msgspec
 import trio
+from anyio import BrokenResourceError, ClosedResourceError
 from coredis import Redis
 from coredis.commands.script import Script
 from coredis.exceptions import AuthenticationError, BusyLoadingError, ReadOnlyError, RedisError, ResponseError
@@ -55,7 +56,8 @@ class RemoteEngine:
         script = client.register_script
         self._take, self._hold, self._say = map(script, (scripts.TAKE, scripts.HOLD, scripts.SAY))
         self._renew, self._present, self._recall = map(script, (scripts.RENEW, scripts.PRESENT, scripts.RECALL))
-        self._write_bars = script(scripts.WRITE_BARS)
+        self._holders = script(scripts.HOLDERS)
+        self._write_bars, self._want = map(script, (scripts.WRITE_BARS, scripts.WANT))
 
     async def check(self, lanes: int) -> int:
         found: Any = await self._asked(lambda: self._client.info("server", "memory"))
@@ -103,6 +105,11 @@ class RemoteEngine:
             {topic.decode(): int(open_ms) for topic, open_ms in _pairs(closed)},
         )
 
+    async def holders(self, lanes: Sequence[str]) -> Mapping[str, tuple[str, float]]:
+        keys = [self._key(lane, "lease") for lane in lanes]
+        found: Any = await self._asked(lambda: self._holders(keys=keys))
+        return {lane: (token.decode(), left / 1000) for lane, (token, left) in zip(lanes, found, strict=True) if token}
+
     async def tail(self, lane: str) -> Sequence[Told]:
         return _told(await self._asked(lambda: self._client.xrange(self._key(lane, "log"))))
 
@@ -129,6 +136,16 @@ class RemoteEngine:
         found: Any = await self._asked(lambda: self._client.xrange(key))
         return [entry.field_values[b"d"] for entry in found][-int(self._kept[2]) :]
 
+    async def want(self, exchange: str, topics: Iterable[str], seconds: float) -> None:
+        await self._asked(lambda: self._want(keys=[self._wants(exchange)], args=[_ms(seconds), *topics]))
+
+    async def wanted(self, exchange: str) -> Sequence[str]:
+        found: Any = await self._asked(lambda: self._want(keys=[self._wants(exchange)], args=["0"]))
+        return [topic.decode() for topic in found]
+
+    def _wants(self, exchange: str) -> str:
+        return f"{self._prefix}:want:{exchange}"
+
     def _key(self, lane: str, what: str) -> str:
         return f"{self._prefix}:{{{lane}}}:{what}"
 
@@ -141,7 +158,7 @@ class RemoteEngine:
         try:
             with trio.fail_after(self._patience if patience is None else patience):
                 return await ask()
-        except* (RedisError, OSError, trio.TooSlowError) as group:
+        except* (RedisError, OSError, trio.TooSlowError, ClosedResourceError, BrokenResourceError) as group:
             failure = _first(group)
         raise _as_ours(failure) from failure
 

@@ -66,8 +66,14 @@ while i <= #ARGV do
   i = i + 5
   for _ = 1, closed do
     local before = tonumber(redis.call('HGET', p .. ':closed', topic) or '-1')
-    if tonumber(ARGV[i]) > before then
-      redis.call('XADD', p .. ':bars:' .. topic, 'MAXLEN', '~', bars, ARGV[i] .. '-1', 'd', ARGV[i + 1])
+    local open = tonumber(ARGV[i])
+    if open > before then
+      local kept, last = p .. ':bars:' .. topic, -1
+      local newest = redis.call('XREVRANGE', kept, '+', '-', 'COUNT', 1)
+      if newest[1] then last = tonumber(string.match(newest[1][1], '^%d+')) end
+      if open > last then  -- else it was written with the older ones already
+        redis.call('XADD', kept, 'MAXLEN', '~', bars, ARGV[i] .. '-1', 'd', ARGV[i + 1])
+      end
       redis.call('HSET', p .. ':closed', topic, ARGV[i])
     end
     i = i + 2
@@ -113,4 +119,20 @@ local key = p .. ':bars:' .. ARGV[2]
 redis.call('DEL', key)
 for i = 3, #ARGV, 2 do redis.call('XADD', key, ARGV[i] .. '-1', 'd', ARGV[i + 1]) end
 return 1
+"""
+
+# (milliseconds, topics...): KEYS[1] is a set of topics by the time until which they are wanted
+WANT = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+for i = 2, #ARGV do redis.call('ZADD', KEYS[1], now + tonumber(ARGV[1]), ARGV[i]) end
+return redis.call('ZRANGE', KEYS[1], 0, -1)
+"""
+
+# -> for each of KEYS, the leases of lanes, its token and the milliseconds that are left of it
+HOLDERS = """
+local found = {}
+for i, key in ipairs(KEYS) do found[i] = {redis.call('GET', key) or '', redis.call('PTTL', key)} end
+return found
 """

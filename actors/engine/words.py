@@ -1,9 +1,10 @@
 """What an engine promises, whichever it is: see Engine. One contract test holds all of them to it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-LOG_SECONDS = 30.0  # how long a lane's log goes back: the reach of a takeover, and of an edge that was away
+REACH = 30.0  # seconds: of what nodes remember for a takeover, and of an edge that was away
+LOG_SECONDS = REACH + 10.0  # a lane's log goes back so far: a successor may have heard a thing later than its writer
 CLOSED_BAR = b'"is_closed":true}'  # how the JSON of a closed bar ends
 EPOCH, STATUS = "epoch", "status"  # types of entries: another memory begins here; a feed's state
 PRESENT = frozenset({"ohlc", "funding_rate", "open_interest", STATUS})
@@ -127,6 +128,9 @@ class Engine(Protocol):
     async def present(self, lane: str) -> Present:
         """Everything of one moment: who reads on behind its place misses nothing and is told nothing twice."""
 
+    async def holders(self, lanes: Sequence[str]) -> Mapping[str, tuple[str, float]]:
+        """Of each lane that somebody leads: the token, and the seconds until its lease ends."""
+
     async def tail(self, lane: str) -> Sequence[Told]:
         """The log, the oldest first: at least LOG_SECONDS of it before its last burst."""
 
@@ -144,6 +148,12 @@ class Engine(Protocol):
 
     async def bars(self, lane: str, topic: str) -> Sequence[bytes]:
         """Closed bars of a topic, ascending."""
+
+    async def want(self, exchange: str, topics: Iterable[str], seconds: float) -> None:
+        """Have topics of an exchange collected by whoever collects there, for so long from now on."""
+
+    async def wanted(self, exchange: str) -> Sequence[str]:
+        """The topics that somebody wants."""
 
 
 class Kept(NamedTuple):

@@ -3,7 +3,8 @@
 from datetime import datetime
 
 from actors.broadcast import Broadcast, Reader
-from actors.events import Event, Kind, Said, Topic
+from actors.events import Event, Kind, Topic
+from actors.relayed import Told
 
 ALL = "all"  # stands for the exchange in such a topic
 KINDS: tuple[Kind, ...] = ("liquidations", "large_trades")
@@ -14,15 +15,15 @@ class Everything:
 
     def __init__(self) -> None:
         self.received_at: datetime | None = None  # of what is being told
-        self._broadcasts: dict[Kind, Broadcast[Said]] = {kind: Broadcast() for kind in KINDS}
+        self._broadcasts: dict[Kind, Broadcast[Told]] = {kind: Broadcast() for kind in KINDS}
 
-    def publish(self, kind: Kind, said: Said, received_at: datetime | None = None) -> None:
+    def publish(self, kind: Kind, said: Told, received_at: datetime | None = None) -> None:
         broadcast = self._broadcasts.get(kind)
         if broadcast is not None:
             self.received_at = received_at
             broadcast.publish(said)
 
-    def subscribe(self, topic: Topic, capacity: int) -> Reader[Said]:
+    def subscribe(self, topic: Topic, capacity: int) -> Reader[Told]:
         """A reader of one kind over everything that is collected."""
         return self._broadcasts[topic.kind].subscribe(capacity)
 

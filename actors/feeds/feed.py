@@ -70,6 +70,7 @@ class Feed:
         on_silence: Callable[[], None] = lambda: None,
         counts: Counts | None = None,
         announced: Callable[[], str | None] = lambda: None,
+        also: Callable[[Topic, Said], None] | None = None,
     ) -> None:
         self.exchange, self.symbol = exchange, symbol
         self.derived = derived  # intervals that are made of minutes instead of being subscribed to
@@ -84,7 +85,7 @@ class Feed:
         self._silence = Silence(exchange.subscription_of)
         self._on_silence = on_silence  # a topic that should speak does not: the symbol may have ended
         self._trades_heard, self._made_at = 0, trio.current_time()
-        self.readers = Readers(exchange.name, symbol, everything, counts)
+        self.readers = Readers(exchange.name, symbol, everything, counts, also)
         self._history = History(
             exchange,
             symbol,

@@ -27,9 +27,17 @@ class _Told:
 class Readers:
     """Topics go by a kind, or by the interval of bars, wherever events are told: there are many of them."""
 
-    def __init__(self, exchange: str, symbol: str, everything: Everything, counts: Counts | None = None) -> None:
+    def __init__(
+        self,
+        exchange: str,
+        symbol: str,
+        everything: Everything,
+        counts: Counts | None = None,
+        also: Callable[[Topic, Said], None] | None = None,
+    ) -> None:
         self._exchange, self._symbol = exchange, symbol
         self._everything = everything
+        self._also = also  # told all that any reader could be told, once
         self._counts = counts or Counts()
         self._told: dict[str, _Told] = {}  # by kind or interval
         self._lags: dict[Kind, tuple[Lags, Histogram]] = {}
@@ -57,6 +65,8 @@ class Readers:
 
     def _publish(self, told: _Told, said: Said) -> None:
         if not isinstance(said, Status):
+            if self._also is not None:
+                self._also(told.topic, said)
             if told.quality is None:
                 told.quality = Quality()
             if isinstance(said, Gap):
@@ -88,6 +98,8 @@ class Readers:
 
     def publish_status(self, status: Status) -> None:
         """To the readers of every topic."""
+        if self._also is not None:
+            self._also(self.topic("trades"), status)
         for kind in KINDS:
             self._of(self.topic(kind))
         for told in list(self._told.values()):

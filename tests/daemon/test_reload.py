@@ -20,7 +20,7 @@ from daemon.config import load
 from daemon.kinds import EXCHANGE_KINDS, KINDS, ConfigError
 from daemon.main import exchange_defaults
 from daemon.reload import Reloader, difference
-from daemon.settings import Config, ExchangeSettings, Facade, Server
+from daemon.settings import Config, Engine, ExchangeSettings, Facade, Server
 from tests.daemon.fixtures import TWO, Served, configuration, eventually, fast, serving
 from tests.daemon.test_process import Process, listening, simulated
 from tests.web.access.test_access import KeyFile
@@ -101,6 +101,7 @@ RESTART = {
     *(f"exchanges.binance.{key}" for key in ("enabled", "liquidations", "rest_url", "ws_url")),
     *(f"exchanges.binance.{key}" for key in ("proxy", "source_address", "ca_file")),
     *(f"facade.{key}" for key in Facade.__struct_fields__),
+    *(f"engine.{key}" for key in Engine.__struct_fields__),
 }
 NAMES = {"binance": ExchangeSettings(symbols=("A",), rest_url="https://a", ws_url="wss://a")}
 TLS = Config(server=Server(certfile="c", keyfile="k"), exchanges=NAMES)

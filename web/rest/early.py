@@ -36,6 +36,7 @@ from web.rest.headers import Encoding, choose_encoding, compress, is_compressibl
 from web.rest.heads import parse_head
 from web.rest.route import Answer
 from web.rest.routes import routes_below
+from web.rest.state import Engine
 
 HEADS_MAX, BODIES_MAX = 1024, 32 << 20  # heads, and as many bodies, and bytes of these; past it, they are forgotten
 CONTENT_TYPE = "application/json"
@@ -109,6 +110,7 @@ class Early:
         origins: Origins,
         hosts: Hosts | None = None,
         root_path: str = "",
+        engine: Engine | None = None,
         counts: WebCounts | None = None,
     ) -> None:
         self._auth = auth
@@ -120,7 +122,7 @@ class Early:
         self._root_path = root_path
         self._routes = {
             route.path: (held, route.query)
-            for route in routes_below(root_path)
+            for route in routes_below(root_path, engine)
             if (held := route.held or (None if iscoroutinefunction(route.handler) else route.handler))
         }
         self._asked: dict[bytes, Asked] = {}

@@ -3,16 +3,17 @@
 from functools import partial
 
 from web.rest import export, handlers, multi, state
-from web.rest.route import Route
+from web.rest.route import Handler, Route
 
 ROUTES = [*state.ROUTES, *handlers.ROUTES, *multi.ROUTES, *export.ROUTES]
 
 
-def routes_below(root_path: str) -> list[Route]:
-    """The same, with links as they are for clients of a proxy that serves us below a path."""
-    if not root_path:
+def routes_below(root_path: str, engine: state.Engine | None = None) -> list[Route]:
+    """The same, with links as they are for clients of a proxy that serves us below a path, and the engine's state."""
+    if not root_path and engine is None:
         return ROUTES
-    return [
-        route._replace(handler=partial(state.root, root_path=root_path)) if route.path == "/" else route
-        for route in ROUTES
-    ]
+    bound: dict[str, Handler] = {"/": partial(state.root, root_path=root_path, engine=engine)}
+    if engine is not None:
+        bound["/health"] = partial(state.health, engine=engine)
+        bound["/health/ready"] = partial(state.health_ready, engine=engine)
+    return [route._replace(handler=bound.get(route.path, route.handler)) for route in ROUTES]

@@ -1,11 +1,12 @@
 """The daemon itself over REST: whether it is well, what it collects, and how good that is. All of it from memory."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
 import trio
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from actors import clock
 from actors.archive.archive import ArchiveReport
@@ -14,6 +15,7 @@ from actors.events import FeedState, Instrument
 from actors.exchanges.exchange import Capability
 from actors.feeds.health import FeedReport
 from actors.feeds.quality import TopicReport
+from actors.node import EngineReport
 from actors.upstream.budget import BudgetReport
 from web import parameters as p
 from web.connectors import AnyConnector, AnyFeed, Connectors
@@ -32,13 +34,17 @@ class Root(Struct, frozen=True):
 
 
 class Health(Struct, frozen=True):
-    """`exchanges`: whether at least one feed of it delivers. `archive` is null where it is switched off."""
+    """`exchanges`: whether at least one feed of it delivers. `archive` is null where it is switched off.
+
+    `engine` is there where several nodes share one; while it is away, nothing is delivered to streams.
+    """
 
     status: HealthState
     exchanges: dict[str, bool]
     feeds: list[FeedReport]
     budgets: dict[str, BudgetReport]
     archive: ArchiveReport | None
+    engine: EngineReport | UnsetType = UNSET
 
 
 class Live(Struct, frozen=True):
@@ -76,22 +82,42 @@ class FeedQuality(Struct, frozen=True):
     topics: list[TopicReport]
 
 
-def root(connectors: Connectors, query: p.NoQuery, *, root_path: str = "") -> Root:
-    return Root("marketd", VERSION, health_state(connectors), f"{root_path}/docs", list(connectors))
+Engine = Callable[[], EngineReport]
+"""How the engine between several nodes is, where there is one."""
 
 
-def health(connectors: Connectors, query: p.TableQuery) -> Health:
+def root(connectors: Connectors, query: p.NoQuery, *, root_path: str = "", engine: Engine | None = None) -> Root:
+    return Root("marketd", VERSION, health_state(connectors, engine), f"{root_path}/docs", list(connectors))
+
+
+def health(connectors: Connectors, query: p.TableQuery, *, engine: Engine | None = None) -> Health:
+    feeds = [feed.report() for connector in connectors.values() for feed in connector.feeds.values()]
+    away = _away(engine)
+    if away is not None:
+        where: Any = {"state": "down", "reason": away.reason, "next_retry": None}
+        feeds = [structs.replace(feed, **where, since=max(feed.since, away.since)) for feed in feeds]
     return Health(
-        health_state(connectors),
-        {name: connector.is_live for name, connector in connectors.items()},
-        [feed.report() for connector in connectors.values() for feed in connector.feeds.values()],
+        health_state(connectors, engine),
+        {name: connector.is_live and away is None for name, connector in connectors.items()},
+        feeds,
         {name: connector.budget.report() for name, connector in connectors.items()},
         archive.report() if (archive := archive_of(connectors)) else None,
+        UNSET if engine is None else engine(),
     )
 
 
-def health_state(connectors: Connectors) -> HealthState:
-    """Healthy when every feed is live and the archive writes, starting while some have yet to begin, else degraded."""
+def _away(engine: Engine | None) -> EngineReport | None:
+    """The engine's report where it takes and tells nothing."""
+    return report if engine is not None and (report := engine()).state != "live" else None
+
+
+def health_state(connectors: Connectors, engine: Engine | None = None) -> HealthState:
+    """Healthy when every feed is live and the archive writes, starting while some have yet to begin, else degraded.
+
+    Without its engine a node is degraded.
+    """
+    if _away(engine) is not None:
+        return "degraded"
     states = {feed.health.state for connector in connectors.values() for feed in connector.feeds.values()}
     archive = archive_of(connectors)
     if states & {"stale", "down", "failed"} or (archive and archive.is_failing):
@@ -105,10 +131,12 @@ def health_live(connectors: Connectors, query: p.NoQuery) -> Live:
     return Live("live")
 
 
-def health_ready(connectors: Connectors, query: p.NoQuery) -> Answer:
+def health_ready(connectors: Connectors, query: p.NoQuery, *, engine: Engine | None = None) -> Answer:
     reasons = {
         name: reason for name, connector in connectors.items() if (reason := connector.not_ready_reason()) is not None
     }
+    if (away := _away(engine)) is not None:
+        reasons = dict.fromkeys(connectors, away.reason or "the engine is away")
     if reasons:
         return Answer(Ready("not_ready", reasons), 503)
     return Answer(Ready("ready"), 200)

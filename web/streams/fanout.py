@@ -257,12 +257,15 @@ class Fanout:
 
     async def recall(self, since: Position) -> None:
         """Before a client resumes: remember what it missed, where its numbers are older than this topic is here."""
+        await self.trunk.begun()
+        if self._is_numbered_elsewhere and since.epoch == self.epoch:
+            await self.trunk.reached(since.seq)
         held = self.log.end - self.log.first
         # Also for what is behind the very event before those: notes may be there.
         if self._is_numbered_elsewhere and since.epoch == self.epoch and self.seq - since.seq >= held:
             await self.trunk.recall()
 
-    def begin_anew(self) -> None:
+    def begin_anew(self, *, is_told: bool) -> None:
         """What was told is not continued: clients are told so, as if they had come back too late."""
         gap = text_frame(self.too_old(Position(self.epoch, self.seq)))
         follows = self.conflater is None and self._accepts is None
@@ -273,7 +276,8 @@ class Fanout:
             self.log.break_off()
         self._begins_at = self.log.first
         self._forgotten = self._begins_at - 1
-        for audience in self._numbered if self._status is None else (*self._numbered, self._status):
+        listening = self._numbered if self._status is None else (*self._numbered, self._status)
+        for audience in listening if is_told else ():
             self.trunk.add(audience, gap, False)
         if self.wakers:
             self.trunk.woken[self] = None

@@ -169,6 +169,8 @@ class _Stream:
 
     async def _begin(self) -> bytes:
         """Everything starts where the client says it was, or in the present."""
+        for place in self._places:
+            await place.fanout.trunk.begun()
         new = [
             (place, since)
             for place, since in zip(self._places, _positions(self._last_event_id, len(self._places)), strict=True)

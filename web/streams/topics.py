@@ -5,9 +5,10 @@ A topic has two names: the path of its own stream (`/ws/binance/BTCUSDT/ohlc?int
 counted and remembered as a topic of its own.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from werkzeug.datastructures import MultiDict
@@ -16,6 +17,7 @@ from actors.broadcast import Reader
 from actors.events import Event, FundingRate, Kind, LargeTrade, Liquidation, Ohlc, OpenInterest, Topic, Trade
 from actors.exchanges.exchange import Exchange
 from actors.feeds.everything import ALL, KINDS, Everything
+from actors.mirror import Mirror
 from actors.relayed import Numbering, Recalled, Told
 from actors.spikes import OiSpike, Spikes
 from web import parameters as p
@@ -41,8 +43,8 @@ class NumberedSource(Source, Protocol):
     """One whose events come with numbers that others give too: a topic's place is the same wherever it is told."""
 
     def numbering(self, topic: Topic) -> Numbering: ...
-    async def recall(self, topic: Topic) -> list[Recalled]:
-        """What is remembered of a topic beyond this process, the oldest first; none where nothing can be had."""
+    async def recall(self, topic: Topic) -> list[Recalled] | None:
+        """What is remembered of a topic beyond this process, the oldest first; None where that cannot be told now."""
 
 
 @runtime_checkable
@@ -63,6 +65,7 @@ class Sources(NamedTuple):
     connectors: Connectors
     everything: Everything
     spikes: Spikes
+    mirrors: Mapping[str, Mirror] = MappingProxyType({})  # by exchange, where other nodes may be who tells
 
 
 class Stream(NamedTuple):
@@ -217,4 +220,9 @@ def source_of(topic: Topic, sources: Sources) -> Iterator[tuple[Source, Topic]]:
         yield sources.everything, topic
     else:
         with sources.connectors[topic.exchange].reading(topic) as feed:
-            yield feed, topic._replace(symbol=feed.symbol)
+            topic, mirror = topic._replace(symbol=feed.symbol), sources.mirrors.get(topic.exchange)
+            if mirror is None:
+                yield feed, topic
+            else:
+                with mirror.reading(topic) as mirrored:
+                    yield mirrored, topic

@@ -29,6 +29,8 @@ from web.streams.topics import NumberedSource, Source
 # Events that may wait for the trunk; it never waits, so more means the program is overloaded. Trades of a repair and
 # what waited for them are published at one moment: tens of thousands.
 CAPACITY = 100_000
+BEGUN_WITHIN = 3.0  # seconds that clients of a source which numbers wait for its first numbers
+REACHED_WITHIN = 10.0  # seconds that a client waits for what it was told elsewhere
 BURST = 256  # events taken before other tasks get their turn
 
 _numbers = count()
@@ -56,6 +58,10 @@ class Trunk:
         # Of the last event that was told: the name of the memory that it belongs to ("": who tells it names one), and
         # its number. Nothing waits to be told yet.
         self.epoch, self.seq = self._numbers.numbering(topic) if self._numbers else ("", 0)
+        self._begun = trio.Event()  # a source that numbers knows its numbers
+        if self.epoch or self._numbers is None:
+            self._begun.set()
+        self._ahead: list[tuple[int, trio.Event]] = []  # numbers that clients had elsewhere before they came here
         self._recalling = trio.Lock()
         self._is_recalled = self._numbers is None
         self._received = 0  # of what was given to the reader
@@ -179,8 +185,29 @@ class Trunk:
             if self._settling:
                 self._settle()
         self._write()
+        if self._ahead:
+            for ahead in self._ahead:
+                if ahead[0] <= self.seq:
+                    ahead[1].set()
+            self._ahead = [ahead for ahead in self._ahead if not ahead[1].is_set()]
 
     # --- a source that numbers ---
+
+    async def begun(self) -> None:
+        """Wait, within a limit, until the source knows its numbers: before that nobody can be told where to go on."""
+        if not self._begun.is_set():
+            with trio.move_on_after(BEGUN_WITHIN):
+                await self._begun.wait()
+
+    async def reached(self, seq: int) -> None:
+        """Wait, within a limit, until an event is told that a client had elsewhere: we may be a little behind."""
+        if seq > self.seq:
+            event = trio.Event()
+            self._ahead.append((seq, event))
+            with trio.move_on_after(REACHED_WITHIN):
+                await event.wait()
+            if not event.is_set():
+                self._ahead.remove((seq, event))
 
     async def recall(self) -> None:
         """Remember what was told before this was made, as far as the source does; once."""
@@ -189,7 +216,7 @@ class Trunk:
                 return
             epoch = self.epoch
             said = await self._numbers.recall(self.topic)
-            if self.epoch != epoch:
+            if said is None or self.epoch != epoch:
                 return
             self._is_recalled = True
             first = self.seq - (self.log.end - self.log.first) + 1  # the number of the oldest event that is kept
@@ -208,12 +235,14 @@ class Trunk:
                 self.log.put_before(older)
 
     def _begin_anew(self, numbering: Numbering) -> None:
-        """What was told until now is not continued."""
+        """What was told until now is not continued; before the first numbers that is nothing."""
+        is_first = not self.epoch
         self.epoch, self.seq = numbering
         self._is_recalled = False
         self.log.break_off()
         for fanout in self.fanouts:
-            fanout.begin_anew()
+            fanout.begin_anew(is_told=not is_first)
+        self._begun.set()
 
     def _note_due(self, fanout: Fanout, due: float) -> None:
         if due < inf and due != fanout.noted_due:

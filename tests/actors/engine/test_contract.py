@@ -72,6 +72,16 @@ async def test_one_leads_and_a_returning_node_is_another_term(engine: Engine) ->
     assert (await led(engine, "b", epoch="2-b")).token.endswith("|1-a")  # the memory stays what it is
 
 
+async def test_who_leads_what_and_for_how_long(engine: Engine) -> None:
+    assert await engine.holders([LANE, "binance.4"]) == {}
+    lease = await led(engine)
+    holders = await engine.holders(["binance.4", LANE])
+    assert set(holders) == {LANE}
+    token, left = holders[LANE]
+    assert token == lease.token
+    assert LONG / 2 < left <= LONG
+
+
 async def test_a_lease_that_is_held_does_not_run_out(engine: Engine) -> None:
     lease = await led(engine, seconds=LONG)
     await engine.hold(lease, SHORT)
@@ -131,6 +141,11 @@ async def test_closed_bars_are_kept_ascending_each_once(engine: Engine) -> None:
     await engine.say(lease, Burst(2, [bar(4, closed=True)], {BARS: [120_000]}))  # a bar closes once
     assert list(await engine.bars(LANE, BARS)) == [b"old 4", one.text, two.text]
     assert (await engine.present(LANE)).closed == {BARS: 120_000}
+    rows = {60_000: one.text, 120_000: two.text, 180_000: b"ahead of what is said"}
+    await engine.write_bars(lease, BARS, rows)
+    await engine.say(lease, Burst(3, [bar(5, closed=True)], {BARS: [180_000]}))
+    assert list(await engine.bars(LANE, BARS)) == list(rows.values())
+    assert (await engine.present(LANE)).closed == {BARS: 180_000}
     await engine.release(lease)
     with pytest.raises(Fenced):
         await engine.write_bars(lease, BARS, {})
@@ -172,3 +187,14 @@ async def test_another_memory_is_begun_once_and_told_in_the_log(engine: Engine) 
 async def test_the_number_of_lanes_is_decided_once(engine: Engine) -> None:
     assert await engine.check(8) == 8
     assert await engine.check(16) == 8
+
+
+async def test_topics_are_wanted_for_a_while(engine: Engine) -> None:
+    await engine.want("binance", [TOPIC], SHORT)
+    await engine.want("binance", [BARS], LONG)
+    await engine.want("bybit", ["bybit:X:trades"], LONG)
+    with trio.fail_after(30):
+        while sorted(await engine.wanted("binance")) != [BARS]:  # noqa: ASYNC110 (time ends it)
+            await trio.sleep(SHORT / 5)
+    await engine.want("binance", [TOPIC, BARS], LONG)
+    assert sorted(await engine.wanted("binance")) == [BARS, TOPIC]

@@ -235,6 +235,57 @@ async def test_another_memory_is_told_as_one_that_came_too_late(nursery: trio.Nu
     fanout.trunk.cut(fanout)
 
 
+async def test_a_client_that_is_earlier_than_the_numbers_resumes_when_they_are_there(nursery: trio.Nursery) -> None:
+    elsewhere = Elsewhere(epoch="")
+    fanout = grown(Edge(elsewhere), nursery)
+    received = admit(fanout)
+    since = Position("1-a", 1)
+    cursors = []
+
+    async def resume() -> None:
+        await fanout.recall(since)
+        cursors.append(fanout.resume(since))
+
+    nursery.start_soon(resume)
+    await trio.testing.wait_all_tasks_blocked()
+    elsewhere.lose("1-a", 2)
+    elsewhere.said = [Relayed("liquidation", 1, text_of(1)), Relayed("liquidation", 2, text_of(2))]
+    elsewhere.say()
+    await trio.testing.wait_all_tasks_blocked()
+    assert cursors[0] is not None
+    assert [seq for seq, _ in fanout.read(cursors[0], 10)[0]] == [2, 3]
+    assert received.texts == [expected(3)]  # and no gap: nothing was told before
+    fanout.trunk.cut(fanout)
+
+
+async def test_a_client_that_knows_more_than_we_do_is_told_what_follows_once_we_are_there(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    elsewhere = Elsewhere()
+    fanout = grown(Edge(elsewhere), nursery)
+    elsewhere.say()
+    cursors = []
+
+    async def resume(since: Position) -> None:
+        await fanout.recall(since)
+        cursors.append((since.seq, fanout.resume(since)))
+
+    nursery.start_soon(resume, Position("1-a", 3))  # it was told three of another edge
+    nursery.start_soon(resume, Position("1-a", 9))  # that never come
+    await trio.sleep(1)
+    assert cursors == []
+    for _ in range(3):
+        elsewhere.say()
+    await trio.sleep(1)
+    [(seq, cursor)] = cursors
+    assert seq == 3
+    assert cursor is not None
+    assert [seq for seq, _ in fanout.read(cursor, 10)[0]] == [4]
+    await trio.sleep(60)
+    assert cursors[1] == (9, None)
+    fanout.trunk.cut(fanout)
+
+
 async def test_a_filter_and_a_rate_count_by_themselves(nursery: trio.Nursery) -> None:
     elsewhere = Elsewhere()
     elsewhere.say()

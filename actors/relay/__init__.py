@@ -1,0 +1,5 @@
+"""What feeds say, said to the engine: one writer for each lane, who numbers it.
+
+`writer.py` decides what is said, without I/O; `relay.py` leads lanes and speaks to the engine. A node that does not
+lead a lane remembers what it would have said, so that it can go on where another one stopped.
+"""

@@ -1,0 +1,198 @@
+"""The relay: it leads the lanes that nobody leads, and says to the engine what their writers have to say.
+
+One task leads one lane, so that a lane has one burst under way at most. A burst whose answer was lost is said again, as
+it was, until the engine has it or the lease is over: after that it begins a new term like anybody else, with the log
+read anew.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, TypeVar
+
+import structlog
+import trio
+
+from actors.engine.words import Engine, EngineAway, Fenced, Lease, Present, RolledBack
+from actors.events import Said, Status, Topic
+from actors.exchanges.exchange import Supervise
+from actors.relay.takeover import lane_of, new_epoch
+from actors.relay.writer import Knows, Writer
+
+LOOKS = 4  # times in a lease that a lane which somebody else leads is looked at
+RENEWALS = 3  # times in a lease that it is prolonged
+PAUSE = 0.1  # seconds before the engine is asked again after it did not answer
+RELEASED_WITHIN = 0.5  # seconds that the end waits for the engine
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class Feeds(Protocol):
+    """A connector, as far as a relay asks it."""
+
+    @property
+    def feeds(self) -> Mapping[str, Knows]: ...
+
+
+@dataclass
+class Lane:
+    """One lane, and what is known of it here. `epoch`, `n`: of the last burst that the engine acknowledged to us."""
+
+    name: str
+    writer: Writer
+    lease: Lease | None = None
+    epoch: str = ""
+    n: int = 0
+    past: set[str] = field(default_factory=set)  # epochs that were left: one that comes back is an engine that is older
+    said: int = 0  # bursts
+    entries: int = 0
+    say_seconds: float = 0.0  # that the last burst took
+
+
+class Relay:
+    """Of one exchange. It takes what the feeds say, see Readers.
+
+    `seconds`: of a lease. `flush`: seconds that an event may wait for others.
+    """
+
+    def __init__(
+        self,
+        exchange: str,
+        engine: Engine,
+        *,
+        node: str,
+        lanes: int,
+        seconds: float,
+        flush: float,
+        supervise: Supervise,
+        on_failure: Callable[[EngineAway], None] = lambda error: None,
+        on_answer: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._engine = engine
+        self._node = node
+        self._seconds, self._flush = seconds, flush
+        self._supervise = supervise
+        self._connector: Feeds | None = None
+        self.lanes = [Lane(f"{exchange}.{number}", Writer(self._feed_of)) for number in range(lanes)]
+        self._lane_of: dict[str, Lane] = {}  # by symbol
+        self._failed, self._answered = on_failure, on_answer  # told whether the engine takes what is said
+
+    def _feed_of(self, symbol: str) -> Knows | None:
+        return self._connector.feeds.get(symbol) if self._connector is not None else None
+
+    # --- what feeds say ---
+
+    def take(self, topic: Topic, said: Said) -> None:
+        """A feed tells its readers; never waits."""
+        lane = self._lane_of.get(topic.symbol)
+        if lane is None:
+            lane = self._lane_of[topic.symbol] = self.lanes[lane_of(topic.symbol, len(self.lanes))]
+        if isinstance(said, Status):
+            lane.writer.take_status(said)
+        else:
+            lane.writer.take(topic, said)
+
+    # --- leading ---
+
+    async def run(self, connector: Feeds) -> None:
+        """Lead what nobody leads, until cancelled; then let it go."""
+        self._connector = connector
+        async with trio.open_nursery() as nursery:
+            for lane in self.lanes:
+                nursery.start_soon(partial(self._supervise, "lane", partial(self._run, lane), lane=lane.name))
+
+    async def _run(self, lane: Lane) -> None:
+        while True:
+            lane.lease = await self._obtain(lane.name)
+            log.info("lane.led", lane=lane.name, term=lane.lease.token)
+            try:
+                await self._lead(lane, lane.lease)
+            except (Fenced, EngineAway) as error:
+                log.warning("lane.lost", lane=lane.name, reason=str(error))
+            finally:
+                lane.writer.stop()
+                lease, lane.lease = lane.lease, None
+                with trio.move_on_after(RELEASED_WITHIN, shield=True):
+                    await self._let_go(lease)
+
+    async def _obtain(self, name: str) -> Lease:
+        while True:
+            try:
+                lease = await self._engine.take(name, self._node, self._seconds, new_epoch())
+                self._answered()
+            except EngineAway as error:
+                self._failed(error)
+                lease = None
+            if lease is not None:
+                return lease
+            await trio.sleep(self._seconds / LOOKS)
+
+    async def _let_go(self, lease: Lease) -> None:
+        try:
+            await self._engine.release(lease)
+        except EngineAway as error:
+            log.warning("lane.not_released", lane=lease.lane, reason=str(error))
+
+    async def _lead(self, lane: Lane, lease: Lease) -> None:
+        """Say what the writer has to say until the lane is lost. Raises Fenced, EngineAway."""
+        until = trio.current_time() + self._seconds
+        while True:
+            asked_at = trio.current_time()
+            present = await self._insist(partial(self._engine.present, lane.name), until)
+            if present.epoch in lane.past or (present.epoch == lane.epoch and present.n < lane.n):
+                present = await self._renew(lane, present, until)
+            if lane.epoch not in ("", present.epoch):
+                lane.past.add(lane.epoch)
+            tail = await self._insist(partial(self._engine.tail, lane.name), until)
+            lane.epoch, lane.n = present.epoch, present.n
+            lane.writer.lead(present, tail, asked_at)
+            try:
+                await self._say(lane, lease, until)
+            except RolledBack as error:
+                log.error("lane.rolled_back", lane=lane.name, reason=str(error))
+                lane.writer.stop()
+                until = trio.current_time() + self._seconds
+                await self._insist(partial(self._engine.hold, lease, self._seconds), until)
+
+    async def _renew(self, lane: Lane, present: Present, until: float) -> Present:
+        """The engine lacks what it had acknowledged: what is numbered from now on belongs to another memory."""
+        log.error("lane.rolled_back", lane=lane.name, had=lane.n, has=present.n)
+        await self._insist(partial(self._engine.renew, lane.name, present.epoch, new_epoch()), until)
+        return await self._insist(partial(self._engine.present, lane.name), until)
+
+    async def _say(self, lane: Lane, lease: Lease, until: float) -> None:
+        writer = lane.writer
+        renew_at = until - self._seconds + self._seconds / RENEWALS
+        while True:
+            now = trio.current_time()
+            if now >= renew_at:
+                await self._insist(partial(self._engine.hold, lease, self._seconds), until)
+                until, renew_at = now + self._seconds, now + self._seconds / RENEWALS
+            burst = writer.burst()
+            if burst is None:
+                with trio.move_on_at(renew_at):
+                    await writer.news.wait()
+                continue
+            await self._insist(partial(self._engine.say, lease, burst), until)
+            writer.acknowledged()
+            lane.n = burst.n
+            lane.said += 1
+            lane.entries += len(burst.entries)
+            lane.say_seconds = trio.current_time() - now
+            await trio.sleep_until(now + self._flush)
+
+    async def _insist(self, ask: Callable[[], Awaitable[T]], until: float) -> T:
+        """Ask until there is an answer, while the lease may last. Raises EngineAway, and what the call does."""
+        while True:
+            try:
+                answer = await ask()
+            except EngineAway as error:
+                self._failed(error)
+                if trio.current_time() + PAUSE >= until:
+                    raise
+                await trio.sleep(PAUSE)
+            else:
+                self._answered()
+                return answer

@@ -1,0 +1,79 @@
+"""What a lane's log says already, and from when on a successor knows the rest. No I/O.
+
+Two nodes hear the same events and say them in their own order; what tells them apart is what they are: trades have ids,
+liquidations are their own values, and may come twice.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from zlib import crc32
+
+import msgspec
+
+from actors import clock
+from actors.engine.words import EPOCH, Present
+from actors.engine.words import Told as Logged
+from actors.events import Kind, Said, Topic, Trade, from_ms, ms
+
+MOMENTS: frozenset[Kind] = frozenset({"trades", "large_trades", "liquidations"})
+"""Kinds of events that happen once: each is said, whoever says it. Of the others the latest is what matters."""
+
+
+class _Identity(msgspec.Struct):
+    """As much of an event's JSON as tells it from others."""
+
+    timestamp: datetime
+    trade_id: int | str | None = None
+
+
+_decode = msgspec.json.Decoder(_Identity).decode
+
+
+def topic_named(name: str) -> Topic:
+    """The topic of a name; symbols may hold colons."""
+    exchange, *symbol, last = name.split(":")
+    if symbol and symbol[-1] == "ohlc":
+        return Topic(exchange, ":".join(symbol[:-1]), "ohlc", last)
+    return Topic(exchange, ":".join(symbol), msgspec.convert(last, Kind))
+
+
+def lane_of(symbol: str, lanes: int) -> int:
+    """The lane of a symbol among those of its exchange."""
+    return crc32(symbol.encode()) % lanes
+
+
+def new_epoch() -> str:
+    """A name that no other memory has, on whichever node it began; it tells when that was."""
+    return f"{clock.to_us(clock.now()):x}-{random.getrandbits(48):x}"
+
+
+class Tail:
+    """What a log's last half minute says of events that happen once."""
+
+    def __init__(self, present: Present, tail: Sequence[Logged]) -> None:
+        said = [logged for logged in tail if logged.entries[0].type != EPOCH]
+        # By the engine's clock, which is the exchange's but for the way from there: when something was said last.
+        self.at: datetime | None = from_ms(said[-1].at_ms) if said else None
+        self.age = (present.at_ms - said[-1].at_ms) / 1000 if said else 0.0  # seconds
+        self._told: Counter[tuple[str, object]] = Counter()
+        self._oldest: dict[str, int] = {}  # by topic: until then all was told, or was before anything was
+        is_whole = not tail or tail[0].n == 1
+        for logged in tail:
+            for entry in logged.entries:
+                if entry.seq is None or topic_named(entry.topic).kind not in MOMENTS:
+                    continue
+                found = _decode(entry.text)
+                self._told[entry.topic, found.trade_id if found.trade_id is not None else entry.text] += 1
+                # Of the very first moment some may have been cut off, where anything was.
+                self._oldest.setdefault(entry.topic, ms(found.timestamp) - is_whole)
+
+    def has(self, name: str, said: Said, text: bytes) -> bool:
+        """Whether an event is told there; each that is told answers for one that is asked about."""
+        identity = name, said.trade_id if isinstance(said, Trade) else text
+        if self._told[identity] > 0:
+            self._told[identity] -= 1
+            return True
+        # From before the log begins: it was told, was announced as lost, or nobody was told anything yet.
+        return ms(said.timestamp) <= self._oldest.get(name, -1)

@@ -1,0 +1,43 @@
+"""One node among several, as it is configured: the engine's client, opened where there is one and never else."""
+
+import socket
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+
+from actors.connector import Connector
+from actors.engine.words import EngineUnfit, Kept
+from actors.exchanges.exchange import Exchange, Supervise
+from actors.feeds.everything import Everything
+from actors.node import Node, NodeSettings, WrongLanes
+from daemon.kinds import ConfigError
+from daemon.settings import Config
+
+
+@asynccontextmanager
+async def open_node(
+    config: Config, exchanges: Iterable[Exchange], everything: Everything, supervised: Supervise, port: int
+) -> AsyncIterator[Node | None]:
+    """This node; None where the configuration names no engine. Raises ConfigError."""
+    settings, streams = config.engine, config.streams
+    if not settings.url:
+        yield None
+        return
+    try:
+        from actors.engine.remote import open_engine  # half a second of imports that one machine alone never needs
+    except ImportError as error:
+        raise ConfigError("engine.url", f"needs the extra `engine` (pip install 'marketd[engine]'): {error}") from None
+    kept = Kept(streams.resume_seconds, streams.resume_frames, streams.history)
+    name = settings.name or f"{socket.gethostname()}:{port}"
+    about = NodeSettings(settings.role, name, settings.lanes, settings.lease_seconds, settings.flush_ms / 1000)
+    async with open_engine(settings.url, settings.prefix, kept, patience=settings.lease_seconds / 2) as engine:
+        yield Node(engine, about, exchanges, everything, supervised)
+
+
+async def run_node(node: Node, connectors: Mapping[str, Connector]) -> None:
+    """Raises ConfigError where the engine cannot be used as it is, or as we are configured."""
+    try:
+        await node.run(connectors)
+    except EngineUnfit as error:
+        raise ConfigError("engine.url", str(error)) from None
+    except WrongLanes as error:
+        raise ConfigError("engine.lanes", str(error)) from None

@@ -1,0 +1,293 @@
+"""A market that knows all that happened, nodes that relay it over an engine in memory, and what readers were told."""
+
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import trio
+
+from actors.engine.memory import START_MS, MemoryEngine
+from actors.engine.words import Engine, EngineAway
+from actors.events import Event, Gap, Ohlc, Status, Topic, Trade, from_ms, ms
+from actors.exchanges.exchange import load_exchanges
+from actors.feeds.everything import Everything
+from actors.mirror import Mirror
+from actors.relay.relay import Relay
+from actors.relayed import Relayed, Renumbered
+
+EXCHANGE = load_exchanges()["binance"]
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+LANES, LEASE = 2, 3.0
+TRADES = [Topic("binance", symbol, "trades") for symbol in SYMBOLS]
+BARS = [Topic("binance", symbol, "ohlc", "1m") for symbol in SYMBOLS]
+
+
+def now() -> datetime:
+    """By the engine's clock, which is the exchange's."""
+    return from_ms(START_MS + int(trio.current_time() * 1000))
+
+
+async def supervise(name: str, run: Callable[[], Awaitable[None]], **context: object) -> None:
+    """Nothing may fail here."""
+    await run()
+
+
+def trade(symbol: str, number: int, at: datetime | None = None) -> Trade:
+    return Trade(
+        exchange="binance",
+        symbol=symbol,
+        timestamp=at or now(),
+        side="buy",
+        price=1.0,
+        quantity=float(number),
+        value=float(number),
+        is_buyer_maker=False,
+        trade_id=number,
+    )
+
+
+def bar(symbol: str, open_at: datetime, close: float, *, is_closed: bool) -> Ohlc:
+    prices: Any = dict.fromkeys(("open", "high", "low", "close", "volume"), close)
+    where: Any = {"exchange": "binance", "symbol": symbol, "timestamp": open_at, "interval": "1m"}
+    return Ohlc(**where, **prices, quote_volume=None, trades_count=None, is_closed=is_closed)
+
+
+def too_old(topic: Topic) -> Gap:
+    where: Any = {"exchange": topic.exchange, "symbol": topic.symbol, "timestamp": now()}
+    return Gap(**where, start=from_ms(START_MS), end=now(), reason="resume_too_old", repaired=False)
+
+
+class FakeFeed:
+    """What a node knows of one symbol: every closed bar, the open one, and nothing that it did not hear."""
+
+    def __init__(self, closed: list[Ohlc]) -> None:
+        self.closed = list(closed)
+        self.open: Ohlc | None = None
+
+    def hear(self, said: Event) -> None:
+        if isinstance(said, Ohlc):
+            if said.is_closed:
+                self.closed.append(said)
+            self.open = None if said.is_closed else said
+
+    def current(self, topic: Topic) -> Event | None:
+        return (self.open or (self.closed[-1] if self.closed else None)) if topic.kind == "ohlc" else None
+
+    def closed_bars(self, interval: str, count: int) -> tuple[datetime, list[Ohlc], bool] | None:
+        if self.open is not None:
+            return self.open.timestamp, self.closed[-count:], False
+        if self.closed:
+            return from_ms(ms(self.closed[-1].timestamp) + 60_000), self.closed[-count:], False
+        return None
+
+
+class Market:
+    """A trade every 0.4 s of each symbol, bars of a minute; all of it remembered."""
+
+    def __init__(self) -> None:
+        self.trades: dict[str, list[Trade]] = {symbol: [] for symbol in SYMBOLS}
+        self.closed: dict[str, list[Ohlc]] = {symbol: [] for symbol in SYMBOLS}
+        self.nodes: list[Node] = []
+        self._opened: datetime | None = None
+        self.is_over = False
+
+    async def run(self) -> None:
+        number = 0
+        while not self.is_over:
+            await trio.sleep(0.4)
+            number += 1
+            minute = from_ms(ms(now()) // 60_000 * 60_000)
+            for symbol in SYMBOLS:
+                if self._opened is not None and minute > self._opened:
+                    closed = bar(symbol, self._opened, float(number - 1), is_closed=True)
+                    self.closed[symbol].append(closed)
+                    self._tell(Topic("binance", symbol, "ohlc", "1m"), closed)
+                one = trade(symbol, number)
+                self.trades[symbol].append(one)
+                self._tell(Topic("binance", symbol, "trades"), one)
+                self._tell(Topic("binance", symbol, "ohlc", "1m"), bar(symbol, minute, float(number), is_closed=False))
+            self._opened = minute
+
+    def _tell(self, topic: Topic, said: Event) -> None:
+        for node in self.nodes:
+            node.hear(topic, said)
+
+
+class Way:
+    """One node's way to the engine: it may be cut, and a node that sleeps asks nothing and hears no answer."""
+
+    def __init__(self, engine: MemoryEngine) -> None:
+        self._engine = engine
+        self.is_dead = False
+        self.awake = trio.Event()
+        self.awake.set()
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._engine, name)
+
+        async def ask(*arguments: object) -> Any:
+            await self._pass()
+            try:
+                return await call(*arguments)
+            finally:
+                await self._pass()
+
+        return ask
+
+    async def _pass(self) -> None:
+        await self.awake.wait()
+        if self.is_dead:
+            raise EngineAway("this node is dead")
+
+
+class Node:
+    """One daemon of role `both`, as far as it relays."""
+
+    def __init__(self, market: Market, engine: MemoryEngine, name: str, latency: float = 0.02) -> None:
+        self.market, self.name, self.latency = market, name, latency
+        self.way = Way(engine)
+        asked: Any = self.way
+        self.relay = Relay("binance", asked, node=name, lanes=LANES, seconds=LEASE, flush=0.005, supervise=supervise)
+        self.feeds = {symbol: FakeFeed(market.closed[symbol]) for symbol in SYMBOLS}
+        self.scope = trio.CancelScope()
+        self._heard: list[tuple[float, Topic, Event]] = []
+        self._news = trio.Event()
+
+    def hear(self, topic: Topic, said: Event) -> None:
+        self._heard.append((trio.current_time() + self.latency, topic, said))
+        self._news.set()
+
+    async def run(self) -> None:
+        with self.scope:
+            self.market.nodes.append(self)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.relay.run, self)
+                    await self._take()
+            finally:
+                self.market.nodes.remove(self)
+
+    async def _take(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news = trio.Event()
+            heard, self._heard = self._heard, []
+            for at, topic, said in heard:
+                await trio.sleep_until(at)
+                await self.way.awake.wait()
+                self.feeds[topic.symbol].hear(said)
+                self.relay.take(topic, said)
+
+    def kill(self) -> None:
+        """At once: nothing is let go."""
+        self.way.is_dead = True
+        self.way.awake.set()
+        self.scope.cancel()
+
+    def freeze(self) -> None:
+        self.way.awake = trio.Event()
+
+    def thaw(self) -> None:
+        self.way.awake.set()
+
+
+@dataclass
+class Numbers:
+    """What one reader of one topic was told, in its order."""
+
+    epoch: str
+    seq: int
+    told: list[tuple[str, int, bytes]]
+    gaps: list[Gap]
+    anew: int = 0
+
+
+class Observer:
+    """An edge that reads every topic from its begin on."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.mirror = Mirror(EXCHANGE, engine, lanes=LANES, seconds=LEASE, everything=Everything(), supervise=supervise)
+        self.topics: dict[Topic, Numbers] = {}
+        self.states: list[Status] = []
+        self.scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        with self.scope:
+            async with trio.open_nursery() as nursery:
+                for topic in (*TRADES, *BARS):
+                    nursery.start_soon(self._read, topic)
+                await self.mirror.run()
+
+    async def _read(self, topic: Topic) -> None:
+        feed = self.mirror.feed(topic.symbol)
+        numbers = self.topics[topic] = Numbers(*feed.numbering(topic), [], [])
+        with feed.subscribe(topic, 1_000_000) as reader:
+            while True:
+                match await reader.receive():
+                    case Renumbered(numbering):
+                        if numbers.epoch:  # clients are told resume_too_old
+                            numbers.gaps.append(too_old(topic))
+                        numbers.epoch, numbers.seq = numbering
+                        numbers.anew += 1
+                    case Relayed() as said:
+                        assert said.seq == numbers.seq + 1, f"{said.seq} follows {numbers.seq}"
+                        numbers.seq = said.seq
+                        numbers.told.append((numbers.epoch, said.seq, said.text))
+                    case Gap() as gap:
+                        numbers.gaps.append(gap)
+                    case Status() as status:
+                        self.states.append(status)
+
+
+def check(market: Market, observers: list[Observer], *, rolled_back: bool = False) -> None:
+    """The invariants of what was told. `rolled_back`: the engine came back older: some is told in two epochs."""
+    texts: dict[tuple[Topic, str, int], bytes] = {}
+    for observer in observers:
+        for topic, numbers in observer.topics.items():
+            numbered = [(epoch, seq) for epoch, seq, _ in numbers.told]
+            assert len(set(numbered)) == len(numbered), "a number is told twice"
+            # Before anybody notices that an engine is older than what was read, a new edge may be told a number anew.
+            for epoch, seq, text in numbers.told if not rolled_back else ():
+                assert texts.setdefault((topic, epoch, seq), text) == text, "a number is two events"
+    first = observers[0]
+    for topic in TRADES:
+        told = [msgspec.json.decode(text)["trade_id"] for _, _, text in first.topics[topic].told]
+        if not rolled_back:
+            twice = [id for id, count in Counter(told).items() if count > 1]
+            assert twice == [], f"told twice: {twice}"
+        gaps = first.topics[topic].gaps
+        missing = [
+            one
+            for one in market.trades[topic.symbol][_from(told, market.trades[topic.symbol]) :]
+            if one.trade_id not in set(told) and not any(gap.start <= one.timestamp <= gap.end for gap in gaps)
+        ]
+        assert missing == [], f"neither told nor announced: {[one.trade_id for one in missing]}"
+    for topic in BARS:
+        bars = list(map(msgspec.json.decode, _texts(first, topic)))
+        closes = [one["timestamp"] for one in bars if one["is_closed"]]
+        if not rolled_back:
+            assert closes == sorted(set(closes)), "a bar is closed twice or out of order"
+        for one in market.closed[topic.symbol]:
+            at = msgspec.to_builtins(one)["timestamp"]
+            gaps = first.topics[topic].gaps
+            is_lost = any(not gap.repaired and gap.start <= one.timestamp < gap.end for gap in gaps)
+            assert at in closes or is_lost or at < bars[0]["timestamp"], f"{at} was not closed"
+
+
+def _texts(observer: Observer, topic: Topic) -> list[bytes]:
+    return [text for _, _, text in observer.topics[topic].told]
+
+
+def _from(told: list[int], trades: list[Trade]) -> int:
+    """Where in the market the first trade that was told is."""
+    return next((at for at, one in enumerate(trades) if told and one.trade_id == told[0]), 0)
+
+
+def by_topic(observer: Observer) -> Mapping[Topic, list[bytes]]:
+    found: dict[Topic, list[bytes]] = defaultdict(list)
+    for topic in observer.topics:
+        found[topic] = _texts(observer, topic)
+    return found

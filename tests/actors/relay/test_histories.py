@@ -1,0 +1,194 @@
+"""Nodes that lead, die, sleep and come back over an engine that freezes, forgets and loses answers, under Trio's clock.
+
+What is told to an edge that reads all the while, and to one that joins in between, is held to the invariants: a number
+is one event, a trade is told once or announced as lost, a bar closes once.
+"""
+
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.engine.memory import MemoryEngine
+from actors.engine.words import Burst, Lease, Present
+from actors.relay.takeover import Tail
+from actors.relay.writer import Writer
+from tests.actors.relay.fixtures import BARS, LEASE, TRADES, Market, Node, Observer, by_topic, check
+
+CALM = 4 * LEASE  # seconds after which all is told
+
+Step = tuple[str, float]
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["kill", "freeze", "thaw", "start", "away", "back", "lose", "edge", "stop"],
+        ),
+        st.floats(0.0, 2 * LEASE),
+    ),
+    max_size=14,
+)
+
+
+class History:
+    """A market, an engine, up to three nodes and the edges that joined."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.nursery = nursery
+        self.market, self.engine = Market(), MemoryEngine()
+        self.nodes: list[Node] = []
+        self.edges: list[Observer] = []
+        self._count = 0
+        self._older = self.engine.snapshot()
+
+    async def begin(self) -> None:
+        self.nursery.start_soon(self.market.run)
+        self.step("start")
+        await trio.sleep(0.1)  # the first one leads every lane
+        self.step("start")
+        self.step("edge")
+
+    def step(self, what: str) -> None:
+        match what:
+            case "start" if len(self.nodes) < 3:
+                self._count += 1
+                node = Node(self.market, self.engine, f"node{self._count}", latency=0.01 * self._count)
+                self.nodes.append(node)
+                self.nursery.start_soon(node.run)
+            case "kill" if self.nodes:
+                self.nodes.pop(0).kill()
+            case "stop" if self.nodes:
+                self.nodes.pop(0).scope.cancel()
+            case "freeze" if self.nodes:
+                self.nodes[0].freeze()
+            case "thaw":
+                for node in self.nodes:
+                    node.thaw()
+            case "away":
+                self.engine.is_away = True
+            case "back":
+                self.engine.is_away = False
+            case "lose":
+                self.engine.answers_lost += 1
+            case "edge" if len(self.edges) < 3:
+                edge = Observer(self.engine)
+                self.edges.append(edge)
+                self.nursery.start_soon(edge.run)
+            case "keep":
+                self._older = self.engine.snapshot()
+            case "roll back":
+                self.engine.restore(self._older)
+
+    async def end(self) -> None:
+        """All is well again, for long enough."""
+        self.step("back")
+        self.step("thaw")
+        self.engine.answers_lost = 0
+        self.step("start")
+        await trio.sleep(CALM)
+        self.market.is_over = True
+        await trio.sleep(1)
+
+
+def run(steps: list[Step], *, rolled_back: bool = False) -> History:
+    async def main() -> History:
+        async with trio.open_nursery() as nursery:
+            history = History(nursery)
+            await history.begin()
+            await trio.sleep(LEASE)
+            for what, wait in steps:
+                history.step(what)
+                await trio.sleep(wait)
+            await history.end()
+            check(history.market, history.edges, rolled_back=rolled_back)
+            nursery.cancel_scope.cancel()
+        return history
+
+    return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@settings(max_examples=8, deadline=None)
+@given(STEPS)
+def test_whatever_happens_each_is_told_once_or_announced(steps: list[Step]) -> None:
+    run(steps)
+
+
+OLDER = st.tuples(st.sampled_from(["keep", "roll back", "kill", "start", "freeze", "thaw"]), st.floats(0.5, LEASE))
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.lists(OLDER, max_size=8))
+def test_an_engine_that_comes_back_older_is_another_memory(steps: list[Step]) -> None:
+    """No edge is told a number twice, and what it could not be told is announced."""
+    run(steps, rolled_back=True)
+
+
+# By the market's clock a minute ends 40 s after the begin.
+PAST_A_BARS_END: list[Step] = [("thaw", 36.5), ("kill", 8.0)]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param([("kill", 6.0)], id="the leader dies"),
+        pytest.param([("stop", 1.0)], id="the leader is stopped"),
+        pytest.param([("freeze", LEASE + 2), ("thaw", 2.0)], id="the leader sleeps past its lease, and writes late"),
+        pytest.param([("kill", 0.0), ("kill", 38.0)], id="nobody is left for longer than anybody remembers"),
+        pytest.param([("away", 2 * LEASE), ("back", 1.0)], id="the engine is away for two leases"),
+        pytest.param([("away", 35.0), ("back", 1.0)], id="the engine is away for longer than nodes remember"),
+        pytest.param([("lose", 0.1)] * 5, id="answers are lost"),
+        pytest.param(PAST_A_BARS_END, id="the leader dies at a bar's end"),
+        pytest.param([("edge", 3.0), ("kill", 5.0), ("edge", 1.0)], id="edges join before and after"),
+    ],
+)
+def test_what_may_happen_to_several_machines(steps: list[Step]) -> None:
+    history = run(steps)
+    first = history.edges[0]
+    assert all(first.topics[topic].told for topic in (*TRADES, *BARS))
+    for edge in history.edges[1:]:  # an edge that joined later was told the end of the same, byte for byte
+        for topic, texts in by_topic(edge).items():
+            assert by_topic(first)[topic][-len(texts) :] == texts
+
+
+async def unfenced(engine: MemoryEngine, lease: Lease, burst: Burst) -> None:
+    """As where the ids are the server's: whoever comes is let in."""
+    await engine._asked()
+    it = engine._lane(lease.lane)
+    engine._append(it, burst._replace(n=it.n + 1))
+    engine._answer()
+
+
+async def anyway(engine: MemoryEngine, lease: Lease, seconds: float) -> None:
+    await engine._asked()
+
+
+async def in_steps(engine: MemoryEngine, lane: str) -> Present:
+    present = await PRESENT(engine, lane)
+    await trio.sleep(1.0)
+    later = await PRESENT(engine, lane)
+    return present._replace(place=later.place, n=later.n)
+
+
+PRESENT = MemoryEngine.present
+MUTANTS: list[Any] = [
+    pytest.param(
+        *(MemoryEngine, {"say": unfenced, "hold": anyway}, [("freeze", LEASE + 2), ("thaw", 2.0)]), id="no fence"
+    ),
+    pytest.param(Tail, {"has": lambda *_: False}, [("kill", 6.0)], id="no identities at a takeover"),
+    pytest.param(Writer, {"_note_unheard": lambda *_: None}, [("kill", 0.0), ("kill", 9.0)], id="no gap when cold"),
+    pytest.param(Writer, {"_missed_bars": lambda *_: []}, PAST_A_BARS_END, id="closes are not told by a successor"),
+    pytest.param(MemoryEngine, {"present": in_steps}, [("edge", 5.0)], id="joining in several steps"),
+]
+
+
+@pytest.mark.parametrize(("place", "wrong", "steps"), MUTANTS)
+def test_the_check_sees_what_is_wrong(
+    place: Any, wrong: dict[str, Any], steps: list[Step], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, does in wrong.items():
+        monkeypatch.setattr(place, name, does)
+    with pytest.raises(ExceptionGroup) as caught:
+        run(steps)
+    assert caught.value.subgroup(AssertionError) is not None

@@ -1,0 +1,277 @@
+"""What a lane's writer says: at a takeover what the log lacks and nothing else, and while it leads each thing once."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock
+
+from actors.engine.memory import START_MS
+from actors.engine.words import Burst, Entry, Present
+from actors.engine.words import Told as Logged
+from actors.events import Event, Gap, Liquidation, Ohlc, OpenInterest, Status, Topic, from_ms, ms
+from actors.relay.takeover import lane_of, topic_named
+from actors.relay.writer import Writer
+from tests.actors.relay.fixtures import FakeFeed, bar, now, trade
+
+TRADES, BARS = Topic("binance", "BTCUSDT", "trades"), Topic("binance", "BTCUSDT", "ohlc", "1m")
+LIQUIDATIONS, INTEREST = Topic("binance", "BTCUSDT", "liquidations"), Topic("binance", "BTCUSDT", "oi")
+MINUTE = 60_000
+
+
+def encoded(said: Any) -> bytes:
+    return msgspec.json.encode(said)
+
+
+class Engine:
+    """A log, and a present, as a leader left them."""
+
+    def __init__(self) -> None:
+        self.tail: list[Logged] = []
+        self.seqs: dict[str, int] = {}
+        self.now: dict[str, bytes] = {}
+        self.closed: dict[str, int] = {}
+
+    def say(self, topic: Topic, *said: Event) -> None:
+        entries = []
+        for one in said:
+            self.seqs[str(topic)] = self.seqs.get(str(topic), 0) + 1
+            entries.append(Entry(str(topic), one.type, self.seqs[str(topic)], encoded(one)))
+            if topic.kind in ("ohlc", "oi"):
+                self.now[str(topic)] = encoded(one)
+            if isinstance(one, Ohlc) and one.is_closed:
+                self.closed[str(topic)] = ms(one.timestamp)
+        self.tail.append(Logged(f"{ms(now())}-{len(self.tail) + 1}", entries))
+
+    def give(self, writer: Writer) -> None:
+        place, n = (self.tail[-1].place, len(self.tail)) if self.tail else ("0-0", 0)
+        at_ms = START_MS + int(trio.current_time() * 1000)
+        present = Present("1-a", place, n, at_ms, "a|1|1-a", self.seqs, self.now, self.closed)
+        writer.lead(present, self.tail, trio.current_time())
+
+
+def said(writer: Writer) -> Iterator[tuple[str, int | None, Any]]:
+    """Everything that it has to say now: topic, number, event."""
+    while (burst := writer.burst()) is not None:
+        for entry in burst.entries:
+            yield entry.topic, entry.seq, msgspec.json.decode(entry.text)
+        writer.acknowledged()
+
+
+def ids(writer: Writer) -> list[tuple[int | None, Any]]:
+    return [(seq, one["trade_id"]) for topic, seq, one in said(writer) if topic == str(TRADES)]
+
+
+def writer_of(feed: FakeFeed | None = None) -> Writer:
+    return Writer(lambda symbol: feed)
+
+
+def liquidation(value: float) -> Liquidation:
+    where: Any = {"exchange": "binance", "symbol": "BTCUSDT", "timestamp": from_ms(START_MS)}
+    return Liquidation(**where, side="buy", price=1.0, quantity=value, value=value)
+
+
+async def test_a_successor_says_what_the_log_lacks_under_the_next_numbers(autojump_clock: MockClock) -> None:
+    writer, engine = writer_of(), Engine()
+    for number in range(1, 6):
+        one = trade("BTCUSDT", number)
+        if number != 3:
+            writer.take(TRADES, one)
+        if number < 4:
+            engine.say(TRADES, one)
+        await trio.sleep(0.1)
+    await trio.sleep(3)
+    engine.give(writer)
+    assert ids(writer) == [(4, 4), (5, 5)]
+    writer.take(TRADES, trade("BTCUSDT", 3))  # this node's connection is slow to bring what was told before
+    writer.take(TRADES, trade("BTCUSDT", 6))
+    assert ids(writer) == [(6, 6)]
+
+
+async def test_what_was_heard_before_anything_was_told_is_not_told_late(autojump_clock: MockClock) -> None:
+    writer, engine = writer_of(), Engine()
+    writer.take(TRADES, trade("BTCUSDT", 1))  # another node came to lead first, and heard less
+    await trio.sleep(1)
+    engine.say(TRADES, trade("BTCUSDT", 2))
+    for number in (2, 3):
+        writer.take(TRADES, trade("BTCUSDT", number))
+    engine.give(writer)
+    assert ids(writer) == [(2, 3)]
+
+
+async def test_equal_liquidations_are_as_many_as_happened(autojump_clock: MockClock) -> None:
+    writer, engine = writer_of(), Engine()
+    for one in (liquidation(1), liquidation(1), liquidation(2)):
+        writer.take(LIQUIDATIONS, one)
+    engine.say(LIQUIDATIONS, liquidation(1))
+    engine.give(writer)
+    assert [(seq, one["value"]) for _, seq, one in said(writer)] == [(2, 1.0), (3, 2.0)]
+
+
+async def test_what_was_cut_off_the_log_is_not_told_again(autojump_clock: MockClock) -> None:
+    writer, engine = writer_of(), Engine()
+    writer.take(TRADES, trade("BTCUSDT", 0))  # it listens all the while
+    old = [trade("BTCUSDT", number) for number in (1, 2)]
+    await trio.sleep(50)
+    engine.say(TRADES, *old)
+    new = [trade("BTCUSDT", 3)]
+    engine.say(TRADES, new[0])
+    await trio.sleep(1)
+    new.append(trade("BTCUSDT", 4))
+    del engine.tail[0]
+    for one in (*old, *new):  # a repair brings all of it at once
+        writer.take(TRADES, one)
+    engine.give(writer)
+    assert ids(writer) == [(4, 4)]
+
+
+async def test_bars_go_on_after_the_last_one_that_the_engine_has_closed(autojump_clock: MockClock) -> None:
+    opens = [from_ms(START_MS + minute * MINUTE) for minute in range(5)]
+    feed = FakeFeed([bar("BTCUSDT", at, 1.0, is_closed=True) for at in opens[:4]])
+    feed.open = bar("BTCUSDT", opens[4], 2.0, is_closed=False)
+    writer, engine = writer_of(feed), Engine()
+    writer.take(BARS, feed.open)
+    engine.say(BARS, bar("BTCUSDT", opens[1], 1.0, is_closed=True))
+    engine.give(writer)
+    told = [(seq, one["timestamp"], one["is_closed"]) for _, seq, one in said(writer)]
+    texts = [msgspec.to_builtins(at) for at in opens]
+    assert told == [(2, texts[2], True), (3, texts[3], True), (4, texts[4], False)]
+    writer.take(BARS, bar("BTCUSDT", opens[3], 1.0, is_closed=True))  # late: it is closed
+    writer.take(BARS, feed.open)  # told already
+    assert list(said(writer)) == []
+    closed = bar("BTCUSDT", opens[4], 3.0, is_closed=True)
+    writer.take(BARS, closed)
+    burst = writer.burst()
+    assert burst is not None
+    # The last closed bar is part of the burst: noted before it, a kill between the two would lose the bar.
+    assert burst.closed == {str(BARS): [ms(opens[4])]}
+
+
+async def test_bars_wait_for_closes_that_the_feed_is_about_to_fetch(autojump_clock: MockClock) -> None:
+    opens = [from_ms(START_MS + minute * MINUTE) for minute in range(5)]
+    feed = FakeFeed([])
+    feed.open = bar("BTCUSDT", opens[4], 2.0, is_closed=False)
+    writer, engine = writer_of(feed), Engine()
+    engine.say(BARS, bar("BTCUSDT", opens[1], 1.0, is_closed=True))
+    engine.give(writer)
+    writer.take(BARS, feed.open)
+    assert list(said(writer)) == []
+    feed.closed = [bar("BTCUSDT", at, 1.0, is_closed=True) for at in opens[1:4]]
+    told = list(said(writer))
+    assert [(one["from"], one["repaired"]) for _, _, one in told if "from" in one] == [("2023-11-14T22:15:20Z", True)]
+    assert [one["is_closed"] for _, _, one in told if "is_closed" in one] == [True, True, False]
+
+
+async def test_closes_that_nobody_can_fetch_are_announced(autojump_clock: MockClock) -> None:
+    opens = [from_ms(START_MS + minute * MINUTE) for minute in range(5)]
+    feed = FakeFeed([])
+    feed.open = bar("BTCUSDT", opens[4], 2.0, is_closed=False)
+    writer, engine = writer_of(feed), Engine()
+    engine.say(BARS, bar("BTCUSDT", opens[1], 1.0, is_closed=True))
+    engine.give(writer)
+    writer.take(BARS, feed.open)
+    await trio.sleep(11)
+    lost, present = [one for _, _, one in said(writer)]
+    assert (lost["from"], lost["to"]) == (msgspec.to_builtins(opens[2]), msgspec.to_builtins(opens[4]))
+    assert not lost["repaired"]
+    assert not present["is_closed"]
+
+
+async def test_a_cold_start_announces_from_the_logs_end_to_the_first_thing_heard(
+    autojump_clock: MockClock,
+) -> None:
+    writer, engine = writer_of(), Engine()
+    engine.say(TRADES, trade("BTCUSDT", 1))
+    last = now()
+    await trio.sleep(20)
+    engine.give(writer)
+    first = trade("BTCUSDT", 9)
+    for one in (first, trade("BTCUSDT", 10)):
+        writer.take(TRADES, one)
+    gap, *told = [one for _, _, one in said(writer)]
+    assert (gap["from"], gap["to"]) == (msgspec.to_builtins(last), msgspec.to_builtins(first.timestamp))
+    assert gap["repaired"] is False
+    assert [one["trade_id"] for one in told] == [9, 10]
+
+
+async def test_what_no_longer_fits_into_memory_is_announced(autojump_clock: MockClock) -> None:
+    writer, engine = writer_of(), Engine()
+    first = trade("BTCUSDT", 1)
+    writer.take(TRADES, first)
+    engine.say(TRADES, first)
+    last = now()
+    for number in range(2, 62):  # a minute without the engine
+        await trio.sleep(1)
+        writer.take(TRADES, trade("BTCUSDT", number))
+    engine.give(writer)
+    gap, *told = [one for _, _, one in said(writer)]
+    assert gap["from"] == msgspec.to_builtins(last)
+    assert gap["to"] == told[0]["timestamp"]
+    assert [one["trade_id"] for one in told] == list(range(told[0]["trade_id"], 62))
+    assert 25 < len(told) <= 31
+
+
+async def test_losses_that_the_leader_before_did_not_have_are_not_told(autojump_clock: MockClock) -> None:
+    def gap(start: int, end: int) -> Gap:
+        where: Any = {"exchange": "binance", "symbol": "BTCUSDT", "timestamp": now()}
+        return Gap(**where, start=from_ms(START_MS + start), end=from_ms(START_MS + end), reason="cut", repaired=False)
+
+    writer, engine = writer_of(), Engine()
+    writer.take(TRADES, trade("BTCUSDT", 1))
+    writer.take(TRADES, gap(0, 4_000))
+    await trio.sleep(5)
+    engine.say(TRADES, trade("BTCUSDT", 1))
+    writer.take(TRADES, gap(4_500, 6_000))
+    engine.give(writer)
+    [told] = [one for _, _, one in said(writer)]
+    assert told["from"] == msgspec.to_builtins(from_ms(START_MS + 5_000))
+
+
+async def test_values_and_states_are_said_where_they_differ(autojump_clock: MockClock) -> None:
+    def interest(value: float) -> OpenInterest:
+        where: Any = {"exchange": "binance", "symbol": "BTCUSDT", "timestamp": now()}
+        return OpenInterest(**where, open_interest=value, open_interest_value=None)
+
+    def status(state: Any) -> Status:
+        where: Any = {"exchange": "binance", "symbol": "BTCUSDT", "timestamp": now()}
+        return Status(**where, state=state, reason=None, next_retry=None)
+
+    writer, engine = writer_of(), Engine()
+    engine.say(INTEREST, interest(1.0))
+    engine.now["binance:BTCUSDT"] = encoded(status("live"))
+    await trio.sleep(1)
+    writer.take_status(status("live"))
+    engine.give(writer)
+    writer.take(INTEREST, interest(1.0))
+    assert list(said(writer)) == []
+    writer.take(INTEREST, interest(2.0))
+    writer.take_status(status("down"))
+    assert [(topic, seq) for topic, seq, _ in said(writer)] == [(str(INTEREST), 2), ("binance:BTCUSDT", None)]
+
+
+async def test_a_burst_stays_what_it_is_until_the_engine_has_it(autojump_clock: MockClock) -> None:
+    writer = writer_of()
+    Engine().give(writer)
+    writer.take(TRADES, trade("BTCUSDT", 1))
+    burst = writer.burst()
+    assert isinstance(burst, Burst)
+    writer.take(TRADES, trade("BTCUSDT", 2))
+    assert writer.burst() is burst
+    writer.acknowledged()
+    following = writer.burst()
+    assert following is not None
+    assert (following.n, [entry.seq for entry in following.entries]) == (2, [2])
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [TRADES, BARS, Topic("hyperliquid", "xyz:TSLA", "ohlc", "1h"), Topic("hyperliquid", "xyz:TSLA", "liquidations")],
+)
+def test_a_topics_name_names_it(topic: Topic) -> None:
+    assert topic_named(str(topic)) == topic
+
+
+def test_lanes_are_the_same_on_every_node() -> None:
+    assert [lane_of(symbol, 8) for symbol in ("BTCUSDT", "ETHUSDT", "BTC")] == [3, 4, 6]

@@ -1,0 +1,184 @@
+"""Two daemons on one exchange and a real server between them: one numbering, a hand-over, a server that goes."""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+
+from actors.exchanges.binance import simulator as binance
+from actors.simulation.market import Clock, Market
+from actors.simulation.server import Simulator
+from daemon.dump import dump
+from daemon.kinds import ConfigError
+from daemon.settings import Config, Engine
+from tests.actors.engine.servers import Server, running
+from tests.daemon.fixtures import START, TWO, Json, Served, Stream, configuration, eventually, fast, serving
+
+TOPICS = ["binance:BTCUSDT:trades", "binance:BTCUSDT:ohlc:1m"]
+LEASE = 1.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running("valkey", "--appendonly", "yes") as server:
+        yield server
+
+
+@asynccontextmanager
+async def exchange() -> AsyncIterator[Simulator]:
+    async with trio.open_nursery() as nursery:
+        market = Market(assets=TWO, clock=Clock(START, rate=2.0))
+        yield await nursery.start(partial(binance.serve, market))
+        nursery.cancel_scope.cancel()
+
+
+def node(sim: Simulator, url: str, name: str, prefix: str, **changes: Any) -> Any:
+    settings = {"lease_seconds": LEASE, "lanes": 2, **changes}
+    engine = Engine(url=url, name=name, prefix=prefix, **settings)
+    return serving(configuration(sim, ["BTCUSDT"], engine=engine), fast())
+
+
+async def healthy(served: Served) -> Json:
+    return await served.health(lambda health: bool(health["status"] == "healthy"), within=30)
+
+
+def numbered(stream: Stream) -> dict[tuple[str, str, int], Json]:
+    return {(frame["topic"], frame["epoch"], frame["seq"]): frame for frame in stream.frames if "seq" in frame}
+
+
+def trades(stream: Stream) -> list[Json]:
+    return stream.of("trade")
+
+
+async def subscribe(stream: Stream, **more: Any) -> None:
+    await stream.say({"op": "subscribe", "topics": TOPICS, **more})
+
+
+async def test_two_nodes_tell_the_same_and_one_goes_on_for_the_other(server: Server) -> None:
+    async with exchange() as sim, node(sim, server.url, "b", "pair") as second:
+        async with node(sim, server.url, "a", "pair") as first:
+            await healthy(first)
+            await healthy(second)
+            async with first.stream("/ws") as here, second.stream("/ws") as there:
+                await subscribe(here)
+                await subscribe(there)
+                await eventually(lambda: len(trades(here)) > 4 and len(trades(there)) > 4, within=30)
+        # The first node is gone. Its client comes to the other one, and misses nothing.
+        left = trades(here)[-1]
+        since = {left["topic"]: {"epoch": left["epoch"], "seq": left["seq"]}}
+        async with second.stream("/ws") as again:
+            await again.say({"op": "subscribe", "topics": [left["topic"]], "since": since})
+            await eventually(lambda: len(trades(again)) > 4, within=30)
+            told = [trade["seq"] for trade in trades(again)]
+            assert told == list(range(left["seq"] + 1, left["seq"] + 1 + len(told)))
+            assert again.of("gap") == []
+        ids = [trade["trade_id"] for trade in trades(here) + trades(again)]
+        assert ids == list(range(ids[0], ids[0] + len(ids)))
+        same = numbered(here).keys() & numbered(there).keys()
+        assert len(same) > 4
+        assert all(numbered(here)[number] == numbered(there)[number] for number in same if "trades" in number[0])
+        health = await second.health(lambda health: {lane["leader"] for lane in health["engine"]["lanes"]} == {"b"})
+        engine = health["engine"]
+        assert (engine["state"], engine["role"], engine["name"]) == ("live", "both", "b")
+
+
+async def test_a_server_that_goes_is_told_of_and_nothing_is_lost_when_it_comes_back() -> None:
+    with running("valkey", "--appendonly", "yes") as server:
+        async with exchange() as sim, node(sim, server.url, "a", "away") as served:
+            await healthy(served)
+            async with served.stream("/ws") as stream:
+                await subscribe(stream)
+                await eventually(lambda: len(trades(stream)) > 2, within=30)
+                server.kill()
+                away = await served.health(lambda health: bool(health["status"] == "degraded"), within=30)
+                assert (away["engine"]["state"], away["engine"]["reason"]) == ("away", "the engine is away")
+                assert {(feed["state"], feed["reason"]) for feed in away["feeds"]} == {("down", "the engine is away")}
+                assert away["exchanges"] == {"binance": False}
+                response = await served.ask("/health/ready")
+                assert response.status_code == 503
+                assert response.json()["reasons"] == {"binance": "the engine is away"}
+                known = len(trades(stream))
+                await eventually(lambda: ("down", "the engine is away") in states(stream), within=30)
+                server.start()
+                await healthy(served)
+                await eventually(lambda: len(trades(stream)) > known + 4, within=30)
+                ids = [trade["trade_id"] for trade in trades(stream)]
+                assert ids == list(range(ids[0], ids[0] + len(ids)))
+                assert stream.of("gap") == []
+            metrics = (await served.client.get("/metrics")).text
+            assert "marketd_engine_up 1.0" in metrics
+
+
+def states(stream: Stream) -> list[tuple[str, str | None]]:
+    return [(status["state"], status["reason"]) for status in stream.of("status")]
+
+
+async def test_a_topic_that_only_a_client_wants_is_told_by_whoever_leads_it(server: Server) -> None:
+    async with exchange() as sim, node(sim, server.url, "a", "want") as first:
+        await healthy(first)
+        async with node(sim, server.url, "b", "want") as second:
+            await healthy(second)
+            async with second.stream("/ws/binance/ETHUSDT/trades") as stream:
+                await stream.at_least(1, within=30)
+                assert {feed["symbol"] for feed in (await first.get("/health"))["feeds"]} == {"BTCUSDT", "ETHUSDT"}
+
+
+def wrong(error: pytest.ExceptionInfo[BaseException]) -> str:
+    found: BaseException | None = error.value
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, ConfigError)
+    return str(found)
+
+
+async def test_a_server_that_cannot_be_used_ends_the_daemon_with_one_line(server: Server) -> None:
+    async with exchange() as sim:
+        async with node(sim, server.url, "a", "lanes") as served:
+            await healthy(served)
+        with pytest.raises(BaseExceptionGroup) as caught:
+            async with node(sim, server.url, "b", "lanes", lanes=3) as served:
+                await trio.sleep(30)
+        assert wrong(caught) == "engine.lanes: the engine was set up with 2 lanes, not 3"
+    with running("valkey", "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru") as forgetful:
+        async with exchange() as sim:
+            with pytest.raises(BaseExceptionGroup) as caught:
+                async with node(sim, forgetful.url, "a", "policy") as served:
+                    await trio.sleep(30)
+            assert "engine.url: the server's maxmemory-policy is allkeys-lru" in wrong(caught)
+
+
+async def test_a_server_that_is_not_there_is_a_state_and_the_exchange_is_served_by_rest() -> None:
+    with running("valkey") as server:
+        url = server.url
+    async with exchange() as sim, node(sim, url, "a", "none") as served:
+        health = await served.health(lambda health: bool(health["engine"]["state"] == "away"), within=30)
+        assert health["status"] == "degraded"
+        with trio.fail_after(30):
+            while (await served.ask("/binance/ohlc/BTCUSDT/1m")).status_code != 200:  # noqa: ASYNC110 (no event)
+                await trio.sleep(0.02)
+
+
+def test_one_machine_alone_never_imports_what_several_need() -> None:
+    code = (
+        "import sys, trio, msgspec\n"
+        "from daemon.several import open_node\n"
+        "from daemon.settings import Config\n"
+        "async def main():\n"
+        "    async with open_node(Config(exchanges={}), [], None, None, 0) as node:\n"
+        "        assert node is None\n"
+        "import daemon.__main__\n"
+        "trio.run(main)\n"
+        "sys.exit(sorted({'coredis', 'beartype'} & set(sys.modules)) != [])\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_its_password_is_not_shown() -> None:
+    config = Config(engine=Engine(url="redis://:secret@10.0.0.5:6379/0"), exchanges={})
+    assert "secret" not in dump(config)
+    assert 'url = "redis://***@10.0.0.5:6379/0"' in dump(config)
