@@ -29,6 +29,11 @@ class Sieve(Protocol):
         """Something is missing, and newer frames are held back."""
         ...
 
+    @property
+    def heeds(self) -> bool:
+        """An answer about the past may say what is missing."""
+        ...
+
     def take(self, frame: bytes) -> Sequence[bytes]:
         """What those who follow are told now."""
         ...
@@ -53,7 +58,7 @@ class Sieve(Protocol):
 class Remembered:
     """Of a stream of states: nothing of it can be missed, the next frame says it all."""
 
-    waits = False
+    waits = heeds = False
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -100,6 +105,8 @@ class Numbered:
     @property
     def waits(self) -> bool:
         return bool(self._held)
+
+    heeds = waits
 
     def take(self, frame: bytes) -> Sequence[bytes]:
         number, time = self._read(frame)
@@ -162,6 +169,8 @@ class Identified:
     def waits(self) -> bool:
         return bool(self._held)
 
+    heeds = waits
+
     def take(self, frame: bytes) -> Sequence[bytes]:
         if self._held or (self._was_cut and self._told):
             self._held.append(frame)
@@ -221,10 +230,15 @@ class Bars:
         self._frame = b""
         self._was_cut = False
         self._held: list[tuple[Bar, bytes]] = []
+        self._found: Sequence[Found] = ()  # after a cut, before anything came again
 
     @property
     def waits(self) -> bool:
         return bool(self._held)
+
+    @property
+    def heeds(self) -> bool:
+        return self._was_cut
 
     def take(self, frame: bytes) -> Sequence[bytes]:
         bar, last = self._read(frame), self._last
@@ -236,7 +250,7 @@ class Bars:
         follows = bar.opens == last.opens or (last.is_closed and bar.opens == last.ends)
         if self._was_cut and bar.opens > last.opens and not follows:
             self._held.append((bar, frame))
-            return ()
+            return self._fill(self._found, has_holes=False)
         return self._tell(bar, frame)
 
     def interrupt(self) -> None:
@@ -244,14 +258,21 @@ class Bars:
 
     def learn(self, found: Sequence[Found]) -> Sequence[bytes]:
         """What is found counts where it leads from the last bar told to the first that waits: the stream has gone on
-        from there, so they are over.
+        from there, so they are over. Before the stream comes again, so are those that another follows.
         """
+        if self._held:
+            return self._fill(found, has_holes=self._has_holes)
+        if self._was_cut:
+            self._found = found[:-1]
+        return ()
+
+    def _fill(self, found: Sequence[Found], *, has_holes: bool) -> Sequence[bytes]:
         if self._last is None or not self._held:
             return ()
         last, first = self._last, self._held[0][0]
         missed = [one for one in found if isinstance(one.key, int) and last.opens <= one.key < first.opens]
         is_whole = missed and missed[0].key in (last.opens, last.ends) and missed[-1].end == first.opens
-        if not is_whole and not (self._has_holes and missed):
+        if not is_whole and not (has_holes and missed):
             return ()
         told = [news for one in missed for news in self._tell(_closed(one), one.frame)]
         return [*told, *self.give_up()]
@@ -266,7 +287,7 @@ class Bars:
             is_older = bar.opens < last.opens or last.is_closed or bar.pushed < last.pushed
             if is_older or frame == self._frame:
                 return ()
-        self._last, self._frame, self._was_cut = bar, frame, False
+        self._last, self._frame, self._was_cut, self._found = bar, frame, False, ()
         return (frame,)
 
     def greeting(self) -> Sequence[bytes]:

@@ -230,7 +230,7 @@ class Followed:
 
     def answered(self, question: Question, answer: Answer) -> None:
         """What the feeds are told when they ask for what they missed."""
-        if answer.status != 200 or not any(stream.sieve.waits for stream in self._streams.values()):
+        if answer.status != 200 or not any(stream.sieve.heeds for stream in self._streams.values()):
             return
         for source, found in self.dialect.missed(question, answer.body):
             for stream in self._by_source.get(source, ()):

@@ -94,6 +94,21 @@ def test_bars_that_ended_unheard_come_first() -> None:
     assert sieve.take(b"3.") == (b"3.",)
 
 
+def test_bars_found_before_the_stream_comes_again_count_where_another_follows_them() -> None:
+    """REST may be asked and answer before the other connection is up that carries bars."""
+    sieve = Bars(bar)
+    sieve.take(b"1a")
+    sieve.interrupt()
+    assert sieve.heeds
+    assert sieve.learn(missed(0, 1, 2, 3)) == ()
+    assert sieve.take(b"3a") == [b"1.", b"2.", b"3a"]
+    assert not sieve.heeds
+    sieve.interrupt()
+    assert sieve.learn(missed(3, 4)) == ()
+    assert sieve.take(b"5a") == (), "the bar of 4 was not over when it was found"
+    assert sieve.learn(missed(3, 4)) == [b"3.", b"4.", b"5a"]
+
+
 def test_an_outage_within_a_bar_is_no_matter() -> None:
     sieve = Bars(bar)
     sieve.take(b"1a")
