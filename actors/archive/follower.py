@@ -88,9 +88,8 @@ class Follower:
         try:
             with suppress(trio.WouldBlock):
                 while True:
-                    said = reader.receive_nowait()
-                    self._taken[topic] += 1
-                    yield said
+                    yield reader.receive_nowait()
+            self._taken[topic] = reader.given
         except Lagged:
             self.lagged += 1
             log.warning("archive.lagged", topic=str(topic), reason="events came faster than they were collected")

@@ -15,7 +15,7 @@ class Waiting:
         self._queues: tuple[deque[Write], deque[Write]] = (deque(), deque())  # what is seen once, what can be had again
         self._of: dict[Series, deque[Write]] = {}  # the same, by series
         self._away: list[Write] = []
-        self._away_of: dict[Series, list[Write]] = {}
+        self._away_of: dict[Series, deque[Write]] = {}
         self.size = 0  # of all, away or not
         self._size_away = 0
 
@@ -51,12 +51,16 @@ class Waiting:
     def take(self, size: int) -> list[Write]:
         """A batch of about so many rows, which is away from now on."""
         batch: list[Write] = []
+        if self.size <= size:  # all of it, as nearly always
+            batch = [write for queue in self._queues for write in queue]
+            self._away_of, self._of, self._size_away = self._of, {}, self.size
+            self._queues = (deque(), deque())
         for queue in self._queues:
             while queue and (self._size_away < size or not batch):
                 write = queue.popleft()
                 self._forget(write)
                 batch.append(write)
-                self._away_of.setdefault(write.series, []).append(write)
+                self._away_of.setdefault(write.series, deque()).append(write)
                 self._size_away += size_of(write)
         self._away = batch
         return batch
