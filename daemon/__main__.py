@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 import trio
 
+from actors import turns
 from actors.clock import RecordedClock, fixed_order
 from actors.exchanges.exchange import Exchange, load_exchanges
 from actors.recording.format import BadRecording, Recording
@@ -91,6 +92,7 @@ def _run(options: argparse.Namespace) -> int:
 
     async def program(stop: trio.Event) -> None:
         nonlocal code
+        turns.bound()
         if options.command == "backfill":
             code = await backfill.run(config, exchanges, options, stop)
         elif options.command == "demo":

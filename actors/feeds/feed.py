@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 import structlog
 import trio
 
-from actors import clock
+from actors import clock, turns
 from actors.broadcast import Reader
 from actors.counts import Counts
 from actors.errors import LineLost
@@ -298,6 +298,7 @@ class Feed:
                 nursery.start_soon(repair.run)
             while True:
                 delivery = await self._inbox.receive()
+                await turns.room()
                 self._handle(*delivery)
                 with suppress(trio.WouldBlock):
                     for _ in range(BURST):

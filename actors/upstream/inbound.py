@@ -13,7 +13,7 @@ from datetime import datetime
 
 import trio
 
-from actors import clock
+from actors import clock, turns
 
 TEXT = 0x81  # a final text frame without reserved bits
 HEAD_MAX = 64 << 10  # bytes of a handshake's answer
@@ -113,6 +113,7 @@ class InboundStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         while True:
+            await turns.room()
             try:
                 data = await self._stream.receive_some(max_bytes)
             except trio.BrokenResourceError:

@@ -1,0 +1,98 @@
+"""Room in a pass of the scheduler: much work is done in many passes, and others have their turns in between."""
+
+import pytest
+import trio
+
+from actors import turns
+
+UNIT = 0.0005  # seconds that one piece of work takes
+
+
+class Clock:
+    """Moves when somebody works."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(turns, "perf_counter", clock)
+    return clock
+
+
+async def longest_wait(clock: Clock, workers: int, pieces: int) -> float:
+    """Of somebody who wants a turn in every pass, while `workers` have `pieces` of work to do, all at once."""
+    waits = [0.0]
+    left = workers
+
+    async def work() -> None:
+        nonlocal left
+        for _ in range(pieces):
+            await turns.room()
+            clock.now += UNIT
+            await trio.lowlevel.checkpoint()
+        left -= 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(workers):
+            nursery.start_soon(work)
+        while left:
+            since = clock.now
+            await trio.lowlevel.checkpoint()
+            waits.append(clock.now - since)
+    assert clock.now == pytest.approx(workers * pieces * UNIT)
+    return max(waits)
+
+
+async def test_nobody_waits_for_all_the_work_there_is(clock: Clock) -> None:
+    turns.bound()
+    # Trio may put the other first in one pass and last in the next.
+    assert await longest_wait(clock, workers=400, pieces=3) <= 2 * (turns.SLICE + UNIT) + 1e-9
+
+
+async def test_unbounded_passes_have_room_for_all(clock: Clock) -> None:
+    assert await longest_wait(clock, workers=400, pieces=3) >= 200 * UNIT
+
+
+async def test_some_work_is_begun_in_a_pass_that_took_long_already(clock: Clock) -> None:
+    """Other programs had the processor."""
+    turns.bound()
+    began: list[int] = []
+    async with trio.open_nursery() as nursery:
+
+        async def work(number: int) -> None:
+            await turns.room()
+            began.append(number)
+
+        clock.now += 2 * turns.SLICE
+        for number in range(turns.LEAST + 5):
+            await work(number) if number < turns.LEAST else nursery.start_soon(work, number)
+        assert len(began) == turns.LEAST  # without a checkpoint
+    assert len(began) == turns.LEAST + 5
+
+
+async def test_who_waited_long_enough_goes_on(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if others take all of every pass."""
+    monkeypatch.setattr(turns.Passes, "after_io_wait", lambda passes, timeout: None)  # all are over
+    turns.bound()
+    passes = turns._passes.get()
+    assert passes is not None
+    passes.begun, clock.now = turns.LEAST, 2 * turns.SLICE
+    count = 0
+
+    async def look() -> None:
+        nonlocal count
+        while True:
+            await trio.lowlevel.checkpoint()
+            count += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        await turns.room()
+        nursery.cancel_scope.cancel()
+    assert turns.PASSES - 2 <= count <= turns.PASSES + 2
