@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tracemalloc
 from contextlib import suppress
-from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from tests.web.server.served import (
     handshake,
     never_reading,
     read_to_end,
+    reads_for_the_app,
     reset,
     still_served,
     stock,
@@ -34,11 +34,6 @@ from web.server.connections import Limits
 from web.server.websocket import IDLE_FRAMES
 
 WRITE_DEADLINE = 0.5
-
-# Newer ones take messages off the connection whether the app reads or not.
-reads_for_the_app = pytest.mark.skipif(
-    version("quart").split(".")[:2] >= ["0", "23"], reason="Quart from 0.23 on reads messages for the app"
-)
 
 
 @pytest.fixture
