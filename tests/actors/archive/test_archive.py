@@ -308,9 +308,8 @@ async def test_deleting_old_rows_rests_though_there_are_always_some(
             archive.put([Write(FORCED, [forced(2, 1000 + number)])])
             await archive.flush()
         await until(lambda: len(deleted) >= 3)
-    assert [many for many in deleted if many == 100] == [100, 100]
-    assert len(deleted) == 3
-    assert 50 <= deleted[-1] < 60
+    assert [many >= 100 for many in deleted] == [True, True, False], "a few more where some are of one moment"
+    assert 250 <= sum(deleted) < 270
 
 
 @pytest.mark.usefixtures("quick")
