@@ -36,7 +36,7 @@ BATCH = 10_000  # rows of one transaction
 PENDING = 200_000  # rows that may wait in memory
 RETRY = 2.0  # seconds between tries while the disk does not take them
 LAST_WRITE = 1.5  # seconds at the end: SQLite waits for a lock for one, and a disk that hangs must not hold us
-AT_ONCE = 50  # feeds that are collected from in one turn
+AT_ONCE = 10  # feeds that are collected from in one turn
 PATIENCE = 3.0  # seconds that a reader waits for what is pending
 EXPORTS = 2  # at a time
 

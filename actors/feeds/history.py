@@ -10,6 +10,7 @@ from datetime import datetime
 import structlog
 import trio
 
+from actors import turns
 from actors.errors import MarketError, NotReady
 from actors.events import INTERVALS, Gap, Ohlc
 from actors.exchanges.exchange import Exchange, Rest
@@ -200,6 +201,7 @@ class History:
     async def _load(self, interval: str, bars: Bars) -> None:
         """Raises MarketError. What was fetched is forgotten at the end: it takes ten times what is held of it."""
         rows = await self._background.ohlc(self._symbol, interval, limit=bars.history)
+        await turns.room()
         self._tell(interval, bars.loaded(rows))
         if interval == BASE and self._derivations:
             minutes = list(bars.rows)

@@ -27,8 +27,8 @@ LIMITS = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # milliseconds, the upper ends of
 
 class Watched(msgspec.Struct, frozen=True):
     """Passes by how long they took (the last class has no upper end), by the processor and by the clock on the wall;
-    the longest of each and the longest turn of one task in ms; series of bars that there are and that are loaded, their
-    bars, and how many of these are packed into so many bytes."""
+    the longest of each and, on the wall, the longest turn of one task in ms; series of bars that there are and that are
+    loaded, their bars, and how many of these are packed into so many bytes."""
 
     passes: list[int]
     longest: float
@@ -68,10 +68,10 @@ class Passes(trio.abc.Instrument):
             self.longest, self.longest_by_wall = max(self.longest, used), max(self.longest_by_wall, took)
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._turn = time.thread_time()
+        self._turn = time.perf_counter()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        took = 1000 * (time.thread_time() - self._turn)
+        took = 1000 * (time.perf_counter() - self._turn)
         if took > self.longest_turn:
             self.longest_turn, self.longest_turn_of = took, task.name
 
