@@ -301,11 +301,12 @@ async def test_deleting_old_rows_rests_though_there_are_always_some(
     monkeypatch.setattr(Writer, "prune", counted)
     monkeypatch.setattr(retention, "STEP", 100)
     writer = Writer(path)
-    writer.write([Write(FORCED, [forced(2, number) for number in range(250)])])
+    # A second apart: rows of one time go together.
+    writer.write([Write(FORCED, [forced(2 + number / 86_400, number) for number in range(250)])])
     writer.end()
     async with archived(path, days={"liquidations": 1}) as archive:
-        for number in range(20):
-            archive.put([Write(FORCED, [forced(2, 1000 + number)])])
+        for number in range(1000, 1020):
+            archive.put([Write(FORCED, [forced(2 + number / 86_400, number)])])
             await archive.flush()
         await until(lambda: len(deleted) >= 3)
     assert [many >= 100 for many in deleted] == [True, True, False], "a few more where some are of one moment"
