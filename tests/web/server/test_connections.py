@@ -304,9 +304,11 @@ async def test_an_answer_to_a_request_that_is_still_on_its_way_says_that_it_is_t
 
 async def test_a_request_that_is_whole_when_it_is_answered_keeps_its_connection() -> None:
     async with guarded() as served, await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
-        for _ in range(2):
+        for _ in range(20):
             with trio.fail_after(5):
                 await stream.send_all(b"POST /no/such HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello")
                 answer = await stream.receive_some()
+                while b"</p>" not in answer:
+                    answer += await stream.receive_some()
             assert answer.startswith(b"HTTP/1.1 404")
             assert b"connection: close" not in answer
