@@ -83,12 +83,18 @@ class Collection:
         self._taken_out: set[str] = set()  # symbols that were configured: nobody waits for their readers to come back
         self._ending: set[Feed] = set()  # for each a task waits to end it
         self._reach: Reach
+        self._is_open = False
 
-    def open(self, reach: Reach) -> None:
-        """Make the configured feeds; they start when the catalogue lists them."""
-        self._reach = reach
+    @contextmanager
+    def open(self, reach: Reach) -> Iterator[None]:
+        """Have the configured feeds, which start when the catalogue lists them, for as long as the exchange is run."""
+        self._reach, self._is_open = reach, True
         for symbol in self.symbols:
             self.feeds[symbol] = self._new_feed(symbol)
+        try:
+            yield
+        finally:
+            self._is_open = False
 
     def adopt(self) -> None:
         """There is a catalogue: start the feeds that it lists, end those that it no longer does."""
@@ -294,6 +300,8 @@ class Collection:
 
     def _let_go(self, feed: Feed) -> None:
         """Nobody holds the feed any more: end it, in a while, unless it is configured."""
+        if not self._is_open:  # it ended with its exchange
+            return
         if feed.symbol in self._taken_out:
             self._taken_out.discard(feed.symbol)
             self.end_if_unread(feed.symbol)

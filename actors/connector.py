@@ -143,22 +143,22 @@ class Connector:
             timed = self.exchange.open_rest(clock_client, self.now)
             trades, forced = self.exchange.missed_trades, self.exchange.missed_liquidations
             missed = trades and partial(trades, repairer), forced and partial(forced, repairer)
-            self._collection.open(Reach(nursery, lines, self._repair, self._background, *missed))
-            probes = Probes(self.feeds, lines, self._repair, self._listings.doubt)
-            for name, task in (("watch", probes.run), ("rotation", lines.replace_the_old)):
-                nursery.start_soon(partial(self._supervise, name, task, exchange=self.name))
-            if self._recall is not None:
-                nursery.start_soon(self._refill, self._recall)
-            if self.exchange.notices is not None:
-                ask = partial(self.exchange.notices, self._rest_client(http, "background"))
-                nursery.start_soon(
-                    partial(self._supervise, "notices", partial(self._notices.run, ask), exchange=self.name)
-                )
-            keep = partial(self._listings.run, self._repair, timed, clock_client)
-            await self._supervise("catalogue", keep, on_change=self._no_catalogue, exchange=self.name)
-            for feed in self.feeds.values():  # only reached where the supervisor gives up
-                feed.health.fail(self.catalogue.problem or "the catalogue is no longer read")
-            await trio.sleep_forever()
+            with self._collection.open(Reach(nursery, lines, self._repair, self._background, *missed)):
+                probes = Probes(self.feeds, lines, self._repair, self._listings.doubt)
+                for name, task in (("watch", probes.run), ("rotation", lines.replace_the_old)):
+                    nursery.start_soon(partial(self._supervise, name, task, exchange=self.name))
+                if self._recall is not None:
+                    nursery.start_soon(self._refill, self._recall)
+                if self.exchange.notices is not None:
+                    ask = partial(self.exchange.notices, self._rest_client(http, "background"))
+                    nursery.start_soon(
+                        partial(self._supervise, "notices", partial(self._notices.run, ask), exchange=self.name)
+                    )
+                keep = partial(self._listings.run, self._repair, timed, clock_client)
+                await self._supervise("catalogue", keep, on_change=self._no_catalogue, exchange=self.name)
+                for feed in self.feeds.values():  # only reached where the supervisor gives up
+                    feed.health.fail(self.catalogue.problem or "the catalogue is no longer read")
+                await trio.sleep_forever()
 
     @asynccontextmanager
     async def open_client(self) -> AsyncIterator[RestClient]:

@@ -106,6 +106,13 @@ async def test_clients_are_told_of_a_symbol_that_ended(exchange: Exchange, monke
         assert feed["state"] == "failed"
 
 
+async def test_who_holds_a_feed_longer_than_its_exchange_is_run_leaves_in_peace(exchange: Exchange) -> None:
+    async with world():
+        hold = exchange.connector.reading(ETH)
+        hold.__enter__()
+    hold.__exit__(None, None, None)
+
+
 async def test_one_task_waits_to_end_a_feed_however_often_it_is_taken_and_left(exchange: Exchange) -> None:
     async with world():
         running = exchange.connector
