@@ -1,7 +1,7 @@
 """What this version costs beside another one: the same short runs of both in turns, CPU per unit of work.
 
-    git clone . /tmp/before && git -C /tmp/before checkout COMMIT, with a .venv of its own
-    python -m tests.benchmarks.against /tmp/before [--rounds 5] [--seconds 5] [--only fanout rest ingest]
+    git clone . ../before && git -C ../before checkout COMMIT, with a .venv of its own
+    python -m tests.benchmarks.against ../before [--rounds 5] [--seconds 5] [--only fanout rest ingest]
 
 Linux only. Each round runs each benchmark once in either checkout, with that checkout's own Python, benchmark and
 program, and every other round the other one first: whatever the machine does besides meets both. Metrics are on and
