@@ -17,6 +17,7 @@ from actors.engine.words import (
     Fenced,
     Kept,
     Lease,
+    Member,
     Present,
     RolledBack,
     Told,
@@ -55,6 +56,7 @@ class MemoryEngine:
         self._lanes: dict[str, _Lane] = {}
         self._count: int | None = None
         self._wanted: dict[str, dict[str, float]] = {}
+        self._members: dict[str, tuple[Member, float]] = {}
         self._news = trio.Event()
 
     # --- what a server may do ---
@@ -178,6 +180,23 @@ class MemoryEngine:
         await self._asked()
         now = trio.current_time()
         found = [topic for topic, until in self._wanted.get(exchange, {}).items() if until > now]
+        self._answer()
+        return found
+
+    async def announce(self, member: Member, seconds: float) -> None:
+        await self._asked()
+        self._members[member.name] = member, trio.current_time() + seconds
+        self._answer()
+
+    async def withdraw(self, name: str) -> None:
+        await self._asked()
+        self._members.pop(name, None)
+        self._answer()
+
+    async def members(self) -> Sequence[Member]:
+        await self._asked()
+        now = trio.current_time()
+        found = [member for _, (member, until) in sorted(self._members.items()) if until > now]
         self._answer()
         return found
 

@@ -30,6 +30,7 @@ from actors.engine.words import (
     Fenced,
     Kept,
     Lease,
+    Member,
     Present,
     RolledBack,
     Told,
@@ -142,6 +143,30 @@ class RemoteEngine:
     async def wanted(self, exchange: str) -> Sequence[str]:
         found: Any = await self._asked(lambda: self._want(keys=[self._wants(exchange)], args=["0"]))
         return [topic.decode() for topic in found]
+
+    async def announce(self, member: Member, seconds: float) -> None:
+        text = msgspec.json.encode(member)
+        await self._asked(lambda: self._client.set(self._node(member.name), text, px=int(seconds * 1000)))
+        await self._asked(lambda: self._want(keys=[self._nodes], args=[_ms(seconds), member.name]))
+
+    async def withdraw(self, name: str) -> None:
+        await self._asked(lambda: self._client.zrem(self._nodes, [name]))
+        await self._asked(lambda: self._client.delete([self._node(name)]))
+
+    async def members(self) -> Sequence[Member]:
+        names: Any = await self._asked(lambda: self._want(keys=[self._nodes], args=["0"]))
+        if not names:
+            return []
+        keys = [self._node(name) for name in sorted(name.decode() for name in names)]
+        texts = await self._asked(lambda: self._client.mget(keys))
+        return [msgspec.json.decode(text, type=Member) for text in texts if text]
+
+    @property
+    def _nodes(self) -> str:
+        return f"{self._prefix}:nodes"
+
+    def _node(self, name: str) -> str:
+        return f"{self._prefix}:node:{name}"
 
     def _wants(self, exchange: str) -> str:
         return f"{self._prefix}:want:{exchange}"

@@ -121,7 +121,8 @@ for i = 3, #ARGV, 2 do redis.call('XADD', key, ARGV[i] .. '-1', 'd', ARGV[i + 1]
 return 1
 """
 
-# (milliseconds, topics...): KEYS[1] is a set of topics by the time until which they are wanted
+# (milliseconds, names...) -> all names: KEYS[1] is a set of topics that are wanted, or of nodes that are there, by the
+# time until which they are
 WANT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

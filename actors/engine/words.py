@@ -1,7 +1,12 @@
 """What an engine promises, whichever it is: see Engine. One contract test holds all of them to it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
+
+from msgspec import Struct
+
+Role = Literal["both", "ingest", "edge"]
+"""What a node does: collect and serve streams, collect alone, or serve alone."""
 
 REACH = 30.0  # seconds: of what nodes remember for a takeover, and of an edge that was away
 LOG_SECONDS = REACH + 10.0  # a lane's log goes back so far: a successor may have heard a thing later than its writer
@@ -94,6 +99,18 @@ class Present(NamedTuple):
     closed: Mapping[str, int]
 
 
+class Member(Struct, frozen=True, kw_only=True):
+    """A node that is there. `address`: the base URL of its REST API, without a slash at the end.
+
+    `ready`: names of lanes that it could lead at once: its feeds of them are live, and it remembers a lease of them.
+    """
+
+    name: str
+    role: Role
+    address: str
+    ready: tuple[str, ...] = ()
+
+
 class Engine(Protocol):
     """Every call may raise EngineAway: then it is not known whether it was carried out."""
 
@@ -154,6 +171,15 @@ class Engine(Protocol):
 
     async def wanted(self, exchange: str) -> Sequence[str]:
         """The topics that somebody wants."""
+
+    async def announce(self, member: Member, seconds: float) -> None:
+        """This node is there, for so long from now on; what it said of itself before is replaced."""
+
+    async def withdraw(self, name: str) -> None:
+        """The node is there no longer; nothing where that is so already."""
+
+    async def members(self) -> Sequence[Member]:
+        """Every node that is there, by name."""
 
 
 class Kept(NamedTuple):

@@ -9,7 +9,7 @@ import trio
 
 from actors.engine.memory import MemoryEngine
 from actors.engine.remote import open_engine
-from actors.engine.words import Burst, Engine, Entry, Fenced, Kept, Lease, RolledBack
+from actors.engine.words import Burst, Engine, Entry, Fenced, Kept, Lease, Member, RolledBack
 from tests.actors.engine.servers import Server, programs, running
 
 LANE, TOPIC, BARS = "binance.3", "binance:BTCUSDT:trades", "binance:BTCUSDT:ohlc:1m"
@@ -198,3 +198,22 @@ async def test_topics_are_wanted_for_a_while(engine: Engine) -> None:
             await trio.sleep(SHORT / 5)
     await engine.want("binance", [TOPIC, BARS], LONG)
     assert sorted(await engine.wanted("binance")) == [BARS, TOPIC]
+
+
+async def test_a_node_is_there_until_its_time_is_over_or_it_says_otherwise(engine: Engine) -> None:
+    def node(name: str, *ready: str) -> Member:
+        return Member(name=name, role="both", address=f"http://{name}:8000", ready=ready)
+
+    assert list(await engine.members()) == []
+    await engine.withdraw("nobody")
+    await engine.announce(node("b"), LONG)
+    await engine.announce(node("a"), SHORT)
+    await engine.announce(node("c"), LONG)
+    await engine.announce(node("b", LANE), LONG)  # it replaces what it said before
+    await engine.withdraw("c")
+    with trio.fail_after(30):
+        while list(await engine.members()) != [node("b", LANE)]:
+            assert [member.name for member in await engine.members()] in (["a", "b"], ["b"])
+            await trio.sleep(SHORT / 5)
+    await engine.announce(node("a"), LONG)
+    assert [member.name for member in await engine.members()] == ["a", "b"]
