@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -27,16 +26,13 @@ import msgspec
 import trio
 import trio_websocket
 
-from actors.events import INTERVALS, from_ms, ms
-from actors.exchanges.bybit.simulator.rows import trade_id
-from actors.exchanges.exchange import Exchange, load_exchanges
-from actors.exchanges.hyperliquid.simulator.rows import Coin, trade_row
+from actors.events import from_ms
+from actors.exchanges.exchange import load_exchanges
 from actors.simulation.assets import ASSETS
-from actors.simulation.market import Clock, Market, Tape
+from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
-from actors.upstream.budget import Budget
-from actors.upstream.rest import RestClient, open_http
 from tests.benchmarks.processes import choose_cores, machine, started, wait_for_address
+from tests.benchmarks.truth import Truth, bars_of, is_covered, time_of
 
 BARS = ("1m", "5m")
 SYMBOLS = {"binance": "BTCUSDT", "bybit": "BTCUSDT", "hyperliquid": "BTC", "okx": "BTC-USDT-SWAP"}
@@ -141,44 +137,7 @@ async def cut(sim: Simulator, count: int, rate: float, rng: random.Random, done:
         await trio.sleep((MINUTE // 2 - (now - at)) / 1000 / rate if now - at < MINUTE // 2 else 0)
 
 
-class Truth:
-    """What happened, as each exchange names it: trades by id, liquidations by time, both in ms.
-
-    OKX calls a trade by its last fill. It tells missed ones fill by fill, and the last one is among them.
-    """
-
-    def __init__(self, tape: Tape) -> None:
-        self._tape, self._coin = tape, Coin("BTC", "", tape)
-        self._following, self._forced = tape.next_id, len(tape.liquidations)
-        self.trades: dict[str, dict[Any, int]] = {name: {} for name in SYMBOLS}
-        self.liquidations: dict[str, list[int]] = {name: [] for name in FORCED}
-
-    async def collect(self) -> None:
-        while True:
-            tape = self._tape
-            count, self._following = tape.next_id - self._following, tape.next_id
-            for trade in tape.trades[-count:] if count else ():
-                self.trades["binance"][trade.id] = trade.time
-                self.trades["bybit"][trade_id(tape, trade)] = trade.time
-                self.trades["hyperliquid"][trade_row(self._coin, trade)["tid"]] = trade.time
-                self.trades["okx"][trade.last] = trade.time
-            for order in tape.liquidations[self._forced :]:
-                self.liquidations["bybit"].append(order.time)
-                if order.end - order.first == 1:  # by the vault
-                    self.liquidations["hyperliquid"].append(order.time)
-            self._forced = len(tape.liquidations)
-            await trio.sleep(0.5)
-
-
 # --- what is to be compared
-
-
-def time_of(event: Json, key: str = "timestamp") -> int:
-    return ms(datetime.fromisoformat(event[key]).astimezone(UTC))
-
-
-def is_covered(at: int, gaps: list[Json]) -> bool:
-    return any(not gap["repaired"] and time_of(gap, "from") <= at <= time_of(gap, "to") for gap in gaps)
 
 
 def compare_bars(told: Told, topic: str, rows: list[Json], report: Report) -> None:
@@ -262,13 +221,14 @@ async def run(cuts: int, rate: float, seed: int, cores: tuple[list[int], list[in
     with tempfile.TemporaryDirectory() as folder:
         async with trio.open_nursery() as nursery:
             market = Market(seed=seed, assets=assets, clock=Clock(rate=rate))
-            truth = Truth(market.tapes["BTC"])
+            truths = {name: Truth(name, market.tapes["BTC"]) for name in SYMBOLS}
             sims = {}
             for name in SYMBOLS:
                 sims[name] = await nursery.start(
                     partial(import_module(f"actors.exchanges.{name}.simulator").serve, market)
                 )
-            nursery.start_soon(truth.collect)
+            for truth in truths.values():
+                nursery.start_soon(truth.collect)
             config, log = Path(folder) / "config.toml", Path(folder) / "marketd.log"
             config.write_text(configuration(sims))
             command = [sys.executable, "-m", "daemon", "--config", str(config), "--port", "0"]
@@ -292,13 +252,13 @@ async def run(cuts: int, rate: float, seed: int, cores: tuple[list[int], list[in
                 report.returns = returns[0]
                 until = market.now - 5_000
                 for name, symbol in SYMBOLS.items():
-                    rows = await bars_of(exchanges[name], sims[name], symbol, market)
+                    rows = await bars_of(exchanges[name], sims[name], symbol, market, BARS)
                     for bar in BARS:
                         compare_bars(stayed, f"{name}:{symbol}:ohlc:{bar}", rows[bar], report)
-                    compare_trades(stayed, f"{name}:{symbol}:trades", truth.trades[name], report)
+                    compare_trades(stayed, f"{name}:{symbol}:trades", truths[name].trades, report)
                 for name in FORCED:
                     topic = f"{name}:{SYMBOLS[name]}:liquidations"
-                    compare_liquidations(stayed, topic, truth.liquidations[name], until, report)
+                    compare_liquidations(stayed, topic, truths[name].liquidations, until, report)
                 compare_clients(stayed, returned, report)
                 report.resumes_refused = returned.refused + stayed.refused
             nursery.cancel_scope.cancel()
@@ -323,20 +283,6 @@ async def until_live(url: str) -> None:
                 if feeds and all(feed["state"] == "live" for feed in feeds):
                     return
                 await trio.sleep(0.2)
-
-
-async def bars_of(exchange: Exchange, sim: Simulator, symbol: str, market: Market) -> dict[str, list[Json]]:
-    """The exchange's own closed bars since the market began, as the API tells them."""
-    found = {}
-    async with open_http(sim.rest_url) as http:
-        client = RestClient(http, Budget(exchange.budget), exchange.explain, caller="background", used_header=None)
-        rest = exchange.open_rest(client, lambda: from_ms(market.now))
-        for bar in BARS:
-            start = from_ms(market.genesis) - 2 * INTERVALS[bar]
-            count = (from_ms(market.now) - start) // INTERVALS[bar] + 1
-            rows = await rest.ohlc(symbol, bar, limit=count, start=start)
-            found[bar] = [msgspec.to_builtins(row) for row in rows if row.is_closed]
-    return found
 
 
 def write(report: Report, took: float) -> None:

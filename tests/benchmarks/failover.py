@@ -1,0 +1,305 @@
+"""Daemons that stand in for each other, killed and frozen at random moments, and their server too: what clients heard.
+
+Two daemons of role both follow the simulated exchanges, a real server is between them. A client stays on each node and
+comes back with `since` when it is cut off; one hops between them every 0.7 s. After each fault all must be well again
+before the next. In the end what clients were told is compared with what happened, and with each other. As silence of
+a fault the longest of any lane counts, at clients of nodes that went on: until its lease ended, until somebody led it
+again, and until the client heard of it. Linux only.
+
+    python -m tests.benchmarks.failover --faults 50 --server valkey --lease 1
+"""
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
+from importlib import import_module
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+import msgspec
+import trio
+
+from actors.engine.remote import open_engine
+from actors.engine.words import Kept
+from actors.exchanges.exchange import load_exchanges
+from actors.simulation.assets import ASSETS
+from actors.simulation.market import Clock, Market
+from tests.actors.engine.servers import programs
+from tests.benchmarks.heard import Heard, Ledger, follow
+from tests.benchmarks.nodes import KeptServer, Leaders, Node, configuration
+from tests.benchmarks.truth import Truth, bars_of
+
+COINS = ("BTC", "ETH", "SOL")
+SUFFIX = {"binance": "USDT", "bybit": "USDT", "hyperliquid": "", "okx": "-USDT-SWAP"}
+FORCED = ("bybit", "hyperliquid")  # those whose liquidations are known one by one
+BARS = ("1m", "5m")
+MINUTE = 60_000
+HOP = 0.7  # seconds between hops
+SETTLED = 12.0  # seconds that the end waits for repairs
+KINDS = {
+    "leader killed": 5,
+    "leader killed at a bar's end": 5,
+    "leader frozen": 4,
+    "warm node killed": 2,
+    "warm node frozen": 2,
+    "server frozen": 3,
+    "server killed, AOF": 3,
+    "server killed, nothing kept": 1,
+}
+"""Faults by how often they are chosen."""
+
+
+class Fault(msgspec.Struct):
+    """Seconds. `silence`: the longest of a lane. `freed`, `led`: of that lane, since the fault."""
+
+    kind: str
+    node: str
+    silence: float
+    lane: str
+    freed: float | None
+    led: float | None
+    healthy: float  # until all was well again
+
+
+class Trial:
+    """`nodes` lead and serve; the clients that stay are theirs, in order."""
+
+    def __init__(
+        self, nodes: list[Node], server: KeptServer, leaders: Leaders, lease: float, rng: random.Random
+    ) -> None:
+        self.nodes, self.server, self.leaders, self.lease, self.rng = nodes, server, leaders, lease, rng
+        self.clients: dict[str, Heard] = {}
+        self.faults: list[Fault] = []
+
+    def leader(self) -> Node:
+        return max(self.nodes, key=lambda node: len(self.leaders.of(node.name)))
+
+    def warm(self) -> Node:
+        return next(node for node in self.nodes if node is not self.leader())
+
+    async def kill(self, node: Node) -> None:
+        node.kill()
+        await trio.sleep(self.lease * self.rng.uniform(1.6, 2.5))
+        node.start()
+
+    async def freeze(self, node: Node) -> None:
+        node.send(signal.SIGSTOP)
+        await trio.sleep(self.lease * self.rng.uniform(1.4, 3.0))
+        node.send(signal.SIGCONT)
+
+    async def freeze_server(self) -> None:
+        self.server.send(signal.SIGSTOP)
+        await trio.sleep(self.lease * self.rng.uniform(1.2, 3.0))
+        self.server.send(signal.SIGCONT)
+
+    async def kill_server(self, *, forget: bool) -> None:
+        self.server.kill()
+        if forget:
+            self.server.forget()
+        await trio.sleep(self.rng.uniform(0.0, 2.0))
+        await trio.to_thread.run_sync(self.server.start)
+
+    async def provoke(self, kind: str, market: Market, http: httpx.AsyncClient) -> None:
+        """One fault, until all is well again."""
+        if "bar's end" in kind:
+            now = market.clock.now()
+            wait = (MINUTE - now % MINUTE) / 1000 / market.clock.rate + self.rng.uniform(-0.3, 0.3)
+            await trio.sleep(max(0.0, wait))
+        else:
+            await trio.sleep(self.rng.uniform(0.0, 2.0))
+        node: Node | None = None
+        if kind.startswith("leader"):
+            node = self.leader()
+        elif kind.startswith("warm"):
+            node = self.warm()
+        acts: dict[str, Callable[[], Awaitable[None]]] = {
+            "server frozen": self.freeze_server,
+            "server killed, AOF": partial(self.kill_server, forget=False),
+            "server killed, nothing kept": partial(self.kill_server, forget=True),
+        }
+        began = trio.current_time()
+        if node is not None:
+            await (self.kill(node) if "killed" in kind else self.freeze(node))
+        else:
+            await acts[kind]()
+        await self.settled(http)
+        healthy = trio.current_time() - began
+        hearing = [self.clients[one.name] for one in self.nodes if one is not node]
+        silence = max(
+            (heard.silence(began, trio.current_time()) for heard in hearing), key=lambda one: one.ended - one.began
+        )
+        freed, led = self.leaders.course(silence.lane, began)
+        self.leaders.changes.clear()
+        name = node.name if node is not None else "server"
+        self.faults.append(
+            Fault(kind, name, round(silence.ended - silence.began, 2), silence.lane, freed, led, healthy)
+        )
+        say(f"{len(self.faults)}. {msgspec.json.encode(self.faults[-1]).decode()}")
+
+    async def settled(self, http: httpx.AsyncClient) -> None:
+        """All nodes are well, every lane is led, and who does not lead has heard all of a lease."""
+        for node in self.nodes:
+            await node.healthy(http)
+        with trio.fail_after(30):
+            while not all(lane in self.leaders.tokens for lane in self.leaders.lanes):  # noqa: ASYNC110 (polled)
+                await trio.sleep(0.05)
+        await trio.sleep(self.lease + 0.5)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def draw(count: int, only: str, rng: random.Random) -> list[str]:
+    """So many kinds, each as often as its share, in random order."""
+    kinds = {kind: share for kind, share in KINDS.items() if only in kind}
+    deck = [kind for kind, share in kinds.items() for _ in range(share)]
+    found: list[str] = []
+    while len(found) < count:
+        found += rng.sample(deck, len(deck))
+    return found[:count]
+
+
+async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    rng = random.Random(options.seed)
+    names = options.exchanges.split(",")
+    symbols = {name: [f"{coin}{SUFFIX[name]}" for coin in COINS] for name in names}
+    topics = [
+        f"{name}:{symbol}:{kind}"
+        for name in names
+        for symbol in symbols[name]
+        for kind in ("trades", "large_trades", *(f"ohlc:{bar}" for bar in BARS), "liquidations", "funding", "oi")
+        if kind != "liquidations" or name in FORCED
+    ]
+    exchanges = load_exchanges()
+    report: dict[str, Any] = {}
+    async with trio.open_nursery() as nursery:
+        assets = tuple(asset for asset in ASSETS if asset.name in COINS)
+        market = Market(seed=options.seed, assets=assets, clock=Clock(rate=options.rate))
+        sims = {}
+        for name in names:
+            sims[name] = await nursery.start(partial(import_module(f"actors.exchanges.{name}.simulator").serve, market))
+        truths = {(name, coin): Truth(name, market.tapes[coin]) for name in names for coin in COINS}
+        for truth in truths.values():
+            nursery.start_soon(truth.collect)
+        (folder / "server").mkdir()
+        server = KeptServer(options.server, folder / "server")
+        await trio.to_thread.run_sync(server.start)
+        nodes = []
+        for name in ("left", "right"):
+            engine = {"url": server.url, "name": name, "lease_seconds": options.lease, "lanes": options.lanes}
+            text = configuration(sims, symbols, BARS, engine, list(exchanges))
+            nodes.append(Node(name, "both", folder, text))
+        try:
+            for node in nodes:
+                node.start()
+            lanes = [f"{name}.{number}" for name in names for number in range(options.lanes)]
+            async with (
+                open_engine(server.url, "marketd", Kept(), patience=0.5) as engine_client,
+                httpx.AsyncClient(timeout=2.0, trust_env=False) as http,
+            ):
+                leaders = Leaders(engine_client, lanes)
+                trial = Trial(nodes, server, leaders, options.lease, rng)
+                async with trio.open_nursery() as clients:
+                    clients.start_soon(leaders.watch)
+                    await trial.settled(http)
+                    ledger = Ledger()
+                    trial.clients = {node.name: Heard(node.name, ledger, options.lanes) for node in nodes}
+                    for node in nodes:
+                        clients.start_soon(follow, lambda url=node.url: url, topics, trial.clients[node.name])
+                    hopper, hops = Heard("hopper", ledger, options.lanes), cycle(nodes)
+                    clients.start_soon(follow, lambda: next(hops).url, topics, hopper, HOP)
+                    await trio.sleep(3)
+                    began = time.monotonic()
+                    for kind in draw(options.faults, options.only, rng):
+                        await trial.provoke(kind, market, http)
+                    await trio.sleep(SETTLED)
+                    clients.cancel_scope.cancel()
+                for truth in truths.values():
+                    truth.look()
+                everybody = [*trial.clients.values(), hopper]
+                for name in names:
+                    for coin, symbol in zip(COINS, symbols[name], strict=True):
+                        bars = await bars_of(exchanges[name], sims[name], symbol, market, BARS)
+                        for topic in topics:
+                            if topic.startswith(f"{name}:{symbol}:"):
+                                for heard in everybody:
+                                    heard.compare(topic, truths[name, coin], bars)
+                report = summary(trial.faults, everybody, ledger, time.monotonic() - began, options)
+        finally:
+            for node in nodes:
+                node.kill()
+            server.kill()
+        nursery.cancel_scope.cancel()
+    return report
+
+
+def summary(
+    faults: list[Fault], everybody: list[Heard], ledger: Ledger, seconds: float, options: argparse.Namespace
+) -> dict[str, Any]:
+    kinds: dict[str, Any] = {}
+    for kind in KINDS:
+        found = sorted((fault for fault in faults if fault.kind == kind), key=lambda fault: fault.silence)
+        if found:
+            silences = [fault.silence for fault in found]
+            late = sum(silence > 1.25 * options.lease for silence in silences)
+            worst = msgspec.to_builtins(found[-1])
+            kinds[kind] = {"count": len(found), "median": median(silences), "longest": worst, "over_1.25_leases": late}
+    totals: Counter[str] = Counter()
+    for heard in everybody:
+        totals.update(heard.faults)
+    return {
+        "server": options.server,
+        "lease": options.lease,
+        "faults": len(faults),
+        "seconds": round(seconds),
+        "events": ledger.numbers,
+        "events_per_second": round(ledger.numbers / seconds),
+        "frames": {heard.name: heard.frames for heard in everybody},
+        "bars_closed": {heard.name: sum(map(len, heard.closed.values())) for heard in everybody},
+        "began_anew": {heard.name: heard.began_anew for heard in everybody},
+        "gaps": {heard.name: sum(map(len, heard.gaps.values())) for heard in everybody},
+        "states": {heard.name: dict(heard.states.most_common(6)) for heard in everybody},
+        "silence": kinds,
+        "wrong": {heard.name: dict(heard.faults) for heard in everybody},
+        "is_clean": not any(count for kind, count in totals.items() if not kind.endswith("_announced")),
+        "notes": [note for heard in everybody for note in heard.notes],
+    }
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=50)
+    parser.add_argument("--server", choices=sorted(programs()), default="valkey")
+    parser.add_argument("--lease", type=float, default=1.0, help="seconds")
+    parser.add_argument("--lanes", type=int, default=4, help="of each exchange")
+    parser.add_argument("--exchanges", default="binance,bybit,hyperliquid")
+    parser.add_argument("--rate", type=float, default=10.0, help="market seconds per second")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="kinds of faults whose name holds this")
+    parser.add_argument("--keep", type=Path, help="a folder for what the daemons log")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = arguments()
+    say(f"load of the machine {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
+    with tempfile.TemporaryDirectory(prefix="marketd-failover-") as folder:
+        report = trio.run(run, options, options.keep or Path(folder))
+    say(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+    return 0 if report["is_clean"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
