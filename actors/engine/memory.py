@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import trio
 
 from actors.engine.words import (
+    ALL,
     CLOSED_BAR,
     EPOCH,
     LOG_SECONDS,
@@ -17,9 +18,11 @@ from actors.engine.words import (
     Fenced,
     Kept,
     Lease,
+    Mark,
     Member,
     Present,
     RolledBack,
+    Share,
     Told,
 )
 
@@ -40,6 +43,7 @@ class _Lane:
     now: dict[str, bytes] = field(default_factory=dict)
     closed: dict[str, int] = field(default_factory=dict)
     bars: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    shared: dict[tuple[str, str], int] = field(default_factory=dict)  # by lane and epoch the last burst
 
     @property
     def place(self) -> str:
@@ -110,6 +114,27 @@ class MemoryEngine:
         if burst.n > it.n:
             self._append(it, burst)
         self._answer()
+
+    async def share(self, lane: str, epoch: str, shares: Sequence[Share], known: Mark) -> Mark:
+        await self._asked()
+        it = self._lane(ALL)
+        if known.epoch and (known.epoch != it.epoch or known.n > it.n):
+            raise RolledBack(f"{ALL} ends at {it.epoch}, {it.n}, not at {known.epoch}, {known.n}")
+        last = it.shared.get((lane, epoch), 0)
+        seqs, entries = dict(it.seqs), []
+        for share in shares:
+            entry = share.entry
+            if share.n > last:
+                if entry.seq is not None:
+                    seqs[entry.topic] = seqs.get(entry.topic, 0) + 1
+                    entry = entry._replace(seq=seqs[entry.topic])
+                entries.append(entry)
+        if entries:
+            it.shared[lane, epoch] = shares[-1].n
+            self._append(it, Burst(it.n + 1, entries, {}))
+        mark = Mark(it.epoch, it.n)
+        self._answer()
+        return mark
 
     async def renew(self, lane: str, old: str, new: str) -> None:
         await self._asked()

@@ -18,6 +18,7 @@ from coredis.retry import NoRetryPolicy
 
 from actors.engine import scripts
 from actors.engine.words import (
+    ALL,
     CLOSED_BAR,
     EPOCH,
     LOG_SECONDS,
@@ -30,9 +31,11 @@ from actors.engine.words import (
     Fenced,
     Kept,
     Lease,
+    Mark,
     Member,
     Present,
     RolledBack,
+    Share,
     Told,
 )
 
@@ -56,6 +59,7 @@ class RemoteEngine:
         self._kept = str(int(kept.seconds * 1000)), str(kept.bursts), str(kept.bars)
         script = client.register_script
         self._take, self._hold, self._say = map(script, (scripts.TAKE, scripts.HOLD, scripts.SAY))
+        self._share = script(scripts.SHARE)
         self._renew, self._present, self._recall = map(script, (scripts.RENEW, scripts.PRESENT, scripts.RECALL))
         self._holders = script(scripts.HOLDERS)
         self._write_bars, self._want = map(script, (scripts.WRITE_BARS, scripts.WANT))
@@ -91,6 +95,14 @@ class RemoteEngine:
             raise Fenced(f"{lease.lane} is no longer led by {lease.token}")
         if said == -2:
             raise RolledBack(f"{lease.lane} does not end at {burst.n - 1}")
+
+    async def share(self, lane: str, epoch: str, shares: Sequence[Share], known: Mark) -> Mark:
+        said = [value for share in shares for value in _in_parts(share)]
+        kept = LOG_MS, *self._kept[:2]
+        ours, n, agrees = await self._run(self._share, ALL, *kept, f"{lane}|{epoch}", known.epoch, str(known.n), *said)
+        if not agrees:
+            raise RolledBack(f"{ALL} ends at {ours.decode()}, {n}, not at {known.epoch}, {known.n}")
+        return Mark(ours.decode(), n)
 
     async def renew(self, lane: str, old: str, new: str) -> None:
         said = _encode([Entry("", EPOCH, None, b'"%b"' % new.encode())])
@@ -232,6 +244,13 @@ def _by_topic(burst: Burst) -> list[str | bytes]:
         for open_ms, text in zip(opens, texts, strict=True):
             found += [str(open_ms), text]
     return found
+
+
+def _in_parts(share: Share) -> tuple[str | bytes, ...]:
+    """One thing as SHARE takes it, which packs the number between the two parts."""
+    topic, type, seq, text = share.entry
+    before = b"\x94" + _encode(topic) + _encode(type)  # a list of four
+    return str(share.n), topic, "" if seq is None else "1", before, _encode(text)
 
 
 def _told(entries: Any) -> list[Told]:

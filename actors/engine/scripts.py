@@ -83,12 +83,57 @@ return 1
 """
 )
 
-# (old epoch, new epoch, log ms, the entry that says so as msgpack)
+# (log ms, memory ms, memory bursts, lane and epoch, the known epoch and n of what is shared, then of each thing: the n
+# of its burst in the lane, its topic, "1" where it is to be numbered, and its msgpack before and behind the number)
+# -> epoch, n, whether these agree with what is known
+SHARE = (
+    _APPEND
+    + """
+local p, source = KEYS[1], ARGV[4]
+local epoch = redis.call('GET', p .. ':epoch') or ''
+local n = tonumber(redis.call('HGET', p .. ':seqs', 'n') or '0')
+if ARGV[5] ~= '' and (ARGV[5] ~= epoch or tonumber(ARGV[6]) > n) then return {epoch, n, 0} end
+local last = tonumber(redis.call('HGET', p .. ':shared', source) or '0')
+local whole, seqs, topics, parts = {}, {}, {}, {}
+for i = 7, #ARGV, 5 do
+  if tonumber(ARGV[i]) > last then
+    local topic, number = ARGV[i + 1], string.char(0xc0)
+    if not parts[topic] then
+      topics[#topics + 1], parts[topic] = topic, {}
+    end
+    if ARGV[i + 2] == '1' then
+      seqs[topic] = (seqs[topic] or tonumber(redis.call('HGET', p .. ':seqs', topic) or '0')) + 1
+      number = cmsgpack.pack(seqs[topic])
+    end
+    local entry = ARGV[i + 3] .. number .. ARGV[i + 4]
+    whole[#whole + 1] = entry
+    table.insert(parts[topic], entry)
+  end
+end
+if #whole == 0 then return {epoch, n, 1} end
+local function list(entries)
+  return string.char(0xdc, math.floor(#entries / 256), #entries % 256) .. table.concat(entries)
+end
+local id, ms = append(p, n + 1)
+redis.call('HSET', p .. ':shared', source, ARGV[#ARGV - 4])
+trimmed(p .. ':log', id, ms - tonumber(ARGV[1]), list(whole))
+for _, topic in ipairs(topics) do
+  local key = p .. ':t:' .. topic
+  trimmed(key, id, ms - tonumber(ARGV[2]), list(parts[topic]))
+  redis.call('XTRIM', key, 'MAXLEN', '~', ARGV[3])
+  redis.call('PEXPIRE', key, ARGV[2])
+  if seqs[topic] then redis.call('HSET', p .. ':seqs', topic, string.format('%.0f', seqs[topic])) end
+end
+return {epoch, n + 1, 1}
+"""
+)
+
+# (old epoch or "", new epoch, log ms, the entry that says so as msgpack)
 RENEW = (
     _APPEND
     + """
 local p = KEYS[1]
-if redis.call('GET', p .. ':epoch') ~= ARGV[1] then return 0 end
+if (redis.call('GET', p .. ':epoch') or '') ~= ARGV[1] then return 0 end
 redis.call('SET', p .. ':epoch', ARGV[2])
 local n = tonumber(redis.call('HGET', p .. ':seqs', 'n') or '0') + 1
 local id, ms = append(p, n)

@@ -14,6 +14,9 @@ CLOSED_BAR = b'"is_closed":true}'  # how the JSON of a closed bar ends
 EPOCH, STATUS = "epoch", "status"  # types of entries: another memory begins here; a feed's state
 PRESENT = frozenset({"ohlc", "funding_rate", "open_interest", STATUS})
 """Types of which an engine keeps the last one of each topic."""
+ALL = (
+    "all"  # a lane that nobody leads: the writers of all others share with it what belongs into streams over everything
+)
 
 
 class EngineAway(Exception):
@@ -33,7 +36,10 @@ class Fenced(Exception):
 
 
 class RolledBack(Exception):
-    """The engine lacks what it had acknowledged: it came back older than it was. Nothing was written."""
+    """The engine lacks what it had acknowledged: it came back older than it was. Nothing was written.
+
+    Of what is shared also where another memory was begun since.
+    """
 
 
 class Lease(NamedTuple):
@@ -79,6 +85,21 @@ class Told(NamedTuple):
     @property
     def at_ms(self) -> int:
         return int(self.place.partition("-")[0])
+
+
+class Share(NamedTuple):
+    """Of what a lane said in its burst `n`, one thing for ALL. `entry`: under its topic there, numbered by the engine
+    where it has a number at all."""
+
+    n: int
+    entry: Entry
+
+
+class Mark(NamedTuple):
+    """How far a lane has come: the name of its memory, and its last burst's n. ("", 0): it is not known."""
+
+    epoch: str
+    n: int
 
 
 class Present(NamedTuple):
@@ -136,8 +157,17 @@ class Engine(Protocol):
         EngineFull.
         """
 
+    async def share(self, lane: str, epoch: str, shares: Sequence[Share], known: Mark) -> Mark:
+        """Append what a lane said to ALL, as one burst that the engine numbers; returns how far ALL has come.
+
+        `epoch`: of the lane's memory, within which each burst of the lane is shared once: those not above the last one
+        that was are left out. So whoever got no answer shares again, and a successor all that its predecessor said.
+        `known`: how far ALL had come when that was last seen. Raises RolledBack, EngineFull.
+        """
+
     async def renew(self, lane: str, old: str, new: str) -> None:
-        """Begin another memory where `old` is still the lane's: what is numbered from now on is not continued.
+        """Begin another memory where `old` ("": none was begun) is still the lane's: what is numbered from now on is
+        not continued.
 
         The log says so by an entry of type EPOCH, a burst of its own.
         """
