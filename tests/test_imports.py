@@ -20,7 +20,7 @@ LEVELS = [
     ["actors/collection.py"],
     ["actors/connector.py"],
     ["actors/relay"],
-    ["actors/spikes.py", "actors/facade", "actors/mirror.py"],
+    ["actors/spikes.py", "actors/facade", "actors/mirror"],
     ["actors/node.py"],
     ["web", "web/server", "web/connectors.py"],
     ["web/access"],

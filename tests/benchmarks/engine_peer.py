@@ -21,7 +21,7 @@ from actors.engine.words import Engine, Kept
 from actors.events import Topic, Trade, from_ms
 from actors.exchanges.exchange import load_exchanges
 from actors.feeds.everything import Everything
-from actors.mirror import Mirror
+from actors.mirror.mirror import Mirror
 from actors.relay.relay import Relay
 from actors.relay.writer import Knows
 from actors.relayed import Relayed

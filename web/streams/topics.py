@@ -17,7 +17,7 @@ from actors.broadcast import Reader
 from actors.events import Event, FundingRate, Kind, LargeTrade, Liquidation, Ohlc, OpenInterest, Topic, Trade
 from actors.exchanges.exchange import Exchange
 from actors.feeds.everything import ALL, KINDS, Everything
-from actors.mirror import Mirror
+from actors.mirror.mirror import Mirror
 from actors.relayed import Numbering, Recalled, Told
 from actors.spikes import OiSpike, Spikes
 from web import parameters as p

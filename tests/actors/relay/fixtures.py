@@ -14,7 +14,7 @@ from actors.engine.words import Engine, EngineAway
 from actors.events import Event, Gap, Ohlc, Status, Topic, Trade, from_ms, ms
 from actors.exchanges.exchange import load_exchanges
 from actors.feeds.everything import Everything
-from actors.mirror import Mirror
+from actors.mirror.mirror import Mirror
 from actors.relay.relay import Relay
 from actors.relayed import Relayed, Renumbered
 

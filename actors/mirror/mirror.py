@@ -8,7 +8,6 @@ on there, or its memory is another one, every topic of the lane is told that it 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -17,95 +16,21 @@ import structlog
 import trio
 
 from actors import clock
-from actors.broadcast import Broadcast, Reader
-from actors.engine.words import EPOCH, STATUS, Engine, EngineAway, Entry, Present
+from actors.engine.words import STATUS, Engine, EngineAway
 from actors.engine.words import Told as Logged
-from actors.events import Event, FeedState, Gap, Ohlc, Status, Topic, bar_end, from_ms
+from actors.events import FeedState, Status, Topic
 from actors.exchanges.exchange import Exchange, Supervise
 from actors.feeds.everything import KINDS, Everything
+from actors.mirror.feed import AWAY, SILENT, MirrorFeed
+from actors.mirror.lane import Lane, said
 from actors.relay.takeover import lane_of, new_epoch, topic_named
-from actors.relayed import Numbering, Recalled, Relayed, Renumbered, Told
+from actors.relayed import Recalled, Relayed, Renumbered
 
 WAIT = 5.0  # seconds that a reading waits for news
 PAUSE = 0.2  # seconds before an engine that did not answer is asked again
 WANTED = 30.0  # seconds that a topic is collected after the last word that somebody wants it
-AWAY, SILENT = "the engine is away", "who collects it is silent"
 
 log = structlog.get_logger()
-
-
-class _Lane:
-    """Where reading stands in one lane, and the present of its topics by name."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.epoch = ""  # never joined
-        self.past: set[str] = set()  # epochs that were left: one that comes back is an engine that is older
-        self.place, self.n = "0-0", 0
-        self.seqs: dict[str, int] = {}
-        self.now: dict[str, bytes] = {}
-        self.closed: dict[str, int] = {}
-        self.holder: str | None = None
-        self.is_silent = False
-        self.feeds: dict[str, MirrorFeed] = {}
-
-    def is_continued_by(self, told: Logged) -> bool:
-        """A burst is the next one, of the same memory. Numbers are looked at too: a server that took over for another
-        may have a clock that is behind, and hide the first of what was said since."""
-        if not self.epoch or told.n != self.n + 1 or told.entries[0].type == EPOCH:
-            return False
-        seqs: dict[str, int] = {}
-        for entry in told.entries:
-            if entry.seq is not None:
-                if entry.seq != seqs.get(entry.topic, self.seqs.get(entry.topic, 0)) + 1:
-                    return False
-                seqs[entry.topic] = entry.seq
-        return True
-
-    def adopt(self, present: Present) -> None:
-        if self.epoch not in ("", present.epoch):
-            self.past.add(self.epoch)
-        self.epoch, self.place, self.n = present.epoch, present.place, present.n
-        self.seqs, self.now, self.closed = dict(present.seqs), dict(present.now), dict(present.closed)
-
-
-class MirrorFeed:
-    """One symbol, as topics are read from it."""
-
-    def __init__(self, mirror: "Mirror", lane: _Lane, symbol: str) -> None:
-        self.exchange, self.symbol = mirror.exchange, symbol
-        self._mirror, self._lane = mirror, lane
-        self.broadcasts: dict[Topic, Broadcast[Told]] = {}
-
-    @property
-    def received_at(self) -> datetime | None:
-        """When what is told at the moment came from the engine."""
-        return self._mirror.received_at
-
-    def subscribe(self, topic: Topic, capacity: int) -> Reader[Told]:
-        return self.broadcasts.setdefault(topic, Broadcast()).subscribe(capacity)
-
-    def numbering(self, topic: Topic) -> Numbering:
-        return Numbering(self._lane.epoch, self._lane.seqs.get(str(topic), 0))
-
-    def current(self, topic: Topic) -> Event | None:
-        text = self._lane.now.get(str(topic))
-        return None if text is None else Relayed(_TYPES[topic.kind], 0, text).event
-
-    def closed_bars(self, interval: str, count: int) -> tuple[datetime, list[Ohlc], bool] | None:
-        """Where live updates go on; the bars before it are the exchange's history, and not held here."""
-        topic = Topic(self.exchange.name, self.symbol, "ohlc", interval)
-        current, closed = self.current(topic), self._lane.closed.get(str(topic))
-        if isinstance(current, Ohlc) and not current.is_closed:
-            return current.timestamp, [], False
-        return None if closed is None else (bar_end(from_ms(closed), interval), [], False)
-
-    async def recall(self, topic: Topic) -> list[Recalled] | None:
-        return await self._mirror.recall(self._lane.name, topic)
-
-
-_TYPES = {"ohlc": "ohlc", "funding": "funding_rate", "oi": "open_interest"}
-"""Of topics that have a present."""
 
 
 class Mirror:
@@ -124,7 +49,6 @@ class Mirror:
         on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         self.exchange = exchange
-        self.received_at: datetime | None = None
         self.is_away = True  # nothing comes from the engine
         self._failed, self._answered = on_failure, on_answer
         self.holes = 0  # times that a lane began anew
@@ -132,7 +56,7 @@ class Mirror:
         self._seconds = seconds
         self._everything = everything
         self._supervise = supervise
-        self.lanes = [_Lane(f"{exchange.name}.{number}") for number in range(lanes)]
+        self.lanes = [Lane(f"{exchange.name}.{number}") for number in range(lanes)]
         self._by_name = {lane.name: lane for lane in self.lanes}
         self._wanted: Counter[str] = Counter()
         self._asks = trio.Event()
@@ -142,7 +66,7 @@ class Mirror:
     def feed(self, symbol: str) -> MirrorFeed:
         lane = self.lanes[lane_of(symbol, len(self.lanes))]
         if symbol not in lane.feeds:
-            lane.feeds[symbol] = MirrorFeed(self, lane, symbol)
+            lane.feeds[symbol] = MirrorFeed(self.exchange, symbol, lane, self.recall)
         return lane.feeds[symbol]
 
     @contextmanager
@@ -165,7 +89,7 @@ class Mirror:
             at_ms, memory = await self._engine.recall(lane, str(topic))
         except EngineAway:
             return None
-        return [Recalled(_said(entry), (at_ms - told.at_ms) / 1000) for told in memory for entry in told.entries]
+        return [Recalled(said(entry), (at_ms - told.at_ms) / 1000) for told in memory for entry in told.entries]
 
     # --- reading ---
 
@@ -189,17 +113,18 @@ class Mirror:
 
     async def _read(self) -> None:
         news = await self._engine.read({lane.name: lane.place for lane in self.lanes}, WAIT)
-        self.received_at = clock.now()
+        received_at = clock.now()
         for name, bursts in news.items():
             lane = self._by_name[name]
+            lane.received_at = received_at
             for told in bursts:
                 if not lane.is_continued_by(told):
                     await self._join(lane, anew=True)
                     break
                 self._take(lane, told)
-        self.received_at = None
+            lane.received_at = None
 
-    async def _join(self, lane: _Lane, *, anew: bool = False) -> None:
+    async def _join(self, lane: Lane, *, anew: bool = False) -> None:
         """Go on where reading stands; or, `anew` or where that cannot be, at the present, and say so."""
         present = await self._engine.present(lane.name)
         if present.epoch in lane.past or (lane.epoch and present.epoch == lane.epoch and present.n < lane.n):
@@ -217,23 +142,21 @@ class Mirror:
             for topic, broadcast in feed.broadcasts.items():
                 broadcast.publish(Renumbered(feed.numbering(topic)))
 
-    def _take(self, lane: _Lane, told: Logged) -> None:
+    def _take(self, lane: Lane, told: Logged) -> None:
         lane.place, lane.n = told.place, told.n
         for entry in told.entries:
             if entry.type == STATUS:
-                lane.now[entry.topic] = entry.text
-                self._tell_status(lane, msgspec.json.decode(entry.text, type=Status))
+                status = msgspec.json.decode(entry.text, type=Status)
+                lane.now[entry.topic], lane.states[status.symbol] = entry.text, status
+                self._tell_status(lane, status)
                 continue
-            topic = topic_named(entry.topic)
-            said = _said(entry)
-            if entry.seq is not None:
-                lane.seqs[entry.topic] = entry.seq
-                if topic.kind in _TYPES:
-                    lane.now[entry.topic] = entry.text
+            topic, event = topic_named(entry.topic), said(entry)
+            if isinstance(event, Relayed):
+                lane.note(topic, entry.topic, event)
             feed = lane.feeds.get(topic.symbol)
             if feed is not None and (broadcast := feed.broadcasts.get(topic)) is not None:
-                broadcast.publish(said)
-            self._everything.publish(topic.kind, said, self.received_at)
+                broadcast.publish(event)
+            self._everything.publish(topic.kind, event, lane.received_at)
 
     # --- states ---
 
@@ -246,23 +169,24 @@ class Mirror:
         if (failure is not None) != self.is_away:
             self.is_away = failure is not None
             for lane in self.lanes:
+                lane.is_away = self.is_away
                 for feed in lane.feeds.values():
                     self._tell_state(lane, feed, ("down", AWAY) if self.is_away else None)
 
-    def _tell_state(self, lane: _Lane, feed: MirrorFeed, trouble: tuple[FeedState, str] | None) -> None:
+    def _tell_state(self, lane: Lane, feed: MirrorFeed, trouble: tuple[FeedState, str] | None) -> None:
         """Trouble between the feed and here; None: it is over, and the feed's own state counts again."""
         now = clock.now()
         where: Any = {"exchange": self.exchange.name, "symbol": feed.symbol, "timestamp": now}
         if trouble is not None:
             state, reason = trouble
             status = Status(**where, state=state, reason=reason, next_retry=None)
-        elif text := lane.now.get(f"{self.exchange.name}:{feed.symbol}"):
-            status = msgspec.structs.replace(msgspec.json.decode(text, type=Status), timestamp=now)
+        elif feed.symbol in lane.states:
+            status = msgspec.structs.replace(lane.states[feed.symbol], timestamp=now)
         else:
             return
         self._tell_status(lane, status)
 
-    def _tell_status(self, lane: _Lane, status: Status) -> None:
+    def _tell_status(self, lane: Lane, status: Status) -> None:
         """To the readers of every topic of a feed."""
         feed = lane.feeds.get(status.symbol)
         for broadcast in feed.broadcasts.values() if feed is not None else ():
@@ -299,9 +223,3 @@ class Mirror:
                     continue
             with trio.move_on_after(WANTED / 3):
                 await self._asks.wait()
-
-
-def _said(entry: Entry) -> Relayed | Gap:
-    if entry.seq is None:
-        return msgspec.json.decode(entry.text, type=Gap)
-    return Relayed(entry.type, entry.seq, entry.text)
