@@ -16,11 +16,12 @@ from msgspec import Struct
 
 from actors import clock
 from actors.connector import Connector
-from actors.engine.words import Engine, EngineAway, EngineFull
+from actors.engine.words import Engine, EngineAway, EngineFull, Member, Role
 from actors.errors import MarketError
 from actors.events import Said, Topic
 from actors.exchanges.exchange import Exchange, Supervise
 from actors.feeds.everything import Everything
+from actors.members import Members
 from actors.mirror.mirror import Mirror
 from actors.relay.relay import Relay
 from actors.relay.takeover import topic_named
@@ -91,10 +92,11 @@ class Links:
 
 
 class NodeSettings(NamedTuple):
-    """`seconds`: of a lease. `flush`: seconds that an event may wait for others."""
+    """`address`: see Member. `seconds`: of a lease. `flush`: seconds that an event may wait for others."""
 
-    role: str
+    role: Role
     name: str
+    address: str
     lanes: int
     seconds: float
     flush: float
@@ -118,6 +120,13 @@ class Node:
         self._engine = engine
         self._supervise = supervise
         lanes, seconds = settings.lanes, settings.seconds
+        self.members = Members(
+            engine,
+            Member(name=settings.name, role=settings.role, address=settings.address),
+            seconds=seconds,
+            on_failure=partial(self.links.failed, "members"),
+            on_answer=partial(self.links.answered, "members"),
+        )
         self.relays: dict[str, Relay] = {}
         self.mirrors: dict[str, Mirror] = {}
         for exchange in exchanges:
@@ -151,6 +160,7 @@ class Node:
         """Raises EngineUnfit, WrongLanes."""
         await self._check()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._supervise, "members", self.members.run)
             for name, connector in connectors.items():
                 nursery.start_soon(self.relays[name].run, connector)
                 nursery.start_soon(self.mirrors[name].run)

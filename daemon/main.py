@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -103,7 +102,7 @@ async def run(
         upstream = Recorded(upstream, recorder)
     everything = Everything()
     running = [exchanges[name] for name, settings in config.exchanges.items() if settings.enabled]
-    opening = open_node(config, running, everything, supervised, urlsplit(url).port or 0)
+    opening = open_node(config, running, everything, supervised, url)
     async with opening as node, trio.open_nursery() as keeping:
         connectors = _connectors(config, exchanges, supervised, upstream, archive, everything, node)
         mirrors = {} if node is None else node.mirrors

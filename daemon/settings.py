@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from actors.archive.series import KINDS
+from actors.engine.words import Role
 from daemon.values import (
     AddressAndPort,
     Days,
@@ -24,6 +25,7 @@ from daemon.values import (
     KindList,
     NodeName,
     Origins,
+    OwnUrl,
     Port,
     Positive,
     ProxyUrl,
@@ -119,14 +121,19 @@ class Engine(Struct, frozen=True, forbid_unknown_fields=True):
     """The server between several nodes; no `url`: there is one node, and no such server.
 
     `name`: of this node, "": its host's name and port. `lease_seconds`: how long a dead leader is waited for. `lanes`:
-    of each exchange, the same on every node. `flush_ms`: the longest an event waits for others. `prefix`: of every key.
+    of each exchange, the same on every node. `copies`: nodes that follow each lane. `budget_share`: of an exchange's
+    limits per address, for this node. `address`: the base URL where other nodes reach its REST; "": where it listens.
+    `flush_ms`: the longest an event waits for others. `prefix`: of every key.
     """
 
     url: EngineUrl = ""
-    role: Annotated[Literal["both"], Meta(description='"both"')] = "both"
+    role: Annotated[Role, Meta(description="one of both, ingest, edge")] = "both"
     name: NodeName = ""
+    address: OwnUrl = ""
     lease_seconds: Annotated[float, Meta(ge=0.5, le=60, description="a number from 0.5 to 60")] = 3.0
     lanes: Annotated[int, integer(1, 64)] = 8
+    copies: Annotated[int, integer(1, 16)] = 2
+    budget_share: Annotated[float, Meta(gt=0, le=1, description="a number above 0, at most 1")] = 1.0
     flush_ms: Annotated[float, Meta(ge=0, le=1000, description="a number from 0 to 1000")] = 5.0
     prefix: NodeName = "marketd"
 

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 from actors.connector import Connector
 from actors.engine.words import EngineUnfit, Kept
@@ -15,22 +16,41 @@ from daemon.settings import Config
 
 @asynccontextmanager
 async def open_node(
-    config: Config, exchanges: Iterable[Exchange], everything: Everything, supervised: Supervise, port: int
+    config: Config, exchanges: Iterable[Exchange], everything: Everything, supervised: Supervise, url: str
 ) -> AsyncIterator[Node | None]:
-    """This node; None where the configuration names no engine. Raises ConfigError."""
+    """This node, which clients reach at `url`; None where the configuration names no engine. Raises ConfigError."""
     settings, streams = config.engine, config.streams
     if not settings.url:
         yield None
         return
+    if settings.role == "edge":
+        raise ConfigError("engine.role", "nodes of role edge are not built yet; both and ingest are")
     try:
         from actors.engine.remote import open_engine  # half a second of imports that one machine alone never needs
     except ImportError as error:
         raise ConfigError("engine.url", f"needs the extra `engine` (pip install 'marketd[engine]'): {error}") from None
     kept = Kept(streams.resume_seconds, streams.resume_frames, streams.history)
-    name = settings.name or f"{socket.gethostname()}:{port}"
-    about = NodeSettings(settings.role, name, settings.lanes, settings.lease_seconds, settings.flush_ms / 1000)
+    name = settings.name or f"{socket.gethostname()}:{urlsplit(url).port or 0}"
+    about = NodeSettings(
+        role=settings.role,
+        name=name,
+        address=settings.address or address_of(url),
+        lanes=settings.lanes,
+        seconds=settings.lease_seconds,
+        flush=settings.flush_ms / 1000,
+    )
     async with open_engine(settings.url, settings.prefix, kept, patience=settings.lease_seconds / 2) as engine:
         yield Node(engine, about, exchanges, everything, supervised)
+
+
+def address_of(url: str) -> str:
+    """Where other nodes reach what listens at `url`: a wildcard is none of its names. "": nowhere, a Unix socket."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        return ""
+    if parts.hostname in ("0.0.0.0", "::"):
+        return f"{parts.scheme}://{socket.gethostname()}:{parts.port}"
+    return url
 
 
 async def run_node(node: Node, connectors: Mapping[str, Connector]) -> None:

@@ -95,6 +95,10 @@ def _proxy(value: str) -> str:
     return value.rstrip("/")
 
 
+def _own_url(value: str) -> str:
+    return value and _url(value)
+
+
 def _engine_url(value: str) -> str:
     if value and (not _printable(value) or re.search(r"[ #]", value)):
         raise ValueError(value)
@@ -170,6 +174,14 @@ HttpUrl = Annotated[
         pattern=r"^(https?://|\Z)",
         description="a URL with a host, http:// or https://",
         extra={"keep": _url, "secret": True},
+    ),
+]
+OwnUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^(https?://|\Z)",
+        description="a URL with a host, http:// or https://",
+        extra={"keep": _own_url, "secret": True},
     ),
 ]
 WebSocketUrl = Annotated[

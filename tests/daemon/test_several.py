@@ -1,5 +1,6 @@
 """Two daemons on one exchange and a real server between them: one numbering, a hand-over, a server that goes."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -10,12 +11,15 @@ from typing import Any
 import pytest
 import trio
 
+from actors.engine.remote import open_engine
+from actors.engine.words import Kept
 from actors.exchanges.binance import simulator as binance
 from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
 from daemon.dump import dump
 from daemon.kinds import ConfigError
 from daemon.settings import Config, Engine
+from daemon.several import address_of
 from tests.actors.engine.servers import Server, running
 from tests.daemon.fixtures import START, TWO, Json, Served, Stream, configuration, eventually, fast, serving
 
@@ -128,6 +132,34 @@ async def test_a_topic_that_only_a_client_wants_is_told_by_whoever_leads_it(serv
                 assert {feed["symbol"] for feed in (await first.get("/health"))["feeds"]} == {"BTCUSDT", "ETHUSDT"}
 
 
+async def test_a_node_is_known_to_others_until_it_stops(server: Server) -> None:
+    async with exchange() as sim, open_engine(server.url, "there", Kept()) as engine:
+        async with (
+            node(sim, server.url, "a", "there") as first,
+            node(sim, server.url, "b", "there", address="http://b"),
+        ):
+            with trio.fail_after(30):
+                while len(found := await engine.members()) < 2:  # noqa: ASYNC110 (on a server)
+                    await trio.sleep(0.02)
+            told = [(member.name, member.role, member.address) for member in found]
+            assert told == [("a", "both", first.url), ("b", "both", "http://b")]
+        assert list(await engine.members()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("https://10.0.0.5:8443", "https://10.0.0.5:8443"),
+        ("http://0.0.0.0:8000", f"http://{socket.gethostname()}:8000"),
+        ("https://[::]:8443", f"https://{socket.gethostname()}:8443"),
+        ("unix:/run/marketd.sock", ""),
+    ],
+)
+def test_others_reach_a_node_where_it_listens(url: str, address: str) -> None:
+    assert address_of(url) == address
+
+
 def wrong(error: pytest.ExceptionInfo[BaseException]) -> str:
     found: BaseException | None = error.value
     while isinstance(found, BaseExceptionGroup):
@@ -152,6 +184,14 @@ async def test_a_server_that_cannot_be_used_ends_the_daemon_with_one_line(server
             assert "engine.url: the server's maxmemory-policy is allkeys-lru" in wrong(caught)
 
 
+async def test_a_role_that_is_not_there_yet_ends_the_daemon_with_one_line() -> None:
+    async with exchange() as sim:
+        with pytest.raises(BaseExceptionGroup) as caught:
+            async with node(sim, "redis://127.0.0.1:1/0", "a", "role", role="edge"):
+                await trio.sleep(30)
+        assert wrong(caught) == "engine.role: nodes of role edge are not built yet; both and ingest are"
+
+
 async def test_a_server_that_is_not_there_is_a_state_and_the_exchange_is_served_by_rest() -> None:
     with running("valkey") as server:
         url = server.url
@@ -169,7 +209,7 @@ def test_one_machine_alone_never_imports_what_several_need() -> None:
         "from daemon.several import open_node\n"
         "from daemon.settings import Config\n"
         "async def main():\n"
-        "    async with open_node(Config(exchanges={}), [], None, None, 0) as node:\n"
+        "    async with open_node(Config(exchanges={}), [], None, None, '') as node:\n"
         "        assert node is None\n"
         "import daemon.__main__\n"
         "trio.run(main)\n"
