@@ -21,8 +21,8 @@ from actors.errors import MarketError
 from actors.events import Said, Topic
 from actors.exchanges.exchange import Exchange, Supervise
 from actors.feeds.everything import Everything
-from actors.members import Members
 from actors.mirror.mirror import Mirror
+from actors.relay.members import Members
 from actors.relay.relay import Relay
 from actors.relay.takeover import topic_named
 
