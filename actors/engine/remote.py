@@ -17,6 +17,7 @@ from coredis.exceptions import AuthenticationError, BusyLoadingError, ReadOnlyEr
 from coredis.retry import NoRetryPolicy
 
 from actors.engine import scripts
+from actors.engine.clients import Clients
 from actors.engine.words import (
     ALL,
     CLOSED_BAR,
@@ -52,17 +53,21 @@ _decode = msgspec.msgpack.Decoder(list[Entry]).decode
 class RemoteEngine:
     """To be had by `open_engine`. `prefix`: of every key."""
 
-    def __init__(self, client: "Redis[bytes]", prefix: str, kept: Kept, patience: float) -> None:
-        self._client = client
+    def __init__(self, clients: Clients, prefix: str, kept: Kept, patience: float) -> None:
+        self._clients = clients
         self._prefix = prefix
         self._patience = patience
         self._kept = str(int(kept.seconds * 1000)), str(kept.bursts), str(kept.bars)
-        script = client.register_script
+        script = clients.current.register_script
         self._take, self._hold, self._say = map(script, (scripts.TAKE, scripts.HOLD, scripts.SAY))
         self._share = script(scripts.SHARE)
         self._renew, self._present, self._recall = map(script, (scripts.RENEW, scripts.PRESENT, scripts.RECALL))
         self._holders = script(scripts.HOLDERS)
         self._write_bars, self._want = map(script, (scripts.WRITE_BARS, scripts.WANT))
+
+    @property
+    def _client(self) -> "Redis[bytes]":
+        return self._clients.current
 
     async def check(self, lanes: int) -> int:
         found: Any = await self._asked(lambda: self._client.info("server", "memory"))
@@ -120,7 +125,7 @@ class RemoteEngine:
 
     async def holders(self, lanes: Sequence[str]) -> Mapping[str, tuple[str, float]]:
         keys = [self._key(lane, "lease") for lane in lanes]
-        found: Any = await self._asked(lambda: self._holders(keys=keys))
+        found: Any = await self._asked(lambda: self._holders(keys=keys, client=self._client))
         return {lane: (token.decode(), left / 1000) for lane, (token, left) in zip(lanes, found, strict=True) if token}
 
     async def tail(self, lane: str) -> Sequence[Told]:
@@ -150,23 +155,27 @@ class RemoteEngine:
         return [entry.field_values[b"d"] for entry in found][-int(self._kept[2]) :]
 
     async def want(self, exchange: str, topics: Iterable[str], seconds: float) -> None:
-        await self._asked(lambda: self._want(keys=[self._wants(exchange)], args=[_ms(seconds), *topics]))
+        await self._asked(
+            lambda: self._want(keys=[self._wants(exchange)], args=[_ms(seconds), *topics], client=self._client)
+        )
 
     async def wanted(self, exchange: str) -> Sequence[str]:
-        found: Any = await self._asked(lambda: self._want(keys=[self._wants(exchange)], args=["0"]))
+        found: Any = await self._asked(
+            lambda: self._want(keys=[self._wants(exchange)], args=["0"], client=self._client)
+        )
         return [topic.decode() for topic in found]
 
     async def announce(self, member: Member, seconds: float) -> None:
         text = msgspec.json.encode(member)
         await self._asked(lambda: self._client.set(self._node(member.name), text, px=int(seconds * 1000)))
-        await self._asked(lambda: self._want(keys=[self._nodes], args=[_ms(seconds), member.name]))
+        await self._asked(lambda: self._want(keys=[self._nodes], args=[_ms(seconds), member.name], client=self._client))
 
     async def withdraw(self, name: str) -> None:
         await self._asked(lambda: self._client.zrem(self._nodes, [name]))
         await self._asked(lambda: self._client.delete([self._node(name)]))
 
     async def members(self) -> Sequence[Member]:
-        names: Any = await self._asked(lambda: self._want(keys=[self._nodes], args=["0"]))
+        names: Any = await self._asked(lambda: self._want(keys=[self._nodes], args=["0"], client=self._client))
         if not names:
             return []
         keys = [self._node(name) for name in sorted(name.decode() for name in names)]
@@ -188,24 +197,31 @@ class RemoteEngine:
 
     async def _run(self, script: Script[bytes], lane: str, *arguments: str | bytes) -> Any:
         keys = [f"{self._prefix}:{{{lane}}}"]
-        return await self._asked(lambda: script(keys=keys, args=arguments))
+        return await self._asked(lambda: script(keys=keys, args=arguments, client=self._client))
 
     async def _asked(self, ask: Callable[[], Awaitable[T]], patience: float | None = None) -> T:
         """The answer. Raises EngineAway."""
         try:
-            with trio.fail_after(self._patience if patience is None else patience):
+            with self._clients.using(), trio.fail_after(self._patience if patience is None else patience):
                 return await ask()
         except* (RedisError, OSError, trio.TooSlowError, ClosedResourceError, BrokenResourceError) as group:
             failure = _first(group)
+        await trio.lowlevel.checkpoint_if_cancelled()  # it is no failure that nobody waits for the answer any more
         raise _as_ours(failure) from failure
 
 
 @asynccontextmanager
 async def open_engine(url: str, prefix: str, kept: Kept, *, patience: float = PATIENCE) -> AsyncIterator[RemoteEngine]:
     """The engine at `url`, reachable or not. `patience`: seconds until an answer is taken for lost."""
-    client = Redis.from_url(url, verify_version=False, retry_policy=NoRetryPolicy(), connect_timeout=patience)
-    async with client:
-        yield RemoteEngine(client, prefix, kept, patience)
+
+    def make() -> "Redis[bytes]":
+        return Redis.from_url(url, verify_version=False, retry_policy=NoRetryPolicy(), connect_timeout=patience)
+
+    async with trio.open_nursery() as nursery:
+        clients = Clients(make, nursery)
+        await clients.open()
+        yield RemoteEngine(clients, prefix, kept, patience)
+        nursery.cancel_scope.cancel()
 
 
 def _as_ours(failure: BaseException) -> EngineAway:

@@ -27,6 +27,8 @@ from actors.relay.takeover import lane_of, new_epoch, topic_named
 from actors.relayed import Recalled, Relayed, Renumbered
 
 WAIT = 5.0  # seconds that a reading waits for news
+RECALLS = 4  # that are asked for at once; clients come back with many topics
+RECALLED_WITHIN = 10.0  # seconds that whoever comes back waits for an engine that does not answer
 PAUSE = 0.2  # seconds before an engine that did not answer is asked again
 WANTED = 30.0  # seconds that a topic is collected after the last word that somebody wants it
 
@@ -60,6 +62,7 @@ class Mirror:
         self._by_name = {lane.name: lane for lane in self.lanes}
         self._wanted: Counter[str] = Counter()
         self._asks = trio.Event()
+        self._recalls = trio.Semaphore(RECALLS)
 
     # --- sources of topics ---
 
@@ -84,11 +87,20 @@ class Mirror:
                 del self._wanted[name]
 
     async def recall(self, lane: str, topic: Topic) -> list[Recalled] | None:
-        """What the engine remembers of a topic, the oldest first; None: it does not answer."""
-        try:
-            at_ms, memory = await self._engine.recall(lane, str(topic))
-        except EngineAway:
-            return None
+        """What the engine remembers of a topic, the oldest first; None: it does not answer.
+
+        A client that comes back waits for an engine that is away: without memory it would be told that it lost all.
+        """
+        until = trio.current_time() + RECALLED_WITHIN
+        async with self._recalls:
+            while True:
+                try:
+                    at_ms, memory = await self._engine.recall(lane, str(topic))
+                    break
+                except EngineAway:
+                    if trio.current_time() + PAUSE >= until:
+                        return None
+                    await trio.sleep(PAUSE)
         return [Recalled(said(entry), (at_ms - told.at_ms) / 1000) for told in memory for entry in told.entries]
 
     # --- reading ---

@@ -74,7 +74,7 @@ class Heard:
         self.frames = 0
         self.began_anew = 0  # topics that were told so
         self.closed: defaultdict[str, set[str]] = defaultdict(set)  # opens of closed bars, by topic
-        self.forced: defaultdict[str, Counter[int]] = defaultdict(Counter)  # liquidations by ms
+        self.forced: defaultdict[str, defaultdict[int, list[str]]] = defaultdict(lambda: defaultdict(list))  # by ms
         self.gaps: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # announced losses, in ms
         self._ids: defaultdict[str, set[int | str]] = defaultdict(set)
         self._first: dict[str, str] = {}  # the time of the first event
@@ -151,7 +151,7 @@ class Heard:
                 self._fault("trades_twice", text.decode())
             self._ids[topic].add(frame.trade_id)
         elif frame.type == "liquidation":
-            self.forced[topic][_ms(frame.timestamp)] += 1
+            self.forced[topic][_ms(frame.timestamp)].append(text.decode())
         elif frame.is_closed:
             if frame.timestamp in self.closed[topic]:
                 self._fault("bars_twice", text.decode())
@@ -181,10 +181,10 @@ class Heard:
                     self._miss("trades_lost", topic, at, id)
         elif kind.kind == "liquidations":
             for at, count in Counter(truth.liquidations).items():
-                if first < at < last and self.forced[topic][at] != count:
-                    told = self.forced[topic][at]
-                    kind_of_fault = "liquidations_lost" if told < count else "liquidations_twice"
-                    self._miss(kind_of_fault, topic, at, f"{told} of {count}")
+                told = self.forced[topic][at]
+                if first < at < last and len(told) != count:
+                    kind_of_fault = "liquidations_lost" if len(told) < count else "liquidations_twice"
+                    self._miss(kind_of_fault, topic, at, f"{count} were told as {told}")
         elif kind.interval is not None and self.closed[topic]:
             times = sorted(self.closed[topic])
             for bar in bars[kind.interval]:

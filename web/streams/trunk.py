@@ -29,7 +29,7 @@ from web.streams.topics import NumberedSource, Source
 # Events that may wait for the trunk; it never waits, so more means the program is overloaded. Trades of a repair and
 # what waited for them are published at one moment: tens of thousands.
 CAPACITY = 100_000
-BEGUN_WITHIN = 3.0  # seconds that clients of a source which numbers wait for its first numbers
+BEGUN_WITHIN = 10.0  # seconds that clients of a source which numbers wait for its first numbers
 REACHED_WITHIN = 10.0  # seconds that a client waits for what it was told elsewhere
 BURST = 256  # events taken before other tasks get their turn
 

@@ -84,6 +84,19 @@ async def test_a_server_that_restarts_is_spoken_to_again() -> None:
             assert [told.n for told in await engine.tail(LANE)] == [1, 2]
 
 
+async def test_readings_that_are_given_up_take_no_place_from_others() -> None:
+    with running("valkey") as server:
+        async with open_engine(server.url, "places", Kept(), patience=30) as engine:
+            for _ in range(9):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(8):
+                        nursery.start_soon(engine.read, {LANE: "0-0"}, 60)
+                    await engine.present(LANE)
+                    nursery.cancel_scope.cancel()
+            with trio.fail_after(20):
+                assert (await engine.present(LANE)).n == 0
+
+
 async def test_without_a_server_or_its_password_there_is_no_answer() -> None:
     with running("valkey", "--requirepass", "right") as server:
         for userinfo, said in (("", "refuses us"), (":wrong@", "refuses us"), (":right@", "")):

@@ -1,0 +1,74 @@
+"""coredis's client, opened anew before its pool runs dry.
+
+coredis (6.9) loses one of the 64 places of its pool for good with each connection that ends while somebody waits on it
+alone, as a reading does, and with each that is given up while it is made. Without this a node whose server had gone a
+dozen times would never reach it again.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import trio
+from coredis import Redis
+from coredis.exceptions import ResponseError
+
+logging.getLogger("coredis").setLevel(logging.CRITICAL)  # what it tells of failures, at length, it raises as well
+
+LOSSES = 16  # asks that failed or were given up, each of which may have lost a place
+
+
+class _Opened:
+    def __init__(self, client: "Redis[bytes]") -> None:
+        self.client = client
+        self.users = 0
+        self.losses = 0
+        self.is_over = trio.Event()
+
+
+class Clients:
+    """One client at a time, open as long as the nursery or, after that, as long as somebody uses it."""
+
+    def __init__(self, make: Callable[[], "Redis[bytes]"], nursery: trio.Nursery) -> None:
+        self._make, self._nursery = make, nursery
+        self._opened: _Opened | None = None
+        self.opened = 0  # so often
+
+    @property
+    def current(self) -> "Redis[bytes]":
+        assert self._opened is not None
+        return self._opened.client
+
+    async def open(self) -> None:
+        """Use another client from now on."""
+        await self._nursery.start(self._keep)
+
+    async def _keep(self, *, task_status: trio.TaskStatus[None]) -> None:
+        opened = _Opened(self._make())
+        async with opened.client:
+            before, self._opened = self._opened, opened
+            self.opened += 1
+            if before is not None and not before.users:
+                before.is_over.set()
+            task_status.started()
+            await opened.is_over.wait()
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Around one ask of the current client."""
+        opened = self._opened
+        assert opened is not None
+        opened.users += 1
+        try:
+            yield
+        except ResponseError:  # there is an answer: the connection is well
+            raise
+        except BaseException:
+            opened.losses += 1
+            if opened.losses == LOSSES:
+                self._nursery.start_soon(self.open)
+            raise
+        finally:
+            opened.users -= 1
+            if opened is not self._opened and not opened.users:
+                opened.is_over.set()
