@@ -46,7 +46,7 @@ FINAL = timedelta(days=1)  # bars that an exchange lacks for so long do not come
 
 
 class Topic(NamedTuple):
-    """One stream, e.g. `binance:BTCUSDT:ohlc:1m`. `interval` belongs to `ohlc` alone.
+    """One stream, e.g. `binance:BTCUSDT:ohlc:1m`. `interval` belongs to bars, and to the spikes of one symbol.
 
     Streams over many feeds leave the symbol, or both, empty: `all:liquidations`, `oi-vol`.
     """
@@ -144,6 +144,20 @@ class OpenInterest(Event, frozen=True, kw_only=True):
     kind: ClassVar[Kind] = "oi"
     open_interest: float
     open_interest_value: float | None
+
+
+class OiSpike(Event, frozen=True, kw_only=True):
+    """Open interest changed unusually over the bar that opened at `timestamp`; `confirmed`: its volume was unusual too.
+
+    `z_oi`, `z_vol`: how many standard deviations from what is usual.
+    """
+
+    type: ClassVar[str] = "oi_spike"
+    kind: ClassVar[Kind] = "oi-vol"
+    timeframe: str
+    z_oi: float
+    z_vol: float
+    confirmed: bool
 
 
 class Status(Struct, frozen=True, kw_only=True):

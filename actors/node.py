@@ -156,6 +156,10 @@ class Node:
         """What the feeds of an exchange are to tell all they say."""
         return self.relays[exchange].take
 
+    def take(self, topic: Topic, said: Said) -> None:
+        """Told of what is found beside the feeds."""
+        self.relays[topic.exchange].take(topic, said)
+
     async def run(self, connectors: Mapping[str, Connector]) -> None:
         """Raises EngineUnfit, WrongLanes."""
         await self._check()

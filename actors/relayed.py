@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from actors.events import Event, FundingRate, LargeTrade, Liquidation, Ohlc, OpenInterest, Said, Trade
+from actors.events import Event, FundingRate, LargeTrade, Liquidation, Ohlc, OiSpike, OpenInterest, Said, Trade
 
 _decoders = {
-    kind.type: msgspec.json.Decoder(kind) for kind in (Ohlc, Trade, LargeTrade, Liquidation, FundingRate, OpenInterest)
+    kind.type: msgspec.json.Decoder(kind)
+    for kind in (Ohlc, Trade, LargeTrade, Liquidation, FundingRate, OpenInterest, OiSpike)
 }
 
 

@@ -8,11 +8,10 @@ updated since the last bar is no sample.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from math import sqrt
 from statistics import fmean
-from typing import ClassVar
 
 import structlog
 import trio
@@ -20,7 +19,7 @@ import trio
 from actors.broadcast import Broadcast, Lagged, Reader
 from actors.connector import Connector
 from actors.errors import MarketError
-from actors.events import Event, Kind, Ohlc, OpenInterest, Said, Topic
+from actors.events import Event, Ohlc, OiSpike, OpenInterest, Said, Topic
 from actors.exchanges.exchange import Supervise
 from actors.feeds.feed import Feed
 
@@ -28,17 +27,6 @@ SAMPLES_MIN = 20  # fewer say nothing about what is usual
 CAPACITY = 256  # bar updates that may wait for a detector
 
 log = structlog.get_logger()
-
-
-class OiSpike(Event, frozen=True, kw_only=True):
-    """Open interest changed unusually over one bar; `confirmed` where the bar's volume was unusual too."""
-
-    type: ClassVar[str] = "oi_spike"
-    kind: ClassVar[Kind] = "oi-vol"
-    timeframe: str
-    z_oi: float
-    z_vol: float
-    confirmed: bool
 
 
 class Score:
@@ -108,7 +96,10 @@ class Detector:
 
 
 class Spikes:
-    """Watches every configured symbol; a source of topics like a feed."""
+    """Watches every configured symbol; a source of topics like a feed.
+
+    `also`: told of each spike as well, under a topic of its exchange, symbol and timeframe.
+    """
 
     def __init__(
         self,
@@ -119,12 +110,14 @@ class Spikes:
         threshold: float,
         symbols: Sequence[str],
         supervise: Supervise,
+        also: Callable[[Topic, OiSpike], None] | None = None,
     ) -> None:
         self.timeframes = tuple(timeframes)
         self._connectors = connectors
         self._window, self._threshold = window, threshold
         self._symbols = frozenset(symbols)  # of any exchange; none given: every configured one
         self._supervise = supervise
+        self._also = also
         self._broadcast: Broadcast[Said] = Broadcast()
         self._watched: dict[tuple[str, str, str], trio.CancelScope] = {}  # exchange, symbol, timeframe
         self._nursery: trio.Nursery | None = None  # while it runs
@@ -213,3 +206,5 @@ class Spikes:
             spike = detector.on_close(said, feed.open_interest())
             if spike is not None:
                 self._broadcast.publish(spike)
+                if self._also is not None:
+                    self._also(Topic(spike.exchange, spike.symbol, "oi-vol", spike.timeframe), spike)

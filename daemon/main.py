@@ -106,7 +106,7 @@ async def run(
     async with opening as node, trio.open_nursery() as keeping:
         connectors = _connectors(config, exchanges, supervised, upstream, archive, everything, node)
         mirrors = {} if node is None else node.mirrors
-        sources = Sources(connectors, everything, _spikes(config, connectors, supervised), mirrors)
+        sources = Sources(connectors, everything, _spikes(config, connectors, supervised, node), mirrors)
         if config.server.unix_socket:
             keeping.start_soon(remove_at_end, config.server.unix_socket)
         if certificates is not None:
@@ -345,7 +345,7 @@ def _connectors(
     }
 
 
-def _spikes(config: Config, connectors: Mapping[str, Connector], supervised: Supervise) -> Spikes:
+def _spikes(config: Config, connectors: Mapping[str, Connector], supervised: Supervise, node: Node | None) -> Spikes:
     watch = config.oi_vol
     return Spikes(
         connectors,
@@ -354,4 +354,5 @@ def _spikes(config: Config, connectors: Mapping[str, Connector], supervised: Sup
         threshold=watch.z_threshold,
         symbols=watch.symbols,
         supervise=supervised,
+        also=None if node is None else node.take,
     )

@@ -12,7 +12,7 @@ REACH = 30.0  # seconds: of what nodes remember for a takeover, and of an edge t
 LOG_SECONDS = REACH + 10.0  # a lane's log goes back so far: a successor may have heard a thing later than its writer
 CLOSED_BAR = b'"is_closed":true}'  # how the JSON of a closed bar ends
 EPOCH, STATUS = "epoch", "status"  # types of entries: another memory begins here; a feed's state
-PRESENT = frozenset({"ohlc", "funding_rate", "open_interest", STATUS})
+PRESENT = frozenset({"ohlc", "funding_rate", "open_interest", "oi_spike", STATUS})
 """Types of which an engine keeps the last one of each topic."""
 ALL = (
     "all"  # a lane that nobody leads: the writers of all others share with it what belongs into streams over everything

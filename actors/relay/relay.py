@@ -16,6 +16,7 @@ import trio
 from actors.engine.words import Engine, EngineAway, Fenced, Lease, Present, RolledBack
 from actors.events import Said, Status, Topic
 from actors.exchanges.exchange import Supervise
+from actors.relay.sharing import Sharing
 from actors.relay.takeover import lane_of, new_epoch
 from actors.relay.writer import Knows, Writer
 
@@ -70,13 +71,14 @@ class Relay:
         on_failure: Callable[[EngineAway], None] = lambda error: None,
         on_answer: Callable[[], None] = lambda: None,
     ) -> None:
-        self._engine = engine
+        self._exchange, self._engine = exchange, engine
         self._node = node
         self._seconds, self._flush = seconds, flush
         self._supervise = supervise
         self._connector: Feeds | None = None
         self.lanes = [Lane(f"{exchange}.{number}", Writer(self._feed_of)) for number in range(lanes)]
         self._lane_of: dict[str, Lane] = {}  # by symbol
+        self._sharing = Sharing(engine)
         self._failed, self._answered = on_failure, on_answer  # told whether the engine takes what is said
 
     def _feed_of(self, symbol: str) -> Knows | None:
@@ -100,6 +102,7 @@ class Relay:
         """Lead what nobody leads, until cancelled; then let it go."""
         self._connector = connector
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(self._supervise, "sharing", self._sharing.run, exchange=self._exchange))
             for lane in self.lanes:
                 nursery.start_soon(partial(self._supervise, "lane", partial(self._run, lane), lane=lane.name))
 
@@ -147,6 +150,7 @@ class Relay:
                 lane.past.add(lane.epoch)
             tail = await self._insist(partial(self._engine.tail, lane.name), until)
             lane.epoch, lane.n = present.epoch, present.n
+            self._sharing.begin(lane.name, present.epoch, tail)
             lane.writer.lead(present, tail, asked_at)
             try:
                 await self._say(lane, lease, until)
@@ -177,6 +181,7 @@ class Relay:
                 continue
             await self._insist(partial(self._engine.say, lease, burst), until)
             writer.acknowledged()
+            self._sharing.add(lane.name, burst.n, burst.entries)
             lane.n = burst.n
             lane.said += 1
             lane.entries += len(burst.entries)

@@ -16,9 +16,12 @@ from actors import clock
 from actors.engine.words import EPOCH, Present
 from actors.engine.words import Told as Logged
 from actors.events import Kind, Said, Topic, Trade, from_ms, ms
+from actors.feeds.everything import ALL, KINDS
 
 MOMENTS: frozenset[Kind] = frozenset({"trades", "large_trades", "liquidations"})
 """Kinds of events that happen once: each is said, whoever says it. Of the others the latest is what matters."""
+REMEMBERED = MOMENTS | {"oi-vol"}
+"""Kinds of which a successor may have to say what it heard before."""
 
 
 class _Identity(msgspec.Struct):
@@ -34,9 +37,16 @@ _decode = msgspec.json.Decoder(_Identity).decode
 def topic_named(name: str) -> Topic:
     """The topic of a name; symbols may hold colons."""
     exchange, *symbol, last = name.split(":")
-    if symbol and symbol[-1] == "ohlc":
-        return Topic(exchange, ":".join(symbol[:-1]), "ohlc", last)
+    if symbol and symbol[-1] in ("ohlc", "oi-vol"):
+        return Topic(exchange, ":".join(symbol[:-1]), msgspec.convert(symbol[-1], Kind), last)
     return Topic(exchange, ":".join(symbol), msgspec.convert(last, Kind))
+
+
+def over_everything(topic: Topic) -> str | None:
+    """The name of the stream over everything into which a topic goes, too; None: there is none."""
+    if topic.kind == "oi-vol":
+        return topic.kind
+    return str(Topic(ALL, "", topic.kind)) if topic.kind in KINDS else None
 
 
 def lane_of(symbol: str, lanes: int) -> int:

@@ -2,6 +2,7 @@
 
 Every node hears everything. One that does not lead remembers the last half minute of what happens once, and says at its
 takeover what the log lacks; of bars it asks its feeds, which know every close; of rates and interest the latest counts.
+Spikes are told once per bar: nodes may disagree on how unusual it was, and the first that is said counts.
 What no memory here reaches is announced as a gap, once.
 """
 
@@ -18,8 +19,21 @@ from msgspec import structs
 from actors import clock
 from actors.engine.words import REACH, STATUS, Burst, Entry, Present
 from actors.engine.words import Told as Logged
-from actors.events import Event, FundingRate, Gap, Ohlc, OpenInterest, Said, Status, Topic, bar_end, from_ms, ms
-from actors.relay.takeover import MOMENTS, Tail, topic_named
+from actors.events import (
+    Event,
+    FundingRate,
+    Gap,
+    Ohlc,
+    OiSpike,
+    OpenInterest,
+    Said,
+    Status,
+    Topic,
+    bar_end,
+    from_ms,
+    ms,
+)
+from actors.relay.takeover import MOMENTS, REMEMBERED, Tail, topic_named
 
 BURST = 1000  # entries of one burst at most
 HISTORY = 1500  # closed bars that are looked through for those the log lacks
@@ -79,7 +93,7 @@ class Writer:
         self._topics.setdefault(str(topic), topic)
         if isinstance(said, Event):
             self._since.setdefault(topic.symbol, now)
-        if topic.kind in MOMENTS:
+        if topic.kind in REMEMBERED:
             self._recent.append(_Heard(now, topic, said))
             self._forget_old(now)
         if self.is_leading:
@@ -178,6 +192,8 @@ class Writer:
                 self._tell_gap(name, said)
             case FundingRate() | OpenInterest():
                 self._tell_value(name, said)
+            case OiSpike():
+                self._tell_spike(name, said)
             case _:
                 text = _encode(said)
                 if self._tail is None or not self._tail.has(name, said, text):
@@ -206,6 +222,16 @@ class Writer:
         if told != _value(said):
             self._add(name, said.type, _encode(said))
         self._told[name] = _value(said)
+
+    def _tell_spike(self, name: str, said: OiSpike) -> None:
+        """Where its bar is a later one than that of the last spike."""
+        told = self._told.get(name)
+        if isinstance(told, bytes):
+            told = msgspec.json.decode(told, type=OiSpike).timestamp
+        if not isinstance(told, datetime) or said.timestamp > told:
+            self._add(name, said.type, _encode(said))
+            told = said.timestamp
+        self._told[name] = told
 
     def _tell_gap(self, name: str, gap: Gap) -> None:
         """What was lost here, as far as it was not told by who led before."""

@@ -5,8 +5,8 @@ from statistics import fmean, stdev
 
 import pytest
 
-from actors.events import Ohlc, OpenInterest
-from actors.spikes import SAMPLES_MIN, Detector, OiSpike, Score
+from actors.events import Ohlc, OiSpike, OpenInterest
+from actors.spikes import SAMPLES_MIN, Detector, Score
 
 START = datetime(2026, 1, 15, tzinfo=UTC)
 STEP = timedelta(minutes=5)

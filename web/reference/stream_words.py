@@ -9,8 +9,7 @@ from typing import Any, cast
 
 import msgspec
 
-from actors.events import Event, FundingRate, Gap, LargeTrade, Liquidation, Ohlc, OpenInterest, Status, Trade
-from actors.spikes import OiSpike
+from actors.events import Event, FundingRate, Gap, LargeTrade, Liquidation, Ohlc, OiSpike, OpenInterest, Status, Trade
 from web.problems import BadParameter, InvalidParameters, problem_of
 from web.reference.examples import EXAMPLES as ANSWERS
 from web.server.connections import Limits

@@ -14,12 +14,23 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from werkzeug.datastructures import MultiDict
 
 from actors.broadcast import Reader
-from actors.events import Event, FundingRate, Kind, LargeTrade, Liquidation, Ohlc, OpenInterest, Topic, Trade
+from actors.events import (
+    Event,
+    FundingRate,
+    Kind,
+    LargeTrade,
+    Liquidation,
+    Ohlc,
+    OiSpike,
+    OpenInterest,
+    Topic,
+    Trade,
+)
 from actors.exchanges.exchange import Exchange
 from actors.feeds.everything import ALL, KINDS, Everything
 from actors.mirror.mirror import Mirror
 from actors.relayed import Numbering, Recalled, Told
-from actors.spikes import OiSpike, Spikes
+from actors.spikes import Spikes
 from web import parameters as p
 from web.connectors import Connectors
 from web.problems import BadParameter, InvalidParameters, NotFound

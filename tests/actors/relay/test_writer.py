@@ -11,13 +11,14 @@ from trio.testing import MockClock
 from actors.engine.memory import START_MS
 from actors.engine.words import Burst, Entry, Present
 from actors.engine.words import Told as Logged
-from actors.events import Event, Gap, Liquidation, Ohlc, OpenInterest, Status, Topic, from_ms, ms
+from actors.events import Event, Gap, Liquidation, Ohlc, OiSpike, OpenInterest, Status, Topic, from_ms, ms
 from actors.relay.takeover import lane_of, topic_named
 from actors.relay.writer import Writer
 from tests.actors.relay.fixtures import FakeFeed, bar, now, trade
 
 TRADES, BARS = Topic("binance", "BTCUSDT", "trades"), Topic("binance", "BTCUSDT", "ohlc", "1m")
 LIQUIDATIONS, INTEREST = Topic("binance", "BTCUSDT", "liquidations"), Topic("binance", "BTCUSDT", "oi")
+SPIKES = Topic("binance", "BTCUSDT", "oi-vol", "1m")
 MINUTE = 60_000
 
 
@@ -39,7 +40,7 @@ class Engine:
         for one in said:
             self.seqs[str(topic)] = self.seqs.get(str(topic), 0) + 1
             entries.append(Entry(str(topic), one.type, self.seqs[str(topic)], encoded(one)))
-            if topic.kind in ("ohlc", "oi"):
+            if topic.kind in ("ohlc", "oi", "oi-vol"):
                 self.now[str(topic)] = encoded(one)
             if isinstance(one, Ohlc) and one.is_closed:
                 self.closed[str(topic)] = ms(one.timestamp)
@@ -108,6 +109,26 @@ async def test_equal_liquidations_are_as_many_as_happened(autojump_clock: MockCl
     engine.say(LIQUIDATIONS, liquidation(1))
     engine.give(writer)
     assert [(seq, one["value"]) for _, seq, one in said(writer)] == [(2, 1.0), (3, 2.0)]
+
+
+async def test_a_spike_is_told_once_per_bar_whatever_nodes_think_of_it(autojump_clock: MockClock) -> None:
+    def spike(minute: int, z: float) -> OiSpike:
+        where: Any = {"exchange": "binance", "symbol": "BTCUSDT", "timestamp": from_ms(START_MS + minute * MINUTE)}
+        return OiSpike(**where, timeframe="1m", z_oi=z, z_vol=z, confirmed=True)
+
+    writer, engine = writer_of(), Engine()
+    engine.say(SPIKES, spike(1, 4.0))
+    await trio.sleep(60)  # the log forgets, the present does not
+    del engine.tail[:]
+    for minute in (1, 2):  # this node polls open interest at moments of its own
+        writer.take(SPIKES, spike(minute, 4.1))
+    engine.give(writer)
+    writer.take(SPIKES, spike(2, 4.2))
+    writer.take(SPIKES, spike(3, 4.3))
+    assert [(topic, seq, one["z_oi"]) for topic, seq, one in said(writer)] == [
+        (str(SPIKES), 2, 4.1),
+        (str(SPIKES), 3, 4.3),
+    ]
 
 
 async def test_what_was_cut_off_the_log_is_not_told_again(autojump_clock: MockClock) -> None:
@@ -267,7 +288,10 @@ async def test_a_burst_stays_what_it_is_until_the_engine_has_it(autojump_clock: 
 
 @pytest.mark.parametrize(
     "topic",
-    [TRADES, BARS, Topic("hyperliquid", "xyz:TSLA", "ohlc", "1h"), Topic("hyperliquid", "xyz:TSLA", "liquidations")],
+    [
+        *(TRADES, BARS, SPIKES, Topic("hyperliquid", "xyz:TSLA", "oi-vol", "15m")),
+        *(Topic("hyperliquid", "xyz:TSLA", "ohlc", "1h"), Topic("hyperliquid", "xyz:TSLA", "liquidations")),
+    ],
 )
 def test_a_topics_name_names_it(topic: Topic) -> None:
     assert topic_named(str(topic)) == topic
