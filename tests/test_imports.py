@@ -42,7 +42,7 @@ KEEPERS = {
     "httpcore": {"actors/upstream/tunnel.py"},
     "python_socks": {"actors/upstream/way.py"},
     "trio_websocket": {"actors/upstream/dial.py"},
-    "coredis": {"actors/engine/remote.py"},
+    "coredis": {"actors/engine/remote.py", "actors/engine/clients.py"},
     "hypercorn": {
         "web/server/protocol.py",
         "web/server/pinned.py",

@@ -1,4 +1,4 @@
-"""An engine on a Redis or Valkey server, by coredis, which nothing else knows and nobody imports without need.
+"""An engine on a Redis or Valkey server, by coredis; only this and `clients` know it, and nobody imports it unasked.
 
 coredis repeats no command here: an answer that was lost is the caller's to ask for again, since only the caller knows
 what that would do. Its failures come singly or in groups, out of its pool; outwards they are one EngineAway.
