@@ -14,7 +14,7 @@ import trio
 
 from actors.archive.archive import Archive
 from actors.counts import Counts
-from actors.errors import UnknownInterval, UnknownSymbol, UpstreamLimited
+from actors.errors import UnknownSymbol, UpstreamLimited
 from actors.events import Instrument, Said, Topic
 from actors.exchanges.catalogue import Catalogue
 from actors.exchanges.exchange import Exchange, Rest, Supervise
@@ -25,6 +25,7 @@ from actors.feeds.repair import AskLiquidations, AskMissed
 from actors.lines.pool import Lines
 from actors.upstream.budget import SLOTS
 
+NO_READER = "no reader"  # why an on-demand feed failed that was ended
 LINGER = 60.0  # seconds that an on-demand feed outlives its last reader
 POLL_SHARE = 0.25  # of a minute's request weight that open-interest polling may use
 POLL_MIN = 10.0  # seconds between polls of one symbol
@@ -257,17 +258,12 @@ class Collection:
         """End an on-demand feed at once, unless somebody holds it."""
         feed = self.feeds.get(symbol)
         if feed is not None and feed.holds == 0 and symbol not in self.symbols:
-            self._stop(feed, "no reader")
+            self._stop(feed, NO_READER)
             self._counts.duplicates.update(feed.duplicates())
             del self.feeds[symbol]
 
-    def check_interval(self, interval: str | None) -> None:
-        if interval is not None and interval not in self.exchange.intervals:
-            name, known = self.exchange.name, ", ".join(self.exchange.intervals)
-            raise UnknownInterval(f"{name} has no interval {interval!r}: {known}")
-
     def _feed_for(self, topic: Topic) -> Feed:
-        self.check_interval(topic.interval)
+        self.exchange.check_interval(topic.interval)
         # A configured symbol's feed exists before the catalogue does: its clients may wait for both.
         symbol = topic.symbol if topic.symbol in self.feeds else self._catalogue.resolve(topic.symbol).symbol
         feed = self.feeds.get(symbol)

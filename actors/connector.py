@@ -76,7 +76,7 @@ class Connector:
         upstream_share: float = UPSTREAM_SHARE,
         upstream: Upstream = LIVE,
     ) -> None:
-        self.exchange = with_sampled_interest(exchange, archive)
+        self.exchange = with_sampled_interest(exchange, archive.keep if archive is not None else ())
         self._samples_interest = self.exchange is not exchange
         self.archive = archive
         self.name = exchange.name
@@ -110,7 +110,7 @@ class Connector:
             also=also,
         )
         self.feeds = self._collection.feeds
-        self.check_interval = self._collection.check_interval
+        self.check_capability, self.check_interval = self.exchange.check_capability, self.exchange.check_interval
         self._lines: Lines | None = None  # while it runs
 
     async def run(self) -> None:
@@ -272,11 +272,6 @@ class Connector:
 
     def _caller(self, background: bool) -> Rest:
         return self._background if background else self._rest
-
-    def check_capability(self, capability: str) -> None:
-        """Raises Unsupported where the exchange has none of it."""
-        if not self.exchange.capabilities.get(capability):
-            raise Unsupported(f"{self.name} has no {capability.replace('_', ' ')}")
 
     async def ohlc(
         self,

@@ -24,6 +24,7 @@ from actors.feeds.everything import Everything
 from actors.mirror.mirror import Mirror
 from actors.relay.members import Members
 from actors.relay.relay import Relay
+from actors.relay.shelf import Shelf
 from actors.relay.takeover import topic_named
 
 LOOK = 0.5  # seconds between looks for what clients of other nodes want
@@ -117,8 +118,8 @@ class Node:
     ) -> None:
         self.settings = settings
         self.links = Links()
-        self._engine = engine
-        self._supervise = supervise
+        self.engine = engine
+        self.supervise = supervise
         lanes, seconds = settings.lanes, settings.seconds
         self.members = Members(
             engine,
@@ -130,17 +131,18 @@ class Node:
         self.relays: dict[str, Relay] = {}
         self.mirrors: dict[str, Mirror] = {}
         for exchange in exchanges:
-            self.relays[exchange.name] = Relay(
-                exchange.name,
-                engine,
-                node=settings.name,
-                lanes=lanes,
-                seconds=seconds,
-                flush=settings.flush,
-                supervise=supervise,
-                on_failure=partial(self.links.failed, f"relay {exchange.name}"),
-                on_answer=partial(self.links.answered, f"relay {exchange.name}"),
-            )
+            if settings.role != "edge":
+                self.relays[exchange.name] = Relay(
+                    exchange.name,
+                    engine,
+                    node=settings.name,
+                    lanes=lanes,
+                    seconds=seconds,
+                    flush=settings.flush,
+                    supervise=supervise,
+                    on_failure=partial(self.links.failed, f"relay {exchange.name}"),
+                    on_answer=partial(self.links.answered, f"relay {exchange.name}"),
+                )
             self.mirrors[exchange.name] = Mirror(
                 exchange,
                 engine,
@@ -164,17 +166,20 @@ class Node:
         """Raises EngineUnfit, WrongLanes."""
         await self._check()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._supervise, "members", self.members.run)
+            nursery.start_soon(self.supervise, "members", self.members.run)
+            for mirror in self.mirrors.values():
+                nursery.start_soon(mirror.run)
             for name, connector in connectors.items():
                 nursery.start_soon(self.relays[name].run, connector)
-                nursery.start_soon(self.mirrors[name].run)
-                nursery.start_soon(partial(self._supervise, "wanted", partial(self._serve, connector), exchange=name))
+                shelf = Shelf(self.engine, self.relays[name], connector)
+                for task, run in (("wanted", partial(self._serve, connector)), ("shelf", shelf.run)):
+                    nursery.start_soon(partial(self.supervise, task, run, exchange=name))
 
     async def _check(self) -> None:
         """Wait for the engine, and see that it can be used as it is set up."""
         while True:
             try:
-                found = await self._engine.check(self.settings.lanes)
+                found = await self.engine.check(self.settings.lanes)
             except EngineAway as error:
                 self.links.failed("check", error)
                 await trio.sleep(ASK)
@@ -192,7 +197,7 @@ class Node:
             while True:
                 await trio.sleep(LOOK)
                 try:
-                    wanted = set(await self._engine.wanted(connector.name))
+                    wanted = set(await self.engine.wanted(connector.name))
                 except EngineAway:
                     continue  # relay and mirror tell
                 for name in set(holds) - wanted:
@@ -214,9 +219,12 @@ class Node:
     def report(self) -> EngineReport:
         lanes = []
         for name, mirror in self.mirrors.items():
-            for lane, ours in zip(mirror.lanes, self.relays[name].lanes, strict=True):
+            relay = self.relays.get(name)
+            for number, lane in enumerate(mirror.lanes):
                 leader, term = _leader(lane.holder)
-                lag = round(ours.say_seconds * 1000, 3) if ours.lease is not None and ours.said else None
+                ours = relay.lanes[number] if relay is not None else None
+                is_led = ours is not None and ours.lease is not None and ours.said
+                lag = round(ours.say_seconds * 1000, 3) if ours is not None and is_led else None
                 lanes.append(LaneReport(lane.name, leader, term, lane.place, lag))
         links = self.links
         return EngineReport(links.state, links.since, links.reason, self.settings.role, self.settings.name, lanes)

@@ -134,6 +134,8 @@ def _assemble(
         blame("server", "certfile", "keyfile", what="certfile and keyfile go together, give both")
     if config.server.port == -1 and not config.server.unix_socket:
         blame("server", "port", what="-1 is for a daemon that listens on server.unix_socket alone, which is not given")
+    if config.engine.role != "both" and not config.engine.url:
+        blame("engine", "role", what=f"a node of role {config.engine.role} needs engine.url, which is not given")
     for key, file in _authorities(config):
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)

@@ -5,7 +5,7 @@ real program on port 0.
 """
 
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from daemon.named import certificates_of
 from daemon.notify import Notify
 from daemon.reload import Parts, Policy, Reloaded, Reloader
 from daemon.settings import Config, ExchangeSettings, Server, Supervision, is_loopback
-from daemon.several import open_node, run_node
+from daemon.several import mirrored, open_node, run_node
 from daemon.supervisor import supervise
 from web.access.auth import Auth
 from web.access.clients import Clients, Seat
@@ -42,6 +42,7 @@ from web.access.hosts import Hosts
 from web.access.keys import KeysError
 from web.access.origins import Origins
 from web.app import create_app, too_many_connections
+from web.connectors import Connectors
 from web.metrics import Metrics, ProcessCounts, Subjects
 from web.pressure import Pressure
 from web.problems import InvalidConfig
@@ -96,17 +97,24 @@ async def run(
     listeners, url = await listen(config.server, certificates)
     policy = Policy(config.supervision)
     supervised = with_policy(policy, rng)
-    archive, recorder = open_archive(config), _recorder(config)
+    is_edge = config.engine.role == "edge"
+    archive, recorder = (None, None) if is_edge else (open_archive(config), _recorder(config))
     upstream = upstream or Live({name: way_of(settings) for name, settings in config.exchanges.items()})
     if recorder is not None:
         upstream = Recorded(upstream, recorder)
     everything = Everything()
-    running = [exchanges[name] for name, settings in config.exchanges.items() if settings.enabled]
+    history = config.streams.history
+    running = [
+        as_configured(exchanges[name], settings, history)
+        for name, settings in config.exchanges.items()
+        if settings.enabled
+    ]
     opening = open_node(config, running, everything, supervised, url)
     async with opening as node, trio.open_nursery() as keeping:
-        connectors = _connectors(config, exchanges, supervised, upstream, archive, everything, node)
-        mirrors = {} if node is None else node.mirrors
-        sources = Sources(connectors, everything, _spikes(config, connectors, supervised, node), mirrors)
+        connectors = {} if is_edge else _connectors(config, running, supervised, upstream, archive, everything, node)
+        stand_ins = mirrored(config, running, node) if node is not None and is_edge else {}
+        mirrors = {} if node is None or is_edge else node.mirrors
+        sources = Sources(stand_ins or connectors, everything, _spikes(config, connectors, supervised, node), mirrors)
         if config.server.unix_socket:
             keeping.start_soon(remove_at_end, config.server.unix_socket)
         if certificates is not None:
@@ -119,6 +127,8 @@ async def run(
             nursery.start_soon(_limit_stop, stop, nursery.cancel_scope, manager)
             for connector in connectors.values():
                 nursery.start_soon(connector.run)
+            for stand_in in stand_ins.values():
+                nursery.start_soon(stand_in.run)
             nursery.start_soon(sources.spikes.run)
             if node is not None:
                 nursery.start_soon(run_node, node, connectors)
@@ -180,7 +190,7 @@ async def run(
                     await web.start(partial(serve, metrics.serve, await listen_at(config.metrics.listen), stop=stop))
                 log.info("web.listening", url=url)
                 manager.tell("READY=1")
-                nursery.start_soon(manager.watch, partial(_status, connectors, auth.clients))
+                nursery.start_soon(manager.watch, partial(_status, sources.connectors, auth.clients))
                 task_status.started(url)
             nursery.cancel_scope.cancel()
         keeping.cancel_scope.cancel()
@@ -225,7 +235,7 @@ def _admit(clients: Clients, proxies: Proxies, address: str) -> Seat | None:
     return clients.seat(address, is_proxy=proxies.trusts(address))
 
 
-def _status(connectors: Mapping[str, Connector], clients: Clients) -> str:
+def _status(connectors: Connectors, clients: Clients) -> str:
     """What a service manager shows."""
     live = sum(connector.is_live for connector in connectors.values())
     return f"{live}/{len(connectors)} exchanges live, {clients.present()} clients"
@@ -316,17 +326,20 @@ def as_configured(exchange: Exchange, settings: ExchangeSettings, history: int) 
 
 def _connectors(
     config: Config,
-    exchanges: Mapping[str, Exchange],
+    exchanges: Iterable[Exchange],
     supervised: Supervise,
     upstream: Upstream,
     archive: Archive | None,
     everything: Everything,
     node: Node | None,
 ) -> dict[str, Connector]:
-    """`everything`: the streams over all exchanges. With a node its mirrors tell them, and feeds tell the node."""
+    """Of the exchanges as they are configured. `everything`: the streams over all of them.
+
+    With a node its mirrors tell those, and feeds tell the node.
+    """
     return {
-        name: Connector(
-            as_configured(exchanges[name], settings, config.streams.history),
+        exchange.name: Connector(
+            exchange,
             symbols=settings.symbols,
             on_demand=settings.on_demand,
             rest_url=settings.rest_url,
@@ -335,13 +348,13 @@ def _connectors(
             large_trade_threshold_usd=config.streams.large_trade_threshold_usd,
             supervise=supervised,
             everything=everything if node is None else None,
-            also=None if node is None else node.also(name),
+            also=None if node is None else node.also(exchange.name),
             upstream=upstream,
             archive=archive,
             upstream_share=config.limits.upstream_share,
         )
-        for name, settings in config.exchanges.items()
-        if settings.enabled
+        for exchange in exchanges
+        for settings in (config.exchanges[exchange.name],)
     }
 
 

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
+from actors.archive.seen import with_sampled_interest
 from actors.connector import Connector
 from actors.engine.words import EngineUnfit, Kept
 from actors.exchanges.exchange import Exchange, Supervise
 from actors.feeds.everything import Everything
+from actors.mirror.connector import MirrorConnector
 from actors.node import Node, NodeSettings, WrongLanes
 from daemon.kinds import ConfigError
 from daemon.settings import Config
@@ -23,8 +25,6 @@ async def open_node(
     if not settings.url:
         yield None
         return
-    if settings.role == "edge":
-        raise ConfigError("engine.role", "nodes of role edge are not built yet; both and ingest are")
     try:
         from actors.engine.remote import open_engine  # half a second of imports that one machine alone never needs
     except ImportError as error:
@@ -51,6 +51,21 @@ def address_of(url: str) -> str:
     if parts.hostname in ("0.0.0.0", "::"):
         return f"{parts.scheme}://{socket.gethostname()}:{parts.port}"
     return url
+
+
+def mirrored(config: Config, exchanges: Iterable[Exchange], node: Node) -> dict[str, MirrorConnector]:
+    """What stands in for the connectors on an edge. `exchanges`: as they are configured."""
+    kept = config.archive.keep if config.archive.enabled else ()  # by those that collect
+    return {
+        exchange.name: MirrorConnector(
+            with_sampled_interest(exchange, kept),
+            node.mirrors[exchange.name],
+            node.engine,
+            symbols=config.exchanges[exchange.name].symbols,
+            supervise=node.supervise,
+        )
+        for exchange in exchanges
+    }
 
 
 async def run_node(node: Node, connectors: Mapping[str, Connector]) -> None:

@@ -3,7 +3,7 @@
 Only shapes live here. Requests raise a MarketError, see actors.connector.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ from actors.broadcast import Reader
 from actors.counts import Counts
 from actors.events import (
     Event,
+    FeedState,
     FundingRate,
     Kind,
     LargeTrade,
@@ -26,10 +27,19 @@ from actors.events import (
 )
 from actors.exchanges.catalogue import Catalogue
 from actors.exchanges.exchange import Exchange
-from actors.feeds.health import FeedReport, Health
+from actors.feeds.health import FeedReport
 from actors.feeds.quality import TopicReport
 from actors.relayed import Told
 from actors.upstream.budget import Budget
+
+
+class AnyHealth(Protocol):
+    """A feed's state, and when it was heard last."""
+
+    @property
+    def state(self) -> FeedState: ...
+    @property
+    def last_event(self) -> datetime | None: ...
 
 
 class AnyFeed(Protocol):
@@ -40,13 +50,9 @@ class AnyFeed(Protocol):
     @property
     def symbol(self) -> str: ...
     @property
-    def health(self) -> Health: ...
+    def health(self) -> AnyHealth: ...
     @property
     def received_at(self) -> datetime | None: ...
-    @property
-    def liquidations(self) -> deque[Liquidation]: ...
-    @property
-    def large_trades(self) -> deque[LargeTrade]: ...
 
     def subscribe(self, topic: Topic, capacity: int) -> Reader[Told]: ...
     def current(self, topic: Topic) -> Event | None: ...

@@ -1,7 +1,7 @@
 """What only this daemon saw, and nobody tells again: from the archive, and from memory what is not there yet."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -23,11 +23,13 @@ LATE = timedelta(seconds=3)  # after the end of a period its last sample is ther
 S = TypeVar("S", Liquidation, LargeTrade)
 
 
-def with_sampled_interest(exchange: Exchange, archive: Archive | None) -> Exchange:
-    """An exchange without a history of open interest has one from the day that the archive began to keep samples."""
+def with_sampled_interest(exchange: Exchange, kept: Collection[str]) -> Exchange:
+    """An exchange without a history of open interest has one from the day that the archive began to keep samples.
+
+    `kept`: the kinds that the archive keeps.
+    """
     can = exchange.capabilities
-    is_kept = archive is not None and "open_interest" in archive.keep
-    if not is_kept or not can.get("open_interest") or can.get("open_interest_history"):
+    if "open_interest" not in kept or not can.get("open_interest") or can.get("open_interest_history"):
         return exchange
     return replace(
         exchange,

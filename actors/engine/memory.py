@@ -60,6 +60,7 @@ class MemoryEngine:
         self._lanes: dict[str, _Lane] = {}
         self._count: int | None = None
         self._wanted: dict[str, dict[str, float]] = {}
+        self._catalogues: dict[str, bytes] = {}
         self._members: dict[str, tuple[Member, float]] = {}
         self._news = trio.Event()
 
@@ -205,6 +206,17 @@ class MemoryEngine:
         await self._asked()
         now = trio.current_time()
         found = [topic for topic, until in self._wanted.get(exchange, {}).items() if until > now]
+        self._answer()
+        return found
+
+    async def write_catalogue(self, exchange: str, text: bytes) -> None:
+        await self._asked()
+        self._catalogues[exchange] = text
+        self._answer()
+
+    async def catalogue(self, exchange: str) -> bytes | None:
+        await self._asked()
+        found = self._catalogues.get(exchange)
         self._answer()
         return found
 

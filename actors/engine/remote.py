@@ -165,6 +165,12 @@ class RemoteEngine:
         )
         return [topic.decode() for topic in found]
 
+    async def write_catalogue(self, exchange: str, text: bytes) -> None:
+        await self._asked(lambda: self._client.set(self._catalogue(exchange), text))
+
+    async def catalogue(self, exchange: str) -> bytes | None:
+        return await self._asked(lambda: self._client.get(self._catalogue(exchange)))
+
     async def announce(self, member: Member, seconds: float) -> None:
         text = msgspec.json.encode(member)
         await self._asked(lambda: self._client.set(self._node(member.name), text, px=int(seconds * 1000)))
@@ -188,6 +194,9 @@ class RemoteEngine:
 
     def _node(self, name: str) -> str:
         return f"{self._prefix}:node:{name}"
+
+    def _catalogue(self, exchange: str) -> str:
+        return f"{self._prefix}:catalogue:{exchange}"
 
     def _wants(self, exchange: str) -> str:
         return f"{self._prefix}:want:{exchange}"

@@ -202,6 +202,12 @@ class Engine(Protocol):
     async def wanted(self, exchange: str) -> Sequence[str]:
         """The topics that somebody wants."""
 
+    async def write_catalogue(self, exchange: str, text: bytes) -> None:
+        """What an exchange lists: a JSON list of Instrument. Raises EngineFull."""
+
+    async def catalogue(self, exchange: str) -> bytes | None:
+        """What was written last; None: nothing yet."""
+
     async def announce(self, member: Member, seconds: float) -> None:
         """This node is there, for so long from now on; what it said of itself before is replaced."""
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from msgspec import Struct
 
 from actors import exchanges
+from actors.errors import UnknownInterval, Unsupported
 from actors.events import (
     Event,
     FundingRate,
@@ -188,6 +189,16 @@ class Exchange:
     aliases: Callable[[Instrument], Sequence[str]] = lambda instrument: ()  # other spellings that clients may use
     full_name: str = ""  # for people: "Binance USD-M futures"
     ws_paths: Mapping[Kind, str] = field(default_factory=dict)  # of kinds that another socket than ws_path's carries
+
+    def check_interval(self, interval: str | None) -> None:
+        """Raises UnknownInterval where it has none such. None: there is nothing to check."""
+        if interval is not None and interval not in self.intervals:
+            raise UnknownInterval(f"{self.name} has no interval {interval!r}: {', '.join(self.intervals)}")
+
+    def check_capability(self, capability: str) -> None:
+        """Raises Unsupported where it has none of it."""
+        if not self.capabilities.get(capability):
+            raise Unsupported(f"{self.name} has no {capability.replace('_', ' ')}")
 
     def path_of(self, kind: Kind) -> str:
         """The path of the sockets that carry a kind; appended to ws_url."""

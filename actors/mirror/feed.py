@@ -1,13 +1,14 @@
 """One symbol of a mirror, as topics are read from it."""
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from actors import clock
 from actors.broadcast import Broadcast, Reader
-from actors.events import Event, FeedState, Ohlc, Topic, bar_end, from_ms
+from actors.events import Event, FeedState, Kind, Ohlc, Topic, bar_end, from_ms
 from actors.exchanges.exchange import Exchange
 from actors.feeds.health import FeedReport
+from actors.feeds.quality import TopicReport
 from actors.mirror.lane import TYPES, Lane
 from actors.relayed import Numbering, Recalled, Relayed, Told
 
@@ -80,3 +81,11 @@ class MirrorFeed:
     def is_current(self) -> bool:
         """What is held here of its present is the present."""
         return self.report().state in ("live", "stale") and not self._lane.is_silent
+
+    def last_heard(self) -> dict[Kind, datetime]:
+        """Nothing of single kinds."""
+        return {}
+
+    def quality(self, now: datetime, skew: timedelta) -> list[TopicReport]:
+        """Nothing: who collects it knows."""
+        return []

@@ -285,7 +285,7 @@ def fast(**limits: Any) -> Exchange:
 SUPERVISION = Supervision(reconnect_delay=0.1, max_reconnect_delay=0.4)
 
 
-def configuration(sim: Simulator, symbols: Sequence[str], **changes: Any) -> Config:
+def configuration(sim: Any, symbols: Sequence[str], **changes: Any) -> Config:
     """A daemon on a port of the system's choice, with `sim` for an exchange."""
     on_demand = changes.pop("on_demand", True)
     settings = ExchangeSettings(symbols=tuple(symbols), on_demand=on_demand, rest_url=sim.rest_url, ws_url=sim.ws_url)

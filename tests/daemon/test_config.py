@@ -335,6 +335,7 @@ SYMBOLS = "expected a list of different symbols"
             "[archive]\nohlc_days = 738001",
             "archive.ohlc_days: expected a number of days from 0 to 36500, got 738001",
         ),
+        ('[engine]\nrole = "edge"', "engine.role: a node of role edge needs engine.url, which is not given"),
         ("[record]\npart_mb = 0", "record.part_mb: expected an integer from 1 to 100000, got 0"),
         ("[record]\npath = true", "record.path: expected the path of a folder, got true"),
         (

@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import trio
@@ -41,7 +41,16 @@ async def exchange() -> AsyncIterator[Simulator]:
         nursery.cancel_scope.cancel()
 
 
-def node(sim: Simulator, url: str, name: str, prefix: str, **changes: Any) -> Any:
+class Reached(Protocol):
+    """What a daemon takes for an exchange."""
+
+    @property
+    def rest_url(self) -> str: ...
+    @property
+    def ws_url(self) -> str: ...
+
+
+def node(sim: Reached, url: str, name: str, prefix: str, **changes: Any) -> Any:
     settings = {"lease_seconds": LEASE, "lanes": 2, **changes}
     engine = Engine(url=url, name=name, prefix=prefix, **settings)
     return serving(configuration(sim, ["BTCUSDT"], engine=engine), fast())
@@ -182,14 +191,6 @@ async def test_a_server_that_cannot_be_used_ends_the_daemon_with_one_line(server
                 async with node(sim, forgetful.url, "a", "policy") as served:
                     await trio.sleep(30)
             assert "engine.url: the server's maxmemory-policy is allkeys-lru" in wrong(caught)
-
-
-async def test_a_role_that_is_not_there_yet_ends_the_daemon_with_one_line() -> None:
-    async with exchange() as sim:
-        with pytest.raises(BaseExceptionGroup) as caught:
-            async with node(sim, "redis://127.0.0.1:1/0", "a", "role", role="edge"):
-                await trio.sleep(30)
-        assert wrong(caught) == "engine.role: nodes of role edge are not built yet; both and ingest are"
 
 
 async def test_a_server_that_is_not_there_is_a_state_and_the_exchange_is_served_by_rest() -> None:

@@ -591,11 +591,11 @@ async def test_bars_of_what_was_seen(tmp_path: Path, is_kept: bool) -> None:
 def test_an_exchange_without_a_history_of_interest_gets_one_from_the_archive(tmp_path: Path) -> None:
     none = {**EXCHANGE.capabilities, "open_interest_history": False}
     exchange = replace(EXCHANGE, capabilities=none, open_interest_periods=())
-    assert with_sampled_interest(exchange, None) is exchange
-    assert with_sampled_interest(exchange, Archive(tmp_path / "x", keep=("ohlc",))) is exchange
+    assert with_sampled_interest(exchange, ()) is exchange
+    assert with_sampled_interest(exchange, ("ohlc",)) is exchange
     archive = Archive(tmp_path / "x", keep=("open_interest",))
-    assert with_sampled_interest(EXCHANGE, archive) is EXCHANGE
-    found = with_sampled_interest(exchange, archive)
+    assert with_sampled_interest(EXCHANGE, archive.keep) is EXCHANGE
+    found = with_sampled_interest(exchange, archive.keep)
     assert found.capabilities["open_interest_history"] == "partial"
     assert {"5m", "1h", "1d"} <= set(found.open_interest_periods)
     assert not {"1m", "3d", "1w", "1M"} & set(found.open_interest_periods)

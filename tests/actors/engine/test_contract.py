@@ -265,6 +265,14 @@ async def test_topics_are_wanted_for_a_while(engine: Engine) -> None:
     assert sorted(await engine.wanted("binance")) == [BARS, TOPIC]
 
 
+async def test_a_catalogue_is_what_was_written_last(engine: Engine) -> None:
+    assert await engine.catalogue("binance") is None
+    await engine.write_catalogue("binance", b"[]")
+    await engine.write_catalogue("binance", b"[1]")
+    assert await engine.catalogue("binance") == b"[1]"
+    assert await engine.catalogue("bybit") is None
+
+
 async def test_a_node_is_there_until_its_time_is_over_or_it_says_otherwise(engine: Engine) -> None:
     def node(name: str, *ready: str) -> Member:
         return Member(name=name, role="both", address=f"http://{name}:8000", ready=ready)

@@ -1,0 +1,206 @@
+"""What stands in for a connector on a node that has no lines: an exchange as its mirror and the engine tell it.
+
+It never reaches the exchange. What is not held here, nodes with lines have.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import NoReturn
+
+import msgspec
+import trio
+
+from actors import clock
+from actors.archive.seen import Seen
+from actors.collection import NO_READER
+from actors.counts import Counts
+from actors.engine.words import Engine, EngineAway
+from actors.errors import NotReady, UnknownSymbol
+from actors.events import (
+    Event,
+    FundingRate,
+    Instrument,
+    Kind,
+    LargeTrade,
+    Liquidation,
+    Ohlc,
+    OpenInterest,
+    PredictedFunding,
+    Topic,
+)
+from actors.exchanges.catalogue import Catalogue
+from actors.exchanges.exchange import Exchange, Supervise
+from actors.mirror.feed import MirrorFeed
+from actors.mirror.mirror import Mirror
+from actors.upstream.budget import Budget
+
+FIRST, AGAIN, SOONEST = 0.2, 60.0, 1.0
+"""Seconds between looks for a catalogue: one that is not there yet, a newer one, one that a client's word asks for."""
+
+_decode = msgspec.json.Decoder(list[Instrument]).decode
+
+
+class MirrorConnector:
+    """`symbols`: those that the configuration names, on this node as on those that collect."""
+
+    archive = None
+    lines_connected = 0
+    clock_skew = timedelta(0)
+
+    def __init__(
+        self, exchange: Exchange, mirror: Mirror, engine: Engine, *, symbols: Sequence[str], supervise: Supervise
+    ) -> None:
+        self.exchange, self.name = exchange, exchange.name
+        self.symbols = tuple(symbols)
+        self.budget = Budget(exchange.budget)  # nothing is ever spent of it
+        self.counts = Counts()
+        self.now = clock.now
+        self._doubt = trio.Event()
+        self.catalogue = Catalogue(exchange.name, exchange.aliases, self._doubt_it)
+        self._mirror, self._engine = mirror, engine
+        self._supervise = supervise
+        self.check_capability, self.check_interval = exchange.check_capability, exchange.check_interval
+
+    async def run(self) -> None:
+        """Keep the catalogue, until cancelled."""
+        await self._supervise("catalogue", self._keep_catalogue, exchange=self.name)
+
+    # --- catalogue ---
+
+    def _doubt_it(self) -> None:
+        self._doubt.set()
+
+    async def _keep_catalogue(self) -> None:
+        known = None
+        while True:
+            try:
+                text = await self._engine.catalogue(self.name)
+            except EngineAway:
+                text = None  # the mirror tells
+            if text is not None and text != known:
+                self.catalogue.adopt(_decode(text))
+                known = text
+            if known is None:
+                await trio.sleep(FIRST)
+                continue
+            asked_at, self._doubt = trio.current_time(), trio.Event()
+            with trio.move_on_after(AGAIN):
+                await self._doubt.wait()
+            await trio.sleep_until(asked_at + SOONEST)
+
+    # --- feeds ---
+
+    @property
+    def feeds(self) -> Mapping[str, MirrorFeed]:
+        """Of every symbol that is collected somewhere, as far as was told."""
+        return {
+            symbol: self._mirror.feed(symbol)
+            for lane in self._mirror.lanes
+            for symbol, told in list(lane.states.items())
+            if (told.state, told.reason) != ("failed", NO_READER)
+        }
+
+    @property
+    def is_live(self) -> bool:
+        return any(feed.health.state in ("live", "stale") for feed in self.feeds.values())
+
+    def not_ready_reason(self) -> str | None:
+        """Why live data cannot be served at the moment; None when it can."""
+        if not self.catalogue.instruments:
+            return self.catalogue.problem
+        feeds = self.feeds
+        if not feeds or self.is_live:
+            return None
+        return next((reason for feed in feeds.values() if (reason := feed.health.reason)), "no feed is live yet")
+
+    def duplicates(self) -> Counter[Kind]:
+        return Counter()
+
+    @contextmanager
+    def reading(self, topic: Topic) -> Iterator[MirrorFeed]:
+        """The feed that serves `topic`, which whoever collects is asked to collect for as long as the block lasts.
+
+        Raises UnknownSymbol, UnknownInterval or NotReady.
+        """
+        self.check_interval(topic.interval)
+        told = self.feeds.get(topic.symbol)
+        if told is None:
+            topic = topic._replace(symbol=self.catalogue.resolve(topic.symbol).symbol)
+            if problem := self.catalogue.problem_of(topic.symbol):
+                raise UnknownSymbol(problem)
+        elif told.health.state == "failed":
+            raise UnknownSymbol(f"{topic.symbol} cannot be collected: {told.health.reason}")
+        with self._mirror.reading(topic) as feed:
+            yield feed
+
+    def end_if_unread(self, symbol: str) -> None:
+        """Whoever collects it ends it once nobody wants it any more."""
+
+    def is_configured(self, symbol: str, interval: str) -> bool:
+        return symbol in self.symbols
+
+    # --- requests: what is held ---
+
+    def _present(self, symbol: str, kind: Kind) -> Event | None:
+        feed = self._mirror.feed(self.catalogue.resolve(symbol).symbol)
+        return feed.current(Topic(self.name, feed.symbol, kind)) if feed.is_current else None
+
+    def held_open_interest(self, symbol: str) -> OpenInterest | None:
+        self.check_capability("open_interest")
+        held = self._present(symbol, "oi")
+        return held if isinstance(held, OpenInterest) else None
+
+    def held_funding(self, symbol: str) -> FundingRate | None:
+        """Its mark price is that of the moment at which the rate changed."""
+        self.check_capability("funding_rate")
+        held = self._present(symbol, "funding")
+        return held if isinstance(held, FundingRate) else None
+
+    # --- requests: what is not ---
+
+    def held_ohlc(
+        self, symbol: str, interval: str, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[Ohlc] | None:
+        self.catalogue.resolve(symbol)
+        self.check_interval(interval)
+        return None
+
+    def known_ohlc(
+        self, symbol: str, interval: str, *, limit: int, end: datetime | None, patience: timedelta
+    ) -> list[Ohlc] | None:
+        return None
+
+    async def ohlc(
+        self, symbol: str, interval: str, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[Ohlc]:
+        self._miss()
+
+    async def open_interest(self, symbol: str) -> OpenInterest:
+        return self.held_open_interest(symbol) or self._miss()
+
+    async def funding(self, symbol: str) -> FundingRate:
+        return self.held_funding(symbol) or self._miss()
+
+    async def open_interest_history(
+        self, symbol: str, period: str, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[OpenInterest]:
+        self._miss()
+
+    async def funding_history(
+        self, symbol: str, *, limit: int, start: datetime | None, end: datetime | None
+    ) -> list[FundingRate]:
+        self._miss()
+
+    async def predicted_funding(self) -> list[PredictedFunding]:
+        self._miss()
+
+    def liquidations(self, symbol: str) -> Seen[Liquidation]:
+        self._miss()
+
+    def large_trades(self, symbol: str) -> Seen[LargeTrade]:
+        self._miss()
+
+    def _miss(self) -> NoReturn:
+        raise NotReady(f"this edge does not hold that of {self.name}")
