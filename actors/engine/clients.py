@@ -6,12 +6,15 @@ dozen times would never reach it again.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import trio
 from coredis import Redis
-from coredis.exceptions import ResponseError
+from coredis.commands.script import Script
+from coredis.connection import BaseConnection
+from coredis.exceptions import NoScriptError, ResponseError
 
 logging.getLogger("coredis").setLevel(logging.CRITICAL)  # what it tells of failures, at length, it raises as well
 
@@ -72,3 +75,29 @@ class Clients:
             opened.users -= 1
             if opened is not self._opened and not opened.users:
                 opened.is_over.set()
+
+
+class Own:
+    """A connection that is kept from one ask to the next, for those that are many: to lease one of the pool's, and to
+    make a command of coredis's, costs more than the ask itself."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._of: Redis[bytes] | None = None
+        self._connection: BaseConnection | None = None
+
+    async def ask(self, command: bytes, *arguments: bytes | str) -> Any:
+        """The answer as it came. Given up, it takes the connection with it: an answer may yet come there."""
+        connection, client = self._connection, self._clients.current
+        if connection is None or self._of is not client or not connection.usable:
+            connection = self._connection = await client.connection_pool.get_connection()
+            self._of = client
+        return await connection.create_request(command, *arguments, disconnect_on_cancellation=True)
+
+    async def run(self, script: Script[bytes], keys: Sequence[str], arguments: Sequence[bytes | str]) -> Any:
+        command = script.sha, str(len(keys)), *keys, *arguments
+        try:
+            return await self.ask(b"EVALSHA", *command)
+        except NoScriptError:  # a server that was restarted
+            await self._clients.current.script_load(script.script)
+            return await self.ask(b"EVALSHA", *command)

@@ -21,6 +21,7 @@ from actors.engine.words import (
     Mark,
     Member,
     Present,
+    Refused,
     RolledBack,
     Share,
     Told,
@@ -107,14 +108,21 @@ class MemoryEngine:
             it.token = None
         self._answer()
 
-    async def say(self, lease: Lease, burst: Burst) -> None:
+    async def say(self, bursts: Mapping[Lease, Burst]) -> Mapping[Lease, Refused]:
         await self._asked()
-        it = self._led(lease)
-        if burst.n > it.n + 1:
-            raise RolledBack(f"{lease.lane} ends at {it.n}, not at {burst.n - 1}")
-        if burst.n > it.n:
-            self._append(it, burst)
+        refused: dict[Lease, Refused] = {}
+        for lease, burst in bursts.items():
+            try:
+                it = self._led(lease)
+            except Fenced as error:
+                refused[lease] = error
+                continue
+            if burst.n > it.n + 1:
+                refused[lease] = RolledBack(f"{lease.lane} ends at {it.n}, not at {burst.n - 1}")
+            elif burst.n > it.n:
+                self._append(it, burst)
         self._answer()
+        return refused
 
     async def share(self, lane: str, epoch: str, shares: Sequence[Share], known: Mark) -> Mark:
         await self._asked()

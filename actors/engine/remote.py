@@ -4,8 +4,8 @@ coredis repeats no command here: an answer that was lost is the caller's to ask 
 what that would do. Its failures come singly or in groups, out of its pool; outwards they are one EngineAway.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +17,7 @@ from coredis.exceptions import AuthenticationError, BusyLoadingError, ReadOnlyEr
 from coredis.retry import NoRetryPolicy
 
 from actors.engine import scripts
-from actors.engine.clients import Clients
+from actors.engine.clients import Clients, Own
 from actors.engine.words import (
     ALL,
     CLOSED_BAR,
@@ -35,6 +35,7 @@ from actors.engine.words import (
     Mark,
     Member,
     Present,
+    Refused,
     RolledBack,
     Share,
     Told,
@@ -55,6 +56,7 @@ class RemoteEngine:
 
     def __init__(self, clients: Clients, prefix: str, kept: Kept, patience: float) -> None:
         self._clients = clients
+        self._idle: list[Own] = []
         self._prefix = prefix
         self._patience = patience
         self._kept = str(int(kept.seconds * 1000)), str(kept.bursts), str(kept.bars)
@@ -91,15 +93,21 @@ class RemoteEngine:
     async def release(self, lease: Lease) -> None:
         await self._run(self._hold, lease.lane, lease.token, "0")
 
-    async def say(self, lease: Lease, burst: Burst) -> None:
-        whole = _encode([*burst.entries])
-        said = await self._run(
-            self._say, lease.lane, lease.token, str(burst.n), LOG_MS, *self._kept, whole, *_by_topic(burst)
-        )
-        if said == -1:
-            raise Fenced(f"{lease.lane} is no longer led by {lease.token}")
-        if said == -2:
-            raise RolledBack(f"{lease.lane} does not end at {burst.n - 1}")
+    async def say(self, bursts: Mapping[Lease, Burst]) -> Mapping[Lease, Refused]:
+        keys: list[str] = []
+        said: list[str | bytes] = [LOG_MS, *self._kept]
+        for lease, burst in bursts.items():
+            keys.append(f"{self._prefix}:{{{lease.lane}}}")
+            said += [lease.token, str(burst.n), *_in_topics(burst)]
+        with self._owning() as own:
+            answers = await self._asked(lambda: own.run(self._say, keys, said))
+        refused: dict[Lease, Refused] = {}
+        for (lease, burst), answer in zip(bursts.items(), answers, strict=True):
+            if answer == -1:
+                refused[lease] = Fenced(f"{lease.lane} is no longer led by {lease.token}")
+            elif answer == -2:
+                refused[lease] = RolledBack(f"{lease.lane} does not end at {burst.n - 1}")
+        return refused
 
     async def share(self, lane: str, epoch: str, shares: Sequence[Share], known: Mark) -> Mark:
         said = [value for share in shares for value in _in_parts(share)]
@@ -133,11 +141,13 @@ class RemoteEngine:
 
     async def read(self, places: Mapping[str, str], seconds: float) -> Mapping[str, Sequence[Told]]:
         lanes = {self._key(lane, "log"): lane for lane in places}
-        behind = {key: places[lane] for key, lane in lanes.items()}
-        found = await self._asked(
-            lambda: self._client.xread(behind, block=int(seconds * 1000) or 1), self._patience + seconds
-        )
-        return {lanes[key.decode()]: _told(entries) for key, entries in (found or {}).items()}
+        behind = [str(int(seconds * 1000) or 1), "STREAMS", *lanes, *places.values()]
+        with self._owning() as own:
+            found = await self._asked(lambda: own.ask(b"XREAD", b"BLOCK", *behind), self._patience + seconds)
+        return {
+            lanes[key.decode()]: [Told(id.decode(), _decode(fields[1])) for id, fields in entries]
+            for key, entries in (found or {}).items()
+        }
 
     async def recall(self, lane: str, topic: str) -> tuple[int, Sequence[Told]]:
         at_ms, entries = await self._run(self._recall, lane, topic)
@@ -208,6 +218,15 @@ class RemoteEngine:
         keys = [f"{self._prefix}:{{{lane}}}"]
         return await self._asked(lambda: script(keys=keys, args=arguments, client=self._client))
 
+    @contextmanager
+    def _owning(self) -> Iterator[Own]:
+        """A connection that nobody else asks meanwhile."""
+        own = self._idle.pop() if self._idle else Own(self._clients)
+        try:
+            yield own
+        finally:
+            self._idle.append(own)
+
     async def _asked(self, ask: Callable[[], Awaitable[T]], patience: float | None = None) -> T:
         """The answer. Raises EngineAway."""
         try:
@@ -253,18 +272,21 @@ def _first(group: BaseException) -> BaseException:
     return group
 
 
-def _by_topic(burst: Burst) -> list[str | bytes]:
-    """A burst as SAY takes it."""
+def _in_topics(burst: Burst) -> list[str | bytes]:
+    """A burst as SAY takes it: the whole, and each topic's part."""
     topics: dict[str, list[Entry]] = {}
     for entry in burst.entries:
         topics.setdefault(entry.topic, []).append(entry)
-    found: list[str | bytes] = []
+    found: list[str | bytes] = [_encode([*burst.entries]), str(len(topics))]
     for topic, entries in topics.items():
-        seqs = [entry.seq for entry in entries if entry.seq is not None]
-        present = [entry.text for entry in entries if entry.type in PRESENT]
+        seq, present = "", b""
+        for entry in entries:
+            if entry.seq is not None:
+                seq = str(entry.seq)
+            if entry.type in PRESENT:
+                present = entry.text
         opens = burst.closed.get(topic, ())
-        found += [topic, _encode(entries), str(seqs[-1]) if seqs else "", present[-1] if present else ""]
-        found.append(str(len(opens)))
+        found += [topic, _encode(entries), seq, present, str(len(opens))]
         texts = [entry.text for entry in entries if entry.text.endswith(CLOSED_BAR)] if opens else []
         for open_ms, text in zip(opens, texts, strict=True):
             found += [str(open_ms), text]

@@ -1,5 +1,5 @@
-"""What the server carries out in one step. Every key is made of the lane's own, KEYS[1] = "prefix:{lane}", so that a
-lane is in one slot of a cluster; times are the server's, whose clock is the only one that counts here.
+"""What the server carries out in one step. Every key is made of the lane's own, KEYS[1] = "prefix:{lane}"; times are
+the server's, whose clock is the only one that counts here.
 
 Of a script's writes the first is refused where the server has no memory left; once it has begun it goes through.
 """
@@ -39,47 +39,57 @@ local function trimmed(key, id, from, body)
 end
 """
 
-# (token, n, log ms, memory ms, memory bursts, bars, the whole as msgpack, then for each topic: its name, its part as
-# msgpack, the number of its last event or '', its present or '', how many bars it closes, their open times and texts)
-# -> 1 said, 0 said before, -1 fenced, -2 the server is older than what it had acknowledged.
+# KEYS: of each lane. (log ms, memory ms, memory bursts, bars, then for each lane: token, n, the whole as msgpack, of
+# how many topics, and of each of these: its name, its part as msgpack, the number of its last event or '', its present
+# or '', how many bars it closes, their open times and texts)
+# -> for each lane 1 said, 0 said before, -1 fenced, -2 the server is older than what it had acknowledged.
 SAY = (
     _APPEND
     + """
-local p, n = KEYS[1], tonumber(ARGV[2])
-if redis.call('GET', p .. ':lease') ~= ARGV[1] then return -1 end
-local last = tonumber(redis.call('HGET', p .. ':seqs', 'n') or '0')
-if n <= last then return 0 end
-if n > last + 1 then return -2 end
-local memory_ms, bursts, bars = tonumber(ARGV[4]), ARGV[5], ARGV[6]
-local id, ms = append(p, n)
-trimmed(p .. ':log', id, ms - tonumber(ARGV[3]), ARGV[7])
-local i = 8
-while i <= #ARGV do
-  local topic, seq, present = ARGV[i], ARGV[i + 2], ARGV[i + 3]
-  local key = p .. ':t:' .. topic
-  trimmed(key, id, ms - memory_ms, ARGV[i + 1])
-  redis.call('XTRIM', key, 'MAXLEN', '~', bursts)
-  redis.call('PEXPIRE', key, ARGV[4])
-  if seq ~= '' then redis.call('HSET', p .. ':seqs', topic, seq) end
-  if present ~= '' then redis.call('HSET', p .. ':now', topic, present) end
-  local closed = tonumber(ARGV[i + 4])
-  i = i + 5
-  for _ = 1, closed do
-    local before = tonumber(redis.call('HGET', p .. ':closed', topic) or '-1')
-    local open = tonumber(ARGV[i])
-    if open > before then
-      local kept, last = p .. ':bars:' .. topic, -1
-      local newest = redis.call('XREVRANGE', kept, '+', '-', 'COUNT', 1)
-      if newest[1] then last = tonumber(string.match(newest[1][1], '^%d+')) end
-      if open > last then  -- else it was written with the older ones already
-        redis.call('XADD', kept, 'MAXLEN', '~', bars, ARGV[i] .. '-1', 'd', ARGV[i + 1])
-      end
-      redis.call('HSET', p .. ':closed', topic, ARGV[i])
+local log_ms, memory_ms, bursts, bars = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local function close(p, topic, open_time, text)
+  local before = tonumber(redis.call('HGET', p .. ':closed', topic) or '-1')
+  local open = tonumber(open_time)
+  if open <= before then return end
+  local kept, last = p .. ':bars:' .. topic, -1
+  local newest = redis.call('XREVRANGE', kept, '+', '-', 'COUNT', 1)
+  if newest[1] then last = tonumber(string.match(newest[1][1], '^%d+')) end
+  if open > last then  -- else it was written with the older ones already
+    redis.call('XADD', kept, 'MAXLEN', '~', bars, open_time .. '-1', 'd', text)
+  end
+  redis.call('HSET', p .. ':closed', topic, open_time)
+end
+local i, answers = 5, {}
+for _, p in ipairs(KEYS) do
+  local n, said = tonumber(ARGV[i + 1]), 1
+  if redis.call('GET', p .. ':lease') ~= ARGV[i] then said = -1
+  else
+    local last = tonumber(redis.call('HGET', p .. ':seqs', 'n') or '0')
+    if n <= last then said = 0 elseif n > last + 1 then said = -2 end
+  end
+  answers[#answers + 1] = said
+  local id, ms
+  if said == 1 then
+    id, ms = append(p, n)
+    trimmed(p .. ':log', id, ms - log_ms, ARGV[i + 2])
+  end
+  local topics = tonumber(ARGV[i + 3])
+  i = i + 4
+  for _ = 1, topics do
+    local topic, seq, present, closed = ARGV[i], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4])
+    if said == 1 then
+      local key = p .. ':t:' .. topic
+      trimmed(key, id, ms - memory_ms, ARGV[i + 1])
+      redis.call('XTRIM', key, 'MAXLEN', '~', bursts)
+      redis.call('PEXPIRE', key, ARGV[2])
+      if seq ~= '' then redis.call('HSET', p .. ':seqs', topic, seq) end
+      if present ~= '' then redis.call('HSET', p .. ':now', topic, present) end
+      for bar = 1, closed do close(p, topic, ARGV[i + 3 + 2 * bar], ARGV[i + 4 + 2 * bar]) end
     end
-    i = i + 2
+    i = i + 5 + 2 * closed
   end
 end
-return 1
+return answers
 """
 )
 

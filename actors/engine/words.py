@@ -42,6 +42,9 @@ class RolledBack(Exception):
     """
 
 
+Refused = Fenced | RolledBack
+
+
 class Lease(NamedTuple):
     """That one node leads one lane. `token` is its name, its term and the memory's epoch: no two holders share one."""
 
@@ -150,11 +153,11 @@ class Engine(Protocol):
     async def release(self, lease: Lease) -> None:
         """Lead it no longer; nothing where that is so already."""
 
-    async def say(self, lease: Lease, burst: Burst) -> None:
-        """Append a burst to the lane's log, the topics' memory and the present: all of it, or nothing.
+    async def say(self, bursts: Mapping[Lease, Burst]) -> Mapping[Lease, Refused]:
+        """Append bursts, one of each of some lanes, to the lanes' logs, the topics' memory and the present.
 
-        One whose `n` is not above the engine's was said already, and is not said again. Raises Fenced, RolledBack,
-        EngineFull.
+        Of each lane all of it, or nothing where it is refused: whose are is returned, and why. A burst whose `n` is not
+        above the engine's was said already, and is not said again. Raises EngineFull: nothing of any lane was written.
         """
 
     async def share(self, lane: str, epoch: str, shares: Sequence[Share], known: Mark) -> Mark:

@@ -1,8 +1,8 @@
 """The relay: it leads the lanes that nobody leads, and says to the engine what their writers have to say.
 
-One task leads one lane, so that a lane has one burst under way at most. A burst whose answer was lost is said again, as
-it was, until the engine has it or the lease is over: after that it begins a new term like anybody else, with the log
-read anew.
+One task leads one lane. Another says what all lanes that are led have to say, in one call: it is calls that cost, and a
+lane has one burst under way at most. A burst whose answer was lost is said again, as it was, until the engine has it or
+the lane is lost: after that it begins a new term like anybody else, with the log read anew.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import structlog
 import trio
 
-from actors.engine.words import Engine, EngineAway, Fenced, Lease, Present, RolledBack
+from actors.engine.words import Burst, Engine, EngineAway, Fenced, Lease, Present, Refused, RolledBack
 from actors.events import Said, Status, Topic
 from actors.exchanges.exchange import Supervise
 from actors.relay.sharing import Sharing
@@ -50,6 +50,8 @@ class Lane:
     said: int = 0  # bursts
     entries: int = 0
     say_seconds: float = 0.0  # that the last burst took
+    refusal: Refused | EngineAway | None = None  # why what it says is not taken
+    refused: trio.Event = field(default_factory=trio.Event)
 
 
 class Relay:
@@ -76,10 +78,16 @@ class Relay:
         self._seconds, self._flush = seconds, flush
         self._supervise = supervise
         self._connector: Feeds | None = None
-        self.lanes = [Lane(f"{exchange}.{number}", Writer(self._feed_of)) for number in range(lanes)]
+        self._news = trio.Event()  # something is to be said
+        writers = [Writer(self._feed_of, self._tell) for _ in range(lanes)]
+        self.lanes = [Lane(f"{exchange}.{number}", writer) for number, writer in enumerate(writers)]
         self._lane_of: dict[str, Lane] = {}  # by symbol
         self._sharing = Sharing(engine)
         self._failed, self._answered = on_failure, on_answer  # told whether the engine takes what is said
+        self._unsaid_since: float | None = None  # it does not, whatever else it answers
+
+    def _tell(self) -> None:
+        self._news.set()
 
     def _feed_of(self, symbol: str) -> Knows | None:
         return self._connector.feeds.get(symbol) if self._connector is not None else None
@@ -102,6 +110,7 @@ class Relay:
         """Lead what nobody leads, until cancelled; then let it go."""
         self._connector = connector
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(self._supervise, "relay", self._say, exchange=self._exchange))
             nursery.start_soon(partial(self._supervise, "sharing", self._sharing.run, exchange=self._exchange))
             for lane in self.lanes:
                 nursery.start_soon(partial(self._supervise, "lane", partial(self._run, lane), lane=lane.name))
@@ -124,7 +133,7 @@ class Relay:
         while True:
             try:
                 lease = await self._engine.take(name, self._node, self._seconds, new_epoch())
-                self._answered()
+                self._note_answer()
             except EngineAway as error:
                 self._failed(error)
                 lease = None
@@ -151,9 +160,10 @@ class Relay:
             tail = await self._insist(partial(self._engine.tail, lane.name), until)
             lane.epoch, lane.n = present.epoch, present.n
             self._sharing.begin(lane.name, present.epoch, tail)
+            lane.refusal, lane.refused = None, trio.Event()
             lane.writer.lead(present, tail, asked_at)
             try:
-                await self._say(lane, lease, until)
+                await self._hold(lane, lease, until)
             except RolledBack as error:
                 log.error("lane.rolled_back", lane=lane.name, reason=str(error))
                 lane.writer.stop()
@@ -166,27 +176,82 @@ class Relay:
         await self._insist(partial(self._engine.renew, lane.name, present.epoch, new_epoch()), until)
         return await self._insist(partial(self._engine.present, lane.name), until)
 
-    async def _say(self, lane: Lane, lease: Lease, until: float) -> None:
-        writer = lane.writer
+    async def _hold(self, lane: Lane, lease: Lease, until: float) -> None:
+        """Prolong the lease, until what is said is refused. Raises Fenced, RolledBack, EngineAway."""
         renew_at = until - self._seconds + self._seconds / RENEWALS
         while True:
+            self._tell()  # there is what only time brings
+            with trio.move_on_at(renew_at):
+                await lane.refused.wait()
+            if lane.refusal is not None:
+                raise lane.refusal
             now = trio.current_time()
-            if now >= renew_at:
-                await self._insist(partial(self._engine.hold, lease, self._seconds), until)
-                until, renew_at = now + self._seconds, now + self._seconds / RENEWALS
-            burst = writer.burst()
-            if burst is None:
-                with trio.move_on_at(renew_at):
-                    await writer.news.wait()
+            await self._insist(partial(self._engine.hold, lease, self._seconds), until)
+            until, renew_at = now + self._seconds, now + self._seconds / RENEWALS
+
+    # --- saying ---
+
+    async def _say(self) -> None:
+        """Say what there is, and then not for a while: what comes meanwhile goes together."""
+        while True:
+            await self._news.wait()
+            self._news = trio.Event()
+            began = trio.current_time()
+            while saying := self._bursts():
+                if not await self._say_all(saying):
+                    await trio.sleep(PAUSE)
+                    continue
+                await trio.sleep_until(began + self._flush)
+                began = trio.current_time()
+
+    def _bursts(self) -> dict[Lease, tuple[Lane, Burst]]:
+        """What lanes that are led have to say."""
+        found = {}
+        for lane in self.lanes:
+            if lane.lease is not None and lane.writer.is_leading and lane.refusal is None:
+                burst = lane.writer.burst()
+                if burst is not None:
+                    found[lane.lease] = lane, burst
+        return found
+
+    async def _say_all(self, saying: Mapping[Lease, tuple[Lane, Burst]]) -> bool:
+        """Whether there was an answer."""
+        began = trio.current_time()
+        try:
+            refused = await self._engine.say({lease: burst for lease, (_, burst) in saying.items()})
+        except EngineAway as error:
+            self._failed(error)
+            self._unsaid_since = since = began if self._unsaid_since is None else self._unsaid_since
+            if trio.current_time() + PAUSE >= since + self._seconds:
+                for lane, _ in saying.values():  # what is to be said would grow without end
+                    self._refuse(lane, error)
+                self._unsaid_since = None
+            return False
+        self._unsaid_since = None
+        self._answered()
+        took = trio.current_time() - began
+        for lease, (lane, burst) in saying.items():
+            if lane.lease is not lease or not lane.writer.is_saying(burst):
+                continue  # it was lost meanwhile
+            if (refusal := refused.get(lease)) is not None:
+                self._refuse(lane, refusal)
                 continue
-            await self._insist(partial(self._engine.say, lease, burst), until)
-            writer.acknowledged()
+            lane.writer.acknowledged()
             self._sharing.add(lane.name, burst.n, burst.entries)
             lane.n = burst.n
             lane.said += 1
             lane.entries += len(burst.entries)
-            lane.say_seconds = trio.current_time() - now
-            await trio.sleep_until(now + self._flush)
+            lane.say_seconds = took
+        return True
+
+    def _refuse(self, lane: Lane, refusal: Refused | EngineAway) -> None:
+        lane.refusal = refusal
+        lane.refused.set()
+
+    def _note_answer(self) -> None:
+        """The engine answers, and that is well if it takes what is said."""
+        if self._unsaid_since is None:
+            self._answered()
 
     async def _insist(self, ask: Callable[[], Awaitable[T]], until: float) -> T:
         """Ask until there is an answer, while the lease may last. Raises EngineAway, and what the call does."""
@@ -199,5 +264,5 @@ class Relay:
                     raise
                 await trio.sleep(PAUSE)
             else:
-                self._answered()
+                self._note_answer()
                 return answer

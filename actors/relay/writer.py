@@ -35,7 +35,7 @@ from actors.events import (
 )
 from actors.relay.takeover import MOMENTS, REMEMBERED, Tail, topic_named
 
-BURST = 1000  # entries of one burst at most
+BURST = 250  # entries of one burst at most: the engine does nothing else while it takes those of all lanes
 HISTORY = 1500  # closed bars that are looked through for those the log lacks
 BARS_WITHIN = 10.0  # seconds that a topic's bars wait for closes that its feed has yet to fetch
 UNHEARD = "nobody listened to the exchange"
@@ -57,11 +57,11 @@ class _Heard(NamedTuple):
 
 
 class Writer:
-    """`feed_of`: the feed of a symbol, None where there is none just now."""
+    """`feed_of`: the feed of a symbol, None where there is none just now. `on_news`: something is to be said."""
 
-    def __init__(self, feed_of: Callable[[str], Knows | None]) -> None:
+    def __init__(self, feed_of: Callable[[str], Knows | None], on_news: Callable[[], None] = lambda: None) -> None:
         self.is_leading = False
-        self.news = trio.Event()  # something is to be said
+        self._on_news = on_news
         self.gaps = 0  # told for want of anybody who had listened
         self._feed_of = feed_of
         self._topics: dict[str, Topic] = {}  # that spoke here
@@ -152,7 +152,6 @@ class Writer:
         if self._burst is None:
             self._look()
             if not self._pending:
-                self.news = trio.Event()
                 return None
             said = [self._pending.popleft() for _ in range(min(BURST, len(self._pending)))]
             closed: dict[str, list[int]] = {}
@@ -161,6 +160,10 @@ class Writer:
                     closed.setdefault(entry.topic, []).append(open_ms)
             self._burst = Burst(self._n + 1, [entry for entry, _ in said], closed)
         return self._burst
+
+    def is_saying(self, burst: Burst) -> bool:
+        """It is the one that waits to be acknowledged."""
+        return self._burst is burst
 
     def acknowledged(self) -> None:
         """The engine has the burst."""
@@ -203,8 +206,9 @@ class Writer:
         seq = None
         if numbered:
             seq = self._seqs[name] = self._seqs.get(name, 0) + 1
+        if not self._pending:
+            self._on_news()
         self._pending.append((Entry(name, type, seq, text), closes))
-        self.news.set()
 
     def _tell_status(self, status: Status) -> None:
         name, told = f"{status.exchange}:{status.symbol}", None

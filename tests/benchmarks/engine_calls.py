@@ -80,7 +80,7 @@ class Sayer:
     async def say(self, bursts: list[list[Entry]]) -> None:
         for burst in bursts:
             self._n += 1
-            await self._engine.say(self._lease, Burst(self._n, burst, {}))
+            await self._engine.say({self._lease: Burst(self._n, burst, {})})
 
     def bursts(self, count: int, size: int) -> list[list[Entry]]:
         """The next so many of so many events each, made before they are measured."""

@@ -10,6 +10,7 @@ import trio
 from actors.engine.memory import MemoryEngine
 from actors.engine.remote import open_engine
 from actors.engine.words import ALL, Burst, Engine, Entry, Fenced, Kept, Lease, Mark, Member, RolledBack, Share
+from tests.actors.engine.saying import say
 from tests.actors.engine.servers import Server, programs, running
 
 LANE, TOPIC, BARS = "binance.3", "binance:BTCUSDT:trades", "binance:BTCUSDT:ohlc:1m"
@@ -61,14 +62,14 @@ async def test_one_leads_and_a_returning_node_is_another_term(engine: Engine) ->
     with pytest.raises(Fenced):
         await engine.hold(first, LONG)
     with pytest.raises(Fenced):
-        await engine.say(first, Burst(1, [trade(1)], {}))
+        await say(engine, first, Burst(1, [trade(1)], {}))
     await engine.release(first)  # not its own any more
     await engine.hold(again, LONG)
-    await engine.say(again, Burst(1, [trade(1)], {}))
+    await say(engine, again, Burst(1, [trade(1)], {}))
     await engine.release(again)
     assert (await engine.present(LANE)).holder is None
     with pytest.raises(Fenced):
-        await engine.say(again, Burst(2, [trade(2)], {}))
+        await say(engine, again, Burst(2, [trade(2)], {}))
     assert (await led(engine, "b", epoch="2-b")).token.endswith("|1-a")  # the memory stays what it is
 
 
@@ -87,16 +88,39 @@ async def test_a_lease_that_is_held_does_not_run_out(engine: Engine) -> None:
     await engine.hold(lease, SHORT)
     await engine.hold(lease, LONG)
     await trio.sleep(2 * SHORT)
-    await engine.say(lease, Burst(1, [trade(1)], {}))
+    await say(engine, lease, Burst(1, [trade(1)], {}))
+
+
+async def test_several_lanes_say_at_once_and_each_is_refused_by_itself(engine: Engine) -> None:
+    lanes = [f"binance.{number}" for number in range(3)]
+    leases = [await engine.take(lane, "a", LONG, "1-a") for lane in lanes]
+    first, fenced, third = (lease for lease in leases if lease is not None)
+    await say(engine, third, Burst(1, [trade(1)], {}))
+    await engine.release(fenced)
+    bursts = {
+        first: Burst(1, [trade(1), bar(1, closed=True), bar(2, closed=True)], {BARS: [60_000, 120_000]}),
+        fenced: Burst(1, [bar(1, closed=True), trade(1)], {BARS: [60_000]}),
+        third: Burst(3, [trade(3)], {}),
+    }
+    refused = await engine.say(bursts)
+    assert {lease: type(error) for lease, error in refused.items()} == {fenced: Fenced, third: RolledBack}
+    assert [(await engine.present(lane)).n for lane in lanes] == [1, 0, 1]
+    refused = await engine.say(bursts | {third: Burst(2, [trade(2), bar(4, closed=False)], {})})  # said again, and more
+    assert set(refused) == {fenced}
+    first_log, _, third_log = [await engine.tail(lane) for lane in lanes]
+    assert [told.n for told in first_log] == [1]
+    assert [told.n for told in third_log] == [1, 2]
+    assert len(await engine.bars(lanes[0], BARS)) == 2
+    assert set((await engine.present(lanes[2])).now) == {BARS}
 
 
 async def test_a_burst_is_said_once_however_often_it_is_repeated(engine: Engine) -> None:
     lease = await led(engine)
     burst = Burst(1, [trade(1, b'{"id":1}'), bar(1, closed=False), trade(2, b'{"id":2}')], {})
     for _ in range(3):
-        await engine.say(lease, burst)
-    await engine.say(lease, Burst(2, [trade(3)], {}))
-    await engine.say(lease, burst)
+        await say(engine, lease, burst)
+    await say(engine, lease, Burst(2, [trade(3)], {}))
+    await say(engine, lease, burst)
     tail = await engine.tail(LANE)
     assert [told.n for told in tail] == [1, 2]
     assert sorted(tail[0].entries) == sorted(burst.entries)
@@ -112,9 +136,9 @@ async def test_a_burst_is_said_once_however_often_it_is_repeated(engine: Engine)
 
 async def test_an_engine_that_lacks_what_it_acknowledged_is_found_out(engine: Engine) -> None:
     lease = await led(engine)
-    await engine.say(lease, Burst(1, [trade(1)], {}))
+    await say(engine, lease, Burst(1, [trade(1)], {}))
     with pytest.raises(RolledBack):
-        await engine.say(lease, Burst(3, [trade(3)], {}))
+        await say(engine, lease, Burst(3, [trade(3)], {}))
     assert (await engine.present(LANE)).n == 1
 
 
@@ -123,7 +147,7 @@ async def test_the_present_is_one_moment(engine: Engine) -> None:
     assert (empty.epoch, empty.place, empty.n, empty.holder) == ("", "0-0", 0, None)
     lease = await led(engine)
     status = Entry("binance:BTCUSDT", "status", None, b'{"state":"live"}')
-    await engine.say(lease, Burst(1, [bar(1, closed=True), bar(2, closed=False), trade(7), status], {BARS: [60_000]}))
+    await say(engine, lease, Burst(1, [bar(1, closed=True), bar(2, closed=False), trade(7), status], {BARS: [60_000]}))
     present = await engine.present(LANE)
     assert present.epoch == "1-a"
     assert present.place == (await engine.tail(LANE))[-1].place
@@ -137,13 +161,13 @@ async def test_closed_bars_are_kept_ascending_each_once(engine: Engine) -> None:
     await engine.write_bars(lease, BARS, {minute: b"old %d" % minute for minute in range(5)})
     assert list(await engine.bars(LANE, BARS)) == [b"old 2", b"old 3", b"old 4"]
     one, two = bar(1, closed=True), bar(2, closed=True)
-    await engine.say(lease, Burst(1, [one, two, bar(3, closed=False)], {BARS: [60_000, 120_000]}))
-    await engine.say(lease, Burst(2, [bar(4, closed=True)], {BARS: [120_000]}))  # a bar closes once
+    await say(engine, lease, Burst(1, [one, two, bar(3, closed=False)], {BARS: [60_000, 120_000]}))
+    await say(engine, lease, Burst(2, [bar(4, closed=True)], {BARS: [120_000]}))  # a bar closes once
     assert list(await engine.bars(LANE, BARS)) == [b"old 4", one.text, two.text]
     assert (await engine.present(LANE)).closed == {BARS: 120_000}
     rows = {60_000: one.text, 120_000: two.text, 180_000: b"ahead of what is said"}
     await engine.write_bars(lease, BARS, rows)
-    await engine.say(lease, Burst(3, [bar(5, closed=True)], {BARS: [180_000]}))
+    await say(engine, lease, Burst(3, [bar(5, closed=True)], {BARS: [180_000]}))
     assert list(await engine.bars(LANE, BARS)) == list(rows.values())
     assert (await engine.present(LANE)).closed == {BARS: 180_000}
     await engine.release(lease)
@@ -154,7 +178,7 @@ async def test_closed_bars_are_kept_ascending_each_once(engine: Engine) -> None:
 
 async def test_reading_goes_on_at_a_place_and_waits_for_news(engine: Engine) -> None:
     lease, other = await led(engine), "binance.4"
-    await engine.say(lease, Burst(1, [trade(1)], {}))
+    await say(engine, lease, Burst(1, [trade(1)], {}))
     start = await engine.present(LANE)
     assert await engine.read({LANE: start.place, other: "0-0"}, 0.01) == {}
     news = []
@@ -166,7 +190,7 @@ async def test_reading_goes_on_at_a_place_and_waits_for_news(engine: Engine) -> 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow)
         await trio.sleep(0.05)
-        await engine.say(lease, Burst(2, [trade(2)], {}))
+        await say(engine, lease, Burst(2, [trade(2)], {}))
     assert news == [(LANE, 2)]
     with trio.move_on_after(0.05):  # to be cancelled while it waits harms nothing
         await engine.read({LANE: (await engine.present(LANE)).place}, 60)
@@ -175,13 +199,13 @@ async def test_reading_goes_on_at_a_place_and_waits_for_news(engine: Engine) -> 
 
 async def test_another_memory_is_begun_once_and_told_in_the_log(engine: Engine) -> None:
     lease = await led(engine)
-    await engine.say(lease, Burst(1, [trade(1)], {}))
+    await say(engine, lease, Burst(1, [trade(1)], {}))
     await engine.renew(LANE, "1-a", "2-b")
     await engine.renew(LANE, "1-a", "3-c")  # somebody else noticed, too
     present = await engine.present(LANE)
     assert (present.epoch, present.n) == ("2-b", 2)
     assert list((await engine.tail(LANE))[-1].entries) == [Entry("", "epoch", None, b'"2-b"')]
-    await engine.say(lease, Burst(3, [trade(2)], {}))
+    await say(engine, lease, Burst(3, [trade(2)], {}))
 
 
 LIQUIDATIONS, LARGE = "all:liquidations", "all:large_trades"

@@ -7,6 +7,7 @@ import trio
 
 from actors.engine.remote import open_engine
 from actors.engine.words import ALL, Burst, EngineAway, EngineFull, EngineUnfit, Entry, Kept, Lease, Mark, Share
+from tests.actors.engine.saying import say
 from tests.actors.engine.servers import Server, programs, running
 
 LANE, TOPIC = "binance.3", "binance:BTCUSDT:trades"
@@ -28,7 +29,7 @@ async def test_a_full_server_takes_nothing_and_goes_on_when_there_is_room(server
         async def say_all(lease: Lease) -> None:
             nonlocal said
             for n in range(1, 40):
-                await engine.say(lease, Burst(n, [Entry(TOPIC, "trade", n, big)], {}))
+                await say(engine, lease, Burst(n, [Entry(TOPIC, "trade", n, big)], {}))
                 said = n
 
         with pytest.raises(EngineFull):
@@ -42,7 +43,7 @@ async def test_a_full_server_takes_nothing_and_goes_on_when_there_is_room(server
             await engine.share(LANE, "1-a", shares, Mark("", 0))
         assert (await engine.present(ALL)).n == 0
         await engine._client.config_set({"maxmemory": "64mb"})
-        await engine.say(lease, Burst(said + 1, [Entry(TOPIC, "trade", said + 1, big)], {}))
+        await say(engine, lease, Burst(said + 1, [Entry(TOPIC, "trade", said + 1, big)], {}))
         assert (await engine.present(LANE)).n == said + 1
         assert await engine.share(LANE, "1-a", shares, Mark("", 0)) == Mark("", 1)
 
@@ -63,7 +64,7 @@ async def test_a_server_that_restarts_is_spoken_to_again() -> None:
         async with open_engine(server.url, "again", Kept(), patience=30) as engine:
             lease = await engine.take(LANE, "a", 60, "1-a")
             assert lease is not None
-            await engine.say(lease, Burst(1, [Entry(TOPIC, "trade", 1, b"{}")], {}))
+            await say(engine, lease, Burst(1, [Entry(TOPIC, "trade", 1, b"{}")], {}))
             failures: list[EngineAway] = []
 
             async def follow() -> None:
@@ -80,7 +81,7 @@ async def test_a_server_that_restarts_is_spoken_to_again() -> None:
             with pytest.raises(EngineAway, match="connection"):
                 await engine.present(LANE)
             server.start()
-            await engine.say(lease, Burst(2, [Entry(TOPIC, "trade", 2, b"{}")], {}))  # it knows no script any more
+            await say(engine, lease, Burst(2, [Entry(TOPIC, "trade", 2, b"{}")], {}))  # it knows no script any more
             assert [told.n for told in await engine.tail(LANE)] == [1, 2]
 
 

@@ -249,6 +249,7 @@ def check(market: Market, observers: list[Observer], *, rolled_back: bool = Fals
         for topic, numbers in observer.topics.items():
             numbered = [(epoch, seq) for epoch, seq, _ in numbers.told]
             assert len(set(numbered)) == len(numbered), "a number is told twice"
+            assert rolled_back or numbers.anew <= 1, "what was told is not continued, though nothing was lost"
             # Before anybody notices that an engine is older than what was read, a new edge may be told a number anew.
             for epoch, seq, text in numbers.told if not rolled_back else ():
                 assert texts.setdefault((topic, epoch, seq), text) == text, "a number is two events"

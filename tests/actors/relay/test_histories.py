@@ -4,6 +4,7 @@ What is told to an edge that reads all the while, and to one that joins in betwe
 is one event, a trade is told once or announced as lost, a bar closes once.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.engine.memory import MemoryEngine
-from actors.engine.words import Burst, Lease, Present
+from actors.engine.words import Burst, Lease, Present, Refused
 from actors.relay.takeover import Tail
 from actors.relay.writer import Writer
 from tests.actors.relay.fixtures import BARS, LEASE, TRADES, Market, Node, Observer, by_topic, check
@@ -152,12 +153,14 @@ def test_what_may_happen_to_several_machines(steps: list[Step]) -> None:
             assert by_topic(first)[topic][-len(texts) :] == texts
 
 
-async def unfenced(engine: MemoryEngine, lease: Lease, burst: Burst) -> None:
+async def unfenced(engine: MemoryEngine, bursts: Mapping[Lease, Burst]) -> Mapping[Lease, Refused]:
     """As where the ids are the server's: whoever comes is let in."""
     await engine._asked()
-    it = engine._lane(lease.lane)
-    engine._append(it, burst._replace(n=it.n + 1))
+    for lease, burst in bursts.items():
+        it = engine._lane(lease.lane)
+        engine._append(it, burst._replace(n=it.n + 1))
     engine._answer()
+    return {}
 
 
 async def anyway(engine: MemoryEngine, lease: Lease, seconds: float) -> None:
