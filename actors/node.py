@@ -20,7 +20,7 @@ from actors.engine.words import Engine, EngineAway, EngineFull, Member, Role
 from actors.errors import MarketError
 from actors.events import Said, Topic
 from actors.exchanges.exchange import Exchange, Supervise
-from actors.feeds.everything import Everything
+from actors.mirror.everywhere import Everywhere
 from actors.mirror.mirror import Mirror
 from actors.relay.members import Members
 from actors.relay.relay import Relay
@@ -113,7 +113,6 @@ class Node:
         engine: Engine,
         settings: NodeSettings,
         exchanges: Iterable[Exchange],
-        everything: Everything,
         supervise: Supervise,
     ) -> None:
         self.settings = settings
@@ -127,6 +126,12 @@ class Node:
             seconds=seconds,
             on_failure=partial(self.links.failed, "members"),
             on_answer=partial(self.links.answered, "members"),
+        )
+        self.everywhere = Everywhere(
+            engine,
+            supervise=supervise,
+            on_failure=partial(self.links.failed, "everywhere"),
+            on_answer=partial(self.links.answered, "everywhere"),
         )
         self.relays: dict[str, Relay] = {}
         self.mirrors: dict[str, Mirror] = {}
@@ -148,7 +153,7 @@ class Node:
                 engine,
                 lanes=lanes,
                 seconds=seconds,
-                everything=everything,
+                everywhere=self.everywhere,
                 supervise=supervise,
                 on_failure=partial(self.links.failed, f"mirror {exchange.name}"),
                 on_answer=partial(self.links.answered, f"mirror {exchange.name}"),
@@ -169,6 +174,7 @@ class Node:
             nursery.start_soon(self.supervise, "members", self.members.run)
             for mirror in self.mirrors.values():
                 nursery.start_soon(mirror.run)
+            nursery.start_soon(self.everywhere.run)
             for name, connector in connectors.items():
                 nursery.start_soon(self.relays[name].run, connector)
                 shelf = Shelf(self.engine, self.relays[name], connector)

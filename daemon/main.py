@@ -109,12 +109,14 @@ async def run(
         for name, settings in config.exchanges.items()
         if settings.enabled
     ]
-    opening = open_node(config, running, everything, supervised, url)
+    opening = open_node(config, running, supervised, url)
     async with opening as node, trio.open_nursery() as keeping:
         connectors = {} if is_edge else _connectors(config, running, supervised, upstream, archive, everything, node)
         stand_ins = mirrored(config, running, node) if node is not None and is_edge else {}
         mirrors = {} if node is None or is_edge else node.mirrors
-        sources = Sources(stand_ins or connectors, everything, _spikes(config, connectors, supervised, node), mirrors)
+        spikes = _spikes(config, connectors, supervised, node)
+        everywhere = None if node is None else node.everywhere
+        sources = Sources(stand_ins or connectors, everything, spikes, mirrors, everywhere)
         if config.server.unix_socket:
             keeping.start_soon(remove_at_end, config.server.unix_socket)
         if certificates is not None:
@@ -335,7 +337,7 @@ def _connectors(
 ) -> dict[str, Connector]:
     """Of the exchanges as they are configured. `everything`: the streams over all of them.
 
-    With a node its mirrors tell those, and feeds tell the node.
+    With a node it tells those, and feeds tell the node.
     """
     return {
         exchange.name: Connector(

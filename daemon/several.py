@@ -9,7 +9,6 @@ from actors.archive.seen import with_sampled_interest
 from actors.connector import Connector
 from actors.engine.words import EngineUnfit, Kept
 from actors.exchanges.exchange import Exchange, Supervise
-from actors.feeds.everything import Everything
 from actors.mirror.connector import MirrorConnector
 from actors.node import Node, NodeSettings, WrongLanes
 from daemon.kinds import ConfigError
@@ -18,7 +17,7 @@ from daemon.settings import Config
 
 @asynccontextmanager
 async def open_node(
-    config: Config, exchanges: Iterable[Exchange], everything: Everything, supervised: Supervise, url: str
+    config: Config, exchanges: Iterable[Exchange], supervised: Supervise, url: str
 ) -> AsyncIterator[Node | None]:
     """This node, which clients reach at `url`; None where the configuration names no engine. Raises ConfigError."""
     settings, streams = config.engine, config.streams
@@ -40,7 +39,7 @@ async def open_node(
         flush=settings.flush_ms / 1000,
     )
     async with open_engine(settings.url, settings.prefix, kept, patience=settings.lease_seconds / 2) as engine:
-        yield Node(engine, about, exchanges, everything, supervised)
+        yield Node(engine, about, exchanges, supervised)
 
 
 def address_of(url: str) -> str:

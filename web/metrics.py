@@ -27,6 +27,7 @@ from actors.archive.archive import Archive
 from actors.counts import BOUNDS, Histogram
 from actors.events import Kind
 from actors.facade.desk import Desk
+from actors.feeds.everything import ALL
 from actors.node import Node
 from web.access.auth import Auth
 from web.connectors import AnyConnector, AnyFeed, Connectors
@@ -311,7 +312,7 @@ def _node(node: Node) -> Iterator[Metric]:
     yield _counter("engine_bursts", "Bursts that carried them", of, bursts)
     gaps = [((name,), sum(lane.writer.gaps for lane in relay.lanes)) for name, relay in relays.items()]
     yield _counter("engine_gaps", "Topics of which nobody could tell a while, at takeovers", of, gaps)
-    holes = [((name,), mirror.holes) for name, mirror in mirrors.items()]
+    holes = [*(((name,), mirror.holes) for name, mirror in mirrors.items()), ((ALL,), node.everywhere.holes)]
     yield _counter("engine_holes", "Lanes that had to be read anew", of, holes)
 
 

@@ -20,7 +20,7 @@ from actors.engine.remote import open_engine
 from actors.engine.words import Engine, Kept
 from actors.events import Topic, Trade, from_ms
 from actors.exchanges.exchange import load_exchanges
-from actors.feeds.everything import Everything
+from actors.mirror.everywhere import Everywhere
 from actors.mirror.mirror import Mirror
 from actors.relay.relay import Relay
 from actors.relay.writer import Knows
@@ -56,7 +56,8 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def mirror(engine: Engine, nursery: trio.Nursery) -> Callable[[], Heard]:
-    one = Mirror(EXCHANGE, engine, lanes=LANES, seconds=LEASE, everything=Everything(), supervise=supervise)
+    everywhere = Everywhere(engine, supervise=supervise)
+    one = Mirror(EXCHANGE, engine, lanes=LANES, seconds=LEASE, everywhere=everywhere, supervise=supervise)
     topic = Topic("binance", SYMBOL, "trades")
     reader = one.feed(SYMBOL).subscribe(topic, CAPACITY)
     ages: list[int] = []

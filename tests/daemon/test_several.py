@@ -18,7 +18,7 @@ from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
 from daemon.dump import dump
 from daemon.kinds import ConfigError
-from daemon.settings import Config, Engine
+from daemon.settings import Config, Engine, Streams
 from daemon.several import address_of
 from tests.actors.engine.servers import Server, running
 from tests.daemon.fixtures import START, TWO, Json, Served, Stream, configuration, eventually, fast, serving
@@ -98,6 +98,43 @@ async def test_two_nodes_tell_the_same_and_one_goes_on_for_the_other(server: Ser
         health = await second.health(lambda health: {lane["leader"] for lane in health["engine"]["lanes"]} == {"b"})
         engine = health["engine"]
         assert (engine["state"], engine["role"], engine["name"]) == ("live", "both", "b")
+
+
+async def test_what_is_over_all_symbols_has_one_numbering_and_goes_on_elsewhere(server: Server) -> None:
+    topic = "all:large_trades"
+    streams = Streams(intervals=("1m",), large_trade_threshold_usd=1.0)
+
+    def told(stream: Stream) -> list[tuple[str, int]]:
+        return [(trade["symbol"], trade["trade_id"]) for trade in stream.of("large_trade")]
+
+    def both(sim: Simulator, name: str) -> Any:
+        engine = Engine(url=server.url, name=name, prefix="all", lease_seconds=LEASE, lanes=2)  # a symbol in each
+        return serving(configuration(sim, ["BTCUSDT", "ETHUSDT"], engine=engine, streams=streams), fast())
+
+    async with exchange() as sim, both(sim, "b") as second:
+        async with both(sim, "a") as first:
+            await healthy(first)
+            await healthy(second)
+            async with first.stream("/ws") as here, second.stream("/ws") as there:
+                for stream in (here, there):
+                    await stream.say({"op": "subscribe", "topics": [topic]})
+                    await eventually(lambda: len({symbol for symbol, _ in told(stream)}) == 2, within=30)  # noqa: B023
+                known = len(told(here))
+                await eventually(lambda: len(told(here)) > known + 4, within=30)
+        left = here.of("large_trade")[-1]
+        async with second.stream("/ws") as again:
+            since = {topic: {"epoch": left["epoch"], "seq": left["seq"]}}
+            await again.say({"op": "subscribe", "topics": [topic], "since": since})
+            await eventually(lambda: len(told(again)) > 8, within=30)
+        seqs = [trade["seq"] for trade in (*here.of("large_trade"), *again.of("large_trade"))]
+        assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
+        assert again.of("gap") == []
+        for symbol in ("BTCUSDT", "ETHUSDT"):
+            ids = [id for traded, id in (*told(here), *told(again)) if traded == symbol]
+            assert ids == list(range(ids[0], ids[0] + len(ids)))
+        same = numbered(here).keys() & numbered(there).keys()
+        assert len(same) > 4
+        assert all(numbered(here)[number] == numbered(there)[number] for number in same)
 
 
 async def test_a_server_that_goes_is_told_of_and_nothing_is_lost_when_it_comes_back() -> None:
@@ -210,7 +247,7 @@ def test_one_machine_alone_never_imports_what_several_need() -> None:
         "from daemon.several import open_node\n"
         "from daemon.settings import Config\n"
         "async def main():\n"
-        "    async with open_node(Config(exchanges={}), [], None, None, '') as node:\n"
+        "    async with open_node(Config(exchanges={}), [], None, '') as node:\n"
         "        assert node is None\n"
         "import daemon.__main__\n"
         "trio.run(main)\n"

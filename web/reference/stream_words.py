@@ -72,7 +72,8 @@ number of the event that made it (0: no event of this epoch). `gap` and `status`
 **Coming back.** `since` holds, by topic, the `epoch` and `seq` of the last event that the client had: every event \
 after it is sent in order, with the `gap` and `status` frames in their places, then what happens meanwhile, and \
 nothing twice. The last {frames} frames of each topic are remembered for {seconds:g} s, also while nobody follows it. \
-What is no longer held is one `gap` frame whose `reason` is `resume_too_old`, then the present.
+What is no longer held is one `gap` frame whose `reason` is `resume_too_old`, then the present. Nodes that stand in \
+for each other remember together: any of them may be asked, but for topics with a filter or `max_rate`.
 
 **Bars of the past.** `backfill` sends so many closed bars first, ascending, with neither `epoch` nor `seq`; then a \
 `live` frame, the bar still open, and every update: no bar is missing or sent twice where they meet. Where `since` is \

@@ -77,6 +77,7 @@ class Sources(NamedTuple):
     everything: Everything
     spikes: Spikes
     mirrors: Mapping[str, Mirror] = MappingProxyType({})  # by exchange, where other nodes may be who tells
+    everywhere: Source | None = None  # there also who tells what is over everything, and spikes
 
 
 class Stream(NamedTuple):
@@ -226,9 +227,9 @@ def conflater(query: p.StreamQuery) -> Conflater | None:
 def source_of(topic: Topic, sources: Sources) -> Iterator[tuple[Source, Topic]]:
     """What serves a topic, kept serving for as long as the block lasts; and the topic as it is spelled there."""
     if topic.kind == "oi-vol":
-        yield sources.spikes, topic
+        yield sources.everywhere or sources.spikes, topic
     elif topic.exchange == ALL:
-        yield sources.everything, topic
+        yield sources.everywhere or sources.everything, topic
     else:
         with sources.connectors[topic.exchange].reading(topic) as feed:
             topic, mirror = topic._replace(symbol=feed.symbol), sources.mirrors.get(topic.exchange)

@@ -8,12 +8,14 @@ from typing import Any
 
 import msgspec
 import trio
+from msgspec import structs
 
 from actors.engine.memory import START_MS, MemoryEngine
 from actors.engine.words import Engine, EngineAway
-from actors.events import Event, Gap, Ohlc, Status, Topic, Trade, from_ms, ms
+from actors.events import Event, Gap, Liquidation, Ohlc, OiSpike, Status, Topic, Trade, from_ms, ms
 from actors.exchanges.exchange import load_exchanges
-from actors.feeds.everything import Everything
+from actors.mirror.everywhere import Everywhere
+from actors.mirror.feed import MirrorFeed
 from actors.mirror.mirror import Mirror
 from actors.relay.relay import Relay
 from actors.relayed import Relayed, Renumbered
@@ -23,6 +25,8 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT")
 LANES, LEASE = 2, 3.0
 TRADES = [Topic("binance", symbol, "trades") for symbol in SYMBOLS]
 BARS = [Topic("binance", symbol, "ohlc", "1m") for symbol in SYMBOLS]
+LIQUIDATIONS = [Topic("binance", symbol, "liquidations") for symbol in SYMBOLS]
+ALL_LIQUIDATIONS, SPIKES = Topic("all", "", "liquidations"), Topic("", "", "oi-vol")
 
 
 def now() -> datetime:
@@ -55,6 +59,16 @@ def bar(symbol: str, open_at: datetime, close: float, *, is_closed: bool) -> Ohl
     return Ohlc(**where, **prices, quote_volume=None, trades_count=None, is_closed=is_closed)
 
 
+def liquidation(symbol: str, number: int) -> Liquidation:
+    where: Any = {"exchange": "binance", "symbol": symbol, "timestamp": now()}
+    return Liquidation(**where, side="buy", price=1.0, quantity=1.0, value=float(number))
+
+
+def spike(symbol: str, open_at: datetime) -> OiSpike:
+    where: Any = {"exchange": "binance", "symbol": symbol, "timestamp": open_at}
+    return OiSpike(**where, timeframe="1m", z_oi=4.0, z_vol=4.0, confirmed=True)
+
+
 def too_old(topic: Topic) -> Gap:
     where: Any = {"exchange": topic.exchange, "symbol": topic.symbol, "timestamp": now()}
     return Gap(**where, start=from_ms(START_MS), end=now(), reason="resume_too_old", repaired=False)
@@ -85,11 +99,14 @@ class FakeFeed:
 
 
 class Market:
-    """A trade every 0.4 s of each symbol, bars of a minute; all of it remembered."""
+    """A trade every 0.4 s of each symbol, every third time a liquidation; bars of a minute, each of which ends with a
+    spike. All of it is remembered."""
 
     def __init__(self) -> None:
         self.trades: dict[str, list[Trade]] = {symbol: [] for symbol in SYMBOLS}
         self.closed: dict[str, list[Ohlc]] = {symbol: [] for symbol in SYMBOLS}
+        self.liquidations: dict[str, list[Liquidation]] = {symbol: [] for symbol in SYMBOLS}
+        self.spikes: dict[str, list[OiSpike]] = {symbol: [] for symbol in SYMBOLS}
         self.nodes: list[Node] = []
         self._opened: datetime | None = None
         self.is_over = False
@@ -105,9 +122,14 @@ class Market:
                     closed = bar(symbol, self._opened, float(number - 1), is_closed=True)
                     self.closed[symbol].append(closed)
                     self._tell(Topic("binance", symbol, "ohlc", "1m"), closed)
+                    self.spikes[symbol].append(spike(symbol, self._opened))
+                    self._tell(Topic("binance", symbol, "oi-vol", "1m"), self.spikes[symbol][-1])
                 one = trade(symbol, number)
                 self.trades[symbol].append(one)
                 self._tell(Topic("binance", symbol, "trades"), one)
+                if number % 3 == 0:
+                    self.liquidations[symbol].append(liquidation(symbol, number))
+                    self._tell(Topic("binance", symbol, "liquidations"), self.liquidations[symbol][-1])
                 self._tell(Topic("binance", symbol, "ohlc", "1m"), bar(symbol, minute, float(number), is_closed=False))
             self._opened = minute
 
@@ -122,6 +144,7 @@ class Way:
     def __init__(self, engine: MemoryEngine) -> None:
         self._engine = engine
         self.is_dead = False
+        self.refuses: set[str] = set()  # calls that are not answered
         self.awake = trio.Event()
         self.awake.set()
 
@@ -130,6 +153,8 @@ class Way:
 
         async def ask(*arguments: object) -> Any:
             await self._pass()
+            if name in self.refuses:
+                raise EngineAway(f"{name} is refused")
             try:
                 return await call(*arguments)
             finally:
@@ -178,6 +203,8 @@ class Node:
             for at, topic, said in heard:
                 await trio.sleep_until(at)
                 await self.way.awake.wait()
+                if isinstance(said, OiSpike):  # each node polls open interest at moments of its own
+                    said = structs.replace(said, z_oi=4.0 + self.latency)
                 self.feeds[topic.symbol].hear(said)
                 self.relay.take(topic, said)
 
@@ -209,7 +236,9 @@ class Observer:
     """An edge that reads every topic from its begin on."""
 
     def __init__(self, engine: Engine) -> None:
-        self.mirror = Mirror(EXCHANGE, engine, lanes=LANES, seconds=LEASE, everything=Everything(), supervise=supervise)
+        self.everywhere = Everywhere(engine, supervise=supervise)
+        about: Any = {"everywhere": self.everywhere, "supervise": supervise}
+        self.mirror = Mirror(EXCHANGE, engine, lanes=LANES, seconds=LEASE, **about)
         self.topics: dict[Topic, Numbers] = {}
         self.states: list[Status] = []
         self.scope = trio.CancelScope()
@@ -217,14 +246,16 @@ class Observer:
     async def run(self) -> None:
         with self.scope:
             async with trio.open_nursery() as nursery:
-                for topic in (*TRADES, *BARS):
-                    nursery.start_soon(self._read, topic)
+                for topic in (*TRADES, *BARS, *LIQUIDATIONS):
+                    nursery.start_soon(self._read, self.mirror.feed(topic.symbol), topic)
+                for topic in (ALL_LIQUIDATIONS, SPIKES):
+                    nursery.start_soon(self._read, self.everywhere, topic)
+                nursery.start_soon(self.everywhere.run)
                 await self.mirror.run()
 
-    async def _read(self, topic: Topic) -> None:
-        feed = self.mirror.feed(topic.symbol)
-        numbers = self.topics[topic] = Numbers(*feed.numbering(topic), [], [])
-        with feed.subscribe(topic, 1_000_000) as reader:
+    async def _read(self, source: MirrorFeed | Everywhere, topic: Topic) -> None:
+        numbers = self.topics[topic] = Numbers(*source.numbering(topic), [], [])
+        with source.subscribe(topic, 1_000_000) as reader:
             while True:
                 match await reader.receive():
                     case Renumbered(numbering):
@@ -254,18 +285,14 @@ def check(market: Market, observers: list[Observer], *, rolled_back: bool = Fals
             for epoch, seq, text in numbers.told if not rolled_back else ():
                 assert texts.setdefault((topic, epoch, seq), text) == text, "a number is two events"
     first = observers[0]
-    for topic in TRADES:
-        told = [msgspec.json.decode(text)["trade_id"] for _, _, text in first.topics[topic].told]
-        if not rolled_back:
-            twice = [id for id, count in Counter(told).items() if count > 1]
-            assert twice == [], f"told twice: {twice}"
-        gaps = first.topics[topic].gaps
-        missing = [
-            one
-            for one in market.trades[topic.symbol][_from(told, market.trades[topic.symbol]) :]
-            if one.trade_id not in set(told) and not any(gap.start <= one.timestamp <= gap.end for gap in gaps)
-        ]
-        assert missing == [], f"neither told nor announced: {[one.trade_id for one in missing]}"
+    for symbol in SYMBOLS:
+        trades = _of(first, Topic("binance", symbol, "trades"), symbol, "trade_id")
+        _check_moments(trades, {one.trade_id: one for one in market.trades[symbol]}, rolled_back)
+        happened: dict[Any, Event] = {one.value: one for one in market.liquidations[symbol]}
+        for topic in (Topic("binance", symbol, "liquidations"), ALL_LIQUIDATIONS):
+            _check_moments(_of(first, topic, symbol, "value"), happened, rolled_back)
+        bars = _of(first, SPIKES, symbol, "timestamp")[0]
+        assert rolled_back or bars == sorted(set(bars)), "a spike is told twice or out of order"
     for topic in BARS:
         bars = list(map(msgspec.json.decode, _texts(first, topic)))
         closes = [one["timestamp"] for one in bars if one["is_closed"]]
@@ -282,9 +309,27 @@ def _texts(observer: Observer, topic: Topic) -> list[bytes]:
     return [text for _, _, text in observer.topics[topic].told]
 
 
-def _from(told: list[int], trades: list[Trade]) -> int:
-    """Where in the market the first trade that was told is."""
-    return next((at for at, one in enumerate(trades) if told and one.trade_id == told[0]), 0)
+def _of(observer: Observer, topic: Topic, symbol: str, field: str) -> tuple[list[Any], list[Gap]]:
+    """What was told of one symbol, by what tells it from others; and the gaps that concern it."""
+    events = map(msgspec.json.decode, _texts(observer, topic))
+    gaps = [gap for gap in observer.topics[topic].gaps if gap.symbol in (symbol, "")]
+    return [event[field] for event in events if event["symbol"] == symbol], gaps
+
+
+def _check_moments(told: tuple[list[Any], list[Gap]], happened: Mapping[Any, Event], rolled_back: bool) -> None:
+    """What happens once is told once, in its order, or announced as lost; from the first on that was told."""
+    seen, gaps = told
+    if not rolled_back:
+        twice = [id for id, count in Counter(seen).items() if count > 1]
+        assert twice == [], f"told twice: {twice}"
+    order = list(happened)
+    due = order[order.index(seen[0]) :] if seen else []
+    missing = [
+        id
+        for id in due
+        if id not in set(seen) and not any(gap.start <= happened[id].timestamp <= gap.end for gap in gaps)
+    ]
+    assert missing == [], f"neither told nor announced: {missing}"
 
 
 def by_topic(observer: Observer) -> Mapping[Topic, list[bytes]]:

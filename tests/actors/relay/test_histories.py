@@ -4,9 +4,10 @@ What is told to an edge that reads all the while, and to one that joins in betwe
 is one event, a trade is told once or announced as lost, a bar closes once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -14,10 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.engine.memory import MemoryEngine
-from actors.engine.words import Burst, Lease, Present, Refused
+from actors.engine.words import ALL, Burst, Lease, Mark, Present, Refused, Share, Told
+from actors.events import OiSpike
+from actors.relay.sharing import Sharing
 from actors.relay.takeover import Tail
 from actors.relay.writer import Writer
-from tests.actors.relay.fixtures import BARS, LEASE, TRADES, Market, Node, Observer, by_topic, check
+from tests.actors.relay.fixtures import (
+    ALL_LIQUIDATIONS,
+    BARS,
+    LEASE,
+    SPIKES,
+    SYMBOLS,
+    TRADES,
+    Market,
+    Node,
+    Observer,
+    by_topic,
+    check,
+)
 
 CALM = 4 * LEASE  # seconds after which all is told
 
@@ -25,7 +40,7 @@ Step = tuple[str, float]
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["kill", "freeze", "thaw", "start", "away", "back", "lose", "edge", "stop"],
+            ["kill", "freeze", "thaw", "start", "away", "back", "lose", "edge", "stop", "mute"],
         ),
         st.floats(0.0, 2 * LEASE),
     ),
@@ -64,9 +79,12 @@ class History:
                 self.nodes.pop(0).scope.cancel()
             case "freeze" if self.nodes:
                 self.nodes[0].freeze()
+            case "mute" if self.nodes:  # what it says in lanes is not shared with all
+                self.nodes[0].way.refuses.add("share")
             case "thaw":
                 for node in self.nodes:
                     node.thaw()
+                    node.way.refuses.clear()
             case "away":
                 self.engine.is_away = True
             case "back":
@@ -128,6 +146,7 @@ def test_an_engine_that_comes_back_older_is_another_memory(steps: list[Step]) ->
 
 # By the market's clock a minute ends 40 s after the begin.
 PAST_A_BARS_END: list[Step] = [("thaw", 36.5), ("kill", 8.0)]
+PAST_A_SPIKE: list[Step] = [("thaw", 38.0), ("kill", 8.0)]
 
 
 @pytest.mark.parametrize(
@@ -141,13 +160,20 @@ PAST_A_BARS_END: list[Step] = [("thaw", 36.5), ("kill", 8.0)]
         pytest.param([("away", 35.0), ("back", 1.0)], id="the engine is away for longer than nodes remember"),
         pytest.param([("lose", 0.1)] * 5, id="answers are lost"),
         pytest.param(PAST_A_BARS_END, id="the leader dies at a bar's end"),
+        pytest.param(PAST_A_SPIKE, id="the leader dies right after a bar's end"),
+        pytest.param([("mute", 5.0), ("kill", 6.0)], id="the leader dies before it shared what it said with all"),
+        pytest.param(
+            [("mute", 34.0), ("freeze", LEASE + 3), ("thaw", 2.0)], id="it sleeps, and shares late what another one did"
+        ),
         pytest.param([("edge", 3.0), ("kill", 5.0), ("edge", 1.0)], id="edges join before and after"),
     ],
 )
 def test_what_may_happen_to_several_machines(steps: list[Step]) -> None:
     history = run(steps)
     first = history.edges[0]
-    assert all(first.topics[topic].told for topic in (*TRADES, *BARS))
+    assert all(first.topics[topic].told for topic in (*TRADES, *BARS, ALL_LIQUIDATIONS))
+    if steps in (PAST_A_BARS_END, PAST_A_SPIKE):
+        assert len(first.topics[SPIKES].told) == len(SYMBOLS)
     for edge in history.edges[1:]:  # an edge that joined later was told the end of the same, byte for byte
         for topic, texts in by_topic(edge).items():
             assert by_topic(first)[topic][-len(texts) :] == texts
@@ -174,7 +200,21 @@ async def in_steps(engine: MemoryEngine, lane: str) -> Present:
     return present._replace(place=later.place, n=later.n)
 
 
-PRESENT = MemoryEngine.present
+async def again(engine: MemoryEngine, lane: str, epoch: str, shares: Sequence[Share], known: Mark) -> Mark:
+    """As where nobody notes what was shared."""
+    engine._lane(ALL).shared.clear()
+    return await SHARE(engine, lane, epoch, shares, known)
+
+
+def always(writer: Writer, name: str, said: OiSpike) -> None:
+    writer._add(name, said.type, msgspec.json.encode(said))
+
+
+def forgetful(sharing: Sharing, lane: str, epoch: str, tail: Sequence[Told]) -> None:
+    BEGIN(sharing, lane, epoch, [])
+
+
+PRESENT, SHARE, BEGIN = MemoryEngine.present, MemoryEngine.share, Sharing.begin
 MUTANTS: list[Any] = [
     pytest.param(
         *(MemoryEngine, {"say": unfenced, "hold": anyway}, [("freeze", LEASE + 2), ("thaw", 2.0)]), id="no fence"
@@ -182,6 +222,11 @@ MUTANTS: list[Any] = [
     pytest.param(Tail, {"has": lambda *_: False}, [("kill", 6.0)], id="no identities at a takeover"),
     pytest.param(Writer, {"_note_unheard": lambda *_: None}, [("kill", 0.0), ("kill", 9.0)], id="no gap when cold"),
     pytest.param(Writer, {"_missed_bars": lambda *_: []}, PAST_A_BARS_END, id="closes are not told by a successor"),
+    pytest.param(MemoryEngine, {"share": again}, [("kill", 6.0)], id="what was shared is not noted"),
+    pytest.param(
+        Sharing, {"begin": forgetful}, [("mute", 5.0), ("kill", 6.0)], id="the log is not shared at a takeover"
+    ),
+    pytest.param(Writer, {"_tell_spike": always}, PAST_A_SPIKE, id="spikes are told by whoever sees them"),
     pytest.param(MemoryEngine, {"present": in_steps}, [("edge", 5.0)], id="joining in several steps"),
 ]
 
