@@ -72,24 +72,22 @@ class Links:
     def failed(self, who: str, error: EngineAway) -> None:
         self.failures += 1
         self._problems[who] = error
-        self._note("full" if isinstance(error, EngineFull) else "away")
+        self._note("full" if isinstance(error, EngineFull) else "away", str(error))
 
     def answered(self, who: str) -> None:
-        if self._problems.pop(who, None) is not None or self.state == "starting":
-            worst = next(iter(self._problems.values()), None)
-            if worst is None:
-                self._note("live")
+        if (self._problems.pop(who, None) is not None or self.state == "starting") and not self._problems:
+            self._note("live")
 
-    def _note(self, state: EngineState) -> None:
+    def _note(self, state: EngineState, reason: str | None = None) -> None:
+        """`reason`: in the words of whoever failed; None: there is none any more."""
+        self.reason = reason
         if state == self.state:
             return
         self.state, self.since = state, clock.now()
-        problem = next(iter(self._problems.values()), None)
-        self.reason = None if problem is None else f"the engine is {state}"
-        if problem is None:
+        if reason is None:
             log.info("engine.live")
         else:
-            log.warning(f"engine.{state}", reason=str(problem))
+            log.warning(f"engine.{state}", reason=reason)
 
 
 class NodeSettings(NamedTuple):

@@ -30,7 +30,10 @@ class _Opened:
 
 
 class Clients:
-    """One client at a time, open as long as the nursery or, after that, as long as somebody uses it."""
+    """One client at a time, until `close`; those before it as long as somebody uses them.
+
+    Whoever is cancelled may have a last word for the server: a client is not closed by the cancellation of its nursery.
+    """
 
     def __init__(self, make: Callable[[], "Redis[bytes]"], nursery: trio.Nursery) -> None:
         self._make, self._nursery = make, nursery
@@ -48,6 +51,10 @@ class Clients:
 
     async def _keep(self, *, task_status: trio.TaskStatus[None]) -> None:
         opened = _Opened(self._make())
+        with trio.CancelScope(shield=True):
+            await self._hold(opened, task_status)
+
+    async def _hold(self, opened: _Opened, task_status: trio.TaskStatus[None]) -> None:
         async with opened.client:
             before, self._opened = self._opened, opened
             self.opened += 1
@@ -55,6 +62,12 @@ class Clients:
                 before.is_over.set()
             task_status.started()
             await opened.is_over.wait()
+
+    def close(self) -> None:
+        """Nobody asks any more."""
+        before, self._opened = self._opened, None
+        if before is not None:
+            before.is_over.set()
 
     @contextmanager
     def using(self) -> Iterator[None]:

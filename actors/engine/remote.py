@@ -13,7 +13,14 @@ import trio
 from anyio import BrokenResourceError, ClosedResourceError
 from coredis import Redis
 from coredis.commands.script import Script
-from coredis.exceptions import AuthenticationError, BusyLoadingError, ReadOnlyError, RedisError, ResponseError
+from coredis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ConnectionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from coredis.retry import NoRetryPolicy
 
 from actors.engine import scripts
@@ -248,8 +255,10 @@ async def open_engine(url: str, prefix: str, kept: Kept, *, patience: float = PA
     async with trio.open_nursery() as nursery:
         clients = Clients(make, nursery)
         await clients.open()
-        yield RemoteEngine(clients, prefix, kept, patience)
-        nursery.cancel_scope.cancel()
+        try:
+            yield RemoteEngine(clients, prefix, kept, patience)
+        finally:
+            clients.close()
 
 
 def _as_ours(failure: BaseException) -> EngineAway:
@@ -263,6 +272,8 @@ def _as_ours(failure: BaseException) -> EngineAway:
             return EngineAway(f"the server is not ready: {text}")
         case ResponseError() if "OOM" in text:
             return EngineFull("the server has no memory left")
+        case ConnectionError() | OSError():  # whose texts name the address
+            return EngineAway("no connection to the server")
     return EngineAway(text)
 
 

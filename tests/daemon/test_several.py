@@ -146,7 +146,7 @@ async def test_a_server_that_goes_is_told_of_and_nothing_is_lost_when_it_comes_b
                 await eventually(lambda: len(trades(stream)) > 2, within=30)
                 server.kill()
                 away = await served.health(lambda health: bool(health["status"] == "degraded"), within=30)
-                assert (away["engine"]["state"], away["engine"]["reason"]) == ("away", "the engine is away")
+                assert (away["engine"]["state"], away["engine"]["reason"]) == ("away", "no connection to the server")
                 assert {(feed["state"], feed["reason"]) for feed in away["feeds"]} == {("down", "the engine is away")}
                 assert away["exchanges"] == {"binance": False}
                 response = await served.ask("/health/ready")

@@ -94,7 +94,7 @@ def health(connectors: Connectors, query: p.TableQuery, *, engine: Engine | None
     feeds = [feed.report() for connector in connectors.values() for feed in connector.feeds.values()]
     away = _away(engine)
     if away is not None:
-        where: Any = {"state": "down", "reason": away.reason, "next_retry": None}
+        where: Any = {"state": "down", "reason": _why(away), "next_retry": None}
         feeds = [structs.replace(feed, **where, since=max(feed.since, away.since)) for feed in feeds]
     return Health(
         health_state(connectors, engine),
@@ -109,6 +109,11 @@ def health(connectors: Connectors, query: p.TableQuery, *, engine: Engine | None
 def _away(engine: Engine | None) -> EngineReport | None:
     """The engine's report where it takes and tells nothing."""
     return report if engine is not None and (report := engine()).state != "live" else None
+
+
+def _why(away: EngineReport) -> str:
+    """What a feed says of it: the engine's own report tells more."""
+    return "the engine was not reached yet" if away.state == "starting" else f"the engine is {away.state}"
 
 
 def health_state(connectors: Connectors, engine: Engine | None = None) -> HealthState:
@@ -136,7 +141,7 @@ def health_ready(connectors: Connectors, query: p.NoQuery, *, engine: Engine | N
         name: reason for name, connector in connectors.items() if (reason := connector.not_ready_reason()) is not None
     }
     if (away := _away(engine)) is not None:
-        reasons = dict.fromkeys(connectors, away.reason or "the engine is away")
+        reasons = dict.fromkeys(connectors, _why(away))
     if reasons:
         return Answer(Ready("not_ready", reasons), 503)
     return Answer(Ready("ready"), 200)
