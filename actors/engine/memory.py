@@ -168,9 +168,9 @@ class MemoryEngine:
         self._answer()
         return found
 
-    async def tail(self, lane: str) -> Sequence[Told]:
+    async def tail(self, lane: str, behind: str = "0-0", count: int | None = None) -> Sequence[Told]:
         await self._asked()
-        found = list(self._lane(lane).log)
+        found = self._behind(lane, behind)[:count]
         self._answer()
         return found
 

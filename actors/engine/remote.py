@@ -143,8 +143,9 @@ class RemoteEngine:
         found: Any = await self._asked(lambda: self._holders(keys=keys, client=self._client))
         return {lane: (token.decode(), left / 1000) for lane, (token, left) in zip(lanes, found, strict=True) if token}
 
-    async def tail(self, lane: str) -> Sequence[Told]:
-        return _told(await self._asked(lambda: self._client.xrange(self._key(lane, "log"))))
+    async def tail(self, lane: str, behind: str = "0-0", count: int | None = None) -> Sequence[Told]:
+        key = self._key(lane, "log")
+        return _told(await self._asked(lambda: self._client.xrange(key, start=f"({behind}", count=count)))
 
     async def read(self, places: Mapping[str, str], seconds: float) -> Mapping[str, Sequence[Told]]:
         lanes = {self._key(lane, "log"): lane for lane in places}

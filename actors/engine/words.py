@@ -181,8 +181,11 @@ class Engine(Protocol):
     async def holders(self, lanes: Sequence[str]) -> Mapping[str, tuple[str, float]]:
         """Of each lane that somebody leads: the token, and the seconds until its lease ends."""
 
-    async def tail(self, lane: str) -> Sequence[Told]:
-        """The log, the oldest first: at least LOG_SECONDS of it before its last burst."""
+    async def tail(self, lane: str, behind: str = "0-0", count: int | None = None) -> Sequence[Told]:
+        """What of the log stands behind a place, the oldest first, at most `count` bursts of it.
+
+        It goes back at least LOG_SECONDS before its last burst.
+        """
 
     async def read(self, places: Mapping[str, str], seconds: float) -> Mapping[str, Sequence[Told]]:
         """What stands behind a place of each lane's log; waits up to `seconds` where that is nothing."""

@@ -5,7 +5,7 @@ lane has one burst under way at most. A burst whose answer was lost is said agai
 the lane is lost: after that it begins a new term like anybody else, with the log read anew.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
@@ -14,8 +14,10 @@ import structlog
 import trio
 
 from actors.engine.words import Burst, Engine, EngineAway, Fenced, Lease, Present, Refused, RolledBack
+from actors.engine.words import Told as Logged
 from actors.events import Said, Status, Topic
 from actors.exchanges.exchange import Supervise
+from actors.relay.reading import Reading
 from actors.relay.sharing import Sharing
 from actors.relay.takeover import lane_of, new_epoch
 from actors.relay.writer import Knows, Writer
@@ -157,7 +159,7 @@ class Relay:
                 present = await self._renew(lane, present, until)
             if lane.epoch not in ("", present.epoch):
                 lane.past.add(lane.epoch)
-            tail = await self._insist(partial(self._engine.tail, lane.name), until)
+            tail, until = await self._read(lane, lease, until)
             lane.epoch, lane.n = present.epoch, present.n
             self._sharing.begin(lane.name, present.epoch, tail)
             lane.refusal, lane.refused = None, trio.Event()
@@ -169,6 +171,17 @@ class Relay:
                 lane.writer.stop()
                 until = trio.current_time() + self._seconds
                 await self._insist(partial(self._engine.hold, lease, self._seconds), until)
+
+    async def _read(self, lane: Lane, lease: Lease, until: float) -> tuple[Sequence[Logged], float]:
+        """The log, and until when the lane is led after that."""
+        reading = Reading(self._engine, lane.name)
+        while not reading.is_over:
+            now = trio.current_time()
+            if now >= until - self._seconds + self._seconds / RENEWALS:
+                await self._insist(partial(self._engine.hold, lease, self._seconds), until)
+                until = now + self._seconds
+            await self._insist(reading.read_on, until)
+        return reading.bursts, until
 
     async def _renew(self, lane: Lane, present: Present, until: float) -> Present:
         """The engine lacks what it had acknowledged: what is numbered from now on belongs to another memory."""
