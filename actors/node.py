@@ -4,7 +4,7 @@ A node is given whatever a connector's feeds say, leads the lanes that nobody le
 mirrors, so that every node tells the same under the same numbers. What clients want here is collected on every node.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from actors import clock
 from actors.connector import Connector
-from actors.engine.words import Engine, EngineAway, EngineFull, Member, Role
+from actors.engine.words import Engine, EngineAway, EngineFull, Entry, Member, Role
 from actors.errors import MarketError
 from actors.events import Said, Topic
 from actors.exchanges.exchange import Exchange, Supervise
@@ -156,6 +156,11 @@ class Node:
                 on_failure=partial(self.links.failed, f"mirror {exchange.name}"),
                 on_answer=partial(self.links.answered, f"mirror {exchange.name}"),
             )
+
+    def write_to(self, also: Callable[[str, Sequence[Entry]], None]) -> None:
+        """Give on what this node says, where it leads: see Relay."""
+        for relay in self.relays.values():
+            relay.also = also
 
     def also(self, exchange: str) -> Callable[[Topic, Said], None]:
         """What the feeds of an exchange are to tell all they say."""

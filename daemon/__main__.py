@@ -18,7 +18,7 @@ from actors import turns
 from actors.clock import RecordedClock, fixed_order
 from actors.exchanges.exchange import Exchange, load_exchanges
 from actors.recording.format import BadRecording, Recording
-from daemon import backfill, demo, export, garbage, keys, log, named, notify, ops, output, replay
+from daemon import backfill, demo, export, garbage, keys, log, named, notify, ops, output, replay, sinks
 from daemon import main as daemon
 from daemon.config import Override, load
 from daemon.dump import dump
@@ -76,6 +76,7 @@ def _run(options: argparse.Namespace) -> int:
         output.write(sys.stderr, "".join(f"marketd: {name} {NOT_READ}\n" for name in PROXY_NAMES if name in os.environ))
         try:
             named.check(config)
+            sinks.check(config)
         except ConfigError as error:
             return _fail(error, EX_CONFIG)
         return output.result(dump(config))

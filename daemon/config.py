@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 from dotenv import dotenv_values
 
-from daemon.kinds import EXCHANGE_KINDS, KINDS, ConfigError, Key, Kind, fitting, from_text, show
+from daemon.kinds import EXCHANGE_KINDS, KINDS, SINK_KINDS, ConfigError, Key, Kind, fitting, from_text, show
 from daemon.settings import Archive, Config, ExchangeSettings, Server, is_loopback
 
 
@@ -72,11 +72,15 @@ def load(
     origins: dict[Key, str] = {}  # what a message about a setting begins with
 
     tree = _parse(_read(file, needed=path is not None), file)
+    variables = _variables(file, environ)
+    if tables := _numbered(tree.pop("sink", []), file):
+        tree["sink"] = tables
+    numbers = dict.fromkeys([*tables, *_numbers_of_sinks(variables)])
+    kinds |= {("sink", number, name): kind for number in numbers for name, kind in SINK_KINDS.items()}
     for key, value in _walk(tree, kinds, file):
         origins[key] = f"{file}: {'.'.join(key)}"
         settings[key] = fitting(kinds[key], value, origins[key])
 
-    variables = _variables(file, environ)
     given = {key: variables[n] for n, key in _FIRST_NAMES.items() if n in variables and key in kinds}
     names = {"MARKETD_" + "__".join(key).upper(): key for key in kinds}
     for name, variable in variables.items():
@@ -103,7 +107,23 @@ def load(
         asked_for = {*named, *(key[1] for key in given if key[0] == "exchanges")}
         for name in defaults.keys() - asked_for:
             settings["exchanges", name, "enabled"] = False
+    for number in numbers:
+        for name in ("kind", "url", "topics"):
+            if ("sink", number, name) not in settings:
+                raise ConfigError(f"{file}: sink.{number}", f"{name} is missing")
     return _assemble(settings, origins, defaults, file.parent, listening)
+
+
+def _numbered(sinks: object, file: Path) -> dict[str, object]:
+    """The tables of [[sink]], each by its number as text: 0, 1, ..."""
+    if not isinstance(sinks, list):
+        raise ConfigError(f"{file}: sink", f"expected tables [[sink]], got {show(sinks)}")
+    return {str(number): table for number, table in enumerate(sinks)}
+
+
+def _numbers_of_sinks(variables: Iterable[str]) -> list[str]:
+    """Those that variables name: MARKETD_SINK__0__URL."""
+    return sorted({found[1] for name in variables if (found := re.fullmatch(r"MARKETD_SINK__(\d)__[A-Z_]+", name))})
 
 
 def _assemble(
@@ -116,10 +136,17 @@ def _assemble(
     exchanges = {name: msgspec.structs.asdict(default) for name, default in defaults.items()}
     tree: dict[str, dict[str, object]] = {name: {} for name in Config.__struct_fields__}
     tree["exchanges"] = dict(exchanges)
+    sinks: dict[str, dict[str, object]] = {}
     for (section, *inner), value in settings.items():
-        table = exchanges[inner[0]] if section == "exchanges" else tree[section]
+        match section:
+            case "exchanges":
+                table = exchanges[inner[0]]
+            case "sink":
+                table = sinks.setdefault(inner[0], {})
+            case _:
+                table = tree[section]
         table[inner[-1]] = value
-    config = msgspec.convert(tree, Config)
+    config = msgspec.convert(tree | {"sink": [sinks[number] for number in sorted(sinks, key=int)]}, Config)
 
     # What no single value can be blamed for is reported at one of those that were given.
     def blame(section: str, *keys: str, what: str) -> None:
@@ -215,6 +242,8 @@ def _walk(
     table: dict[str, object], kinds: Mapping[Key, Kind], file: Path, prefix: Key = ()
 ) -> Iterator[tuple[Key, object]]:
     known = {key[len(prefix)] for key in kinds if key[: len(prefix)] == prefix}
+    if not prefix:
+        known.add("sink")  # there may be none
     for name, value in table.items():
         key = (*prefix, name)
         where = f"{file}: {'.'.join(key)}"

@@ -28,7 +28,7 @@ async def run(
 ) -> None:
     """The daemon against simulated exchanges that share one seeded market; `announce` gets the text for a person."""
     market = Market(seed=seed)
-    # Invented history must not get into a real archive, and nothing is left behind.
+    # Invented history must not get into a real archive or a sink, and nothing is left behind.
     with TemporaryDirectory(prefix="marketd-demo-") as folder:
         async with trio.open_nursery() as simulators:
             settings = dict(config.exchanges)
@@ -40,7 +40,7 @@ async def run(
                 urls = {"rest_url": running.rest_url, "ws_url": running.ws_url}
                 settings[name] = msgspec.structs.replace(settings[name], **urls, **way)
             archive = msgspec.structs.replace(config.archive, path=str(Path(folder) / "demo.db"))
-            simulated = msgspec.structs.replace(config, exchanges=settings, archive=archive)
+            simulated = msgspec.structs.replace(config, exchanges=settings, archive=archive, sink=())
             async with trio.open_nursery() as nursery:
                 url = await nursery.start(partial(main.run, simulated, exchanges, stop=stop))
                 announce(welcome(url, simulated))

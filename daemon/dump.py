@@ -5,24 +5,28 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from daemon.kinds import EXCHANGE_KINDS, KINDS
+from daemon.kinds import EXCHANGE_KINDS, KINDS, SINK_KINDS, Kind
 from daemon.settings import Config
 
 
 def dump(config: Config) -> str:
     """`config` as TOML; what may be a secret in a URL is `***`."""
-    tables: dict[tuple[str, ...], msgspec.Struct] = {
-        (name,): getattr(config, name) for name in Config.__struct_fields__[:-1]
-    }
-    tables |= {("exchanges", name): exchange for name, exchange in config.exchanges.items()}
+    sections = [name for name in Config.__struct_fields__ if name not in ("sink", "exchanges")]
+    tables = [(f"[{name}]", getattr(config, name), _kinds_of(name)) for name in sections]
+    tables += [("[[sink]]", sink, SINK_KINDS) for sink in config.sink]
+    tables += [(f"[exchanges.{name}]", exchange, EXCHANGE_KINDS) for name, exchange in config.exchanges.items()]
     lines = []
-    for place, table in tables.items():
-        lines += ["", f"[{'.'.join(place)}]"]
+    for head, table, kinds in tables:
+        lines += ["", head]
         for key, value in msgspec.structs.asdict(table).items():
-            kind = EXCHANGE_KINDS[key] if place[0] == "exchanges" else KINDS[*place, key]
+            kind = kinds[key]
             if value is not None:  # TOML has no null: a key that is not there
                 lines.append(f"{key} = {_toml(_masked(value) if kind.secret else value)}")
     return "\n".join(lines[1:]) + "\n"
+
+
+def _kinds_of(section: str) -> dict[str, Kind]:
+    return {key[-1]: kind for key, kind in KINDS.items() if key[0] == section}
 
 
 def _toml(value: object) -> str:

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import msgspec
 
-from daemon.settings import Config, ExchangeSettings
+from daemon.settings import Config, ExchangeSettings, Sink
 
 EX_CONFIG = 78  # the exit code, as in sysexits.h
 
 Key = tuple[str, ...]
-"""("server", "port"), ("exchanges", NAME, "symbols")"""
+"""("server", "port"), ("exchanges", NAME, "symbols"), ("sink", NUMBER, "url")"""
 
 
 class ConfigError(Exception):
@@ -50,10 +50,11 @@ def _kind(annotated: Any) -> Kind:
 KINDS: dict[Key, Kind] = {
     key: kind
     for field in msgspec.structs.fields(Config)
-    if field.name != "exchanges"
+    if field.name not in ("sink", "exchanges")
     for key, kind in kinds_of(field.type, field.name).items()
 }
 EXCHANGE_KINDS: dict[str, Kind] = {key[-1]: kind for key, kind in kinds_of(ExchangeSettings).items()}
+SINK_KINDS: dict[str, Kind] = {key[-1]: kind for key, kind in kinds_of(Sink).items()}
 
 
 def fitting(kind: Kind, value: object, where: str, *, strict: bool = True) -> object:

@@ -18,11 +18,13 @@ import trio
 from actors.archive.archive import EXPORTS, Archive
 from actors.archive.series import KINDS
 from actors.connector import Connector
+from actors.events import Said, Topic
 from actors.exchanges.exchange import Exchange, Supervise
 from actors.facade.desk import Desk, Settings
 from actors.feeds.everything import Everything
 from actors.node import Node
 from actors.recording.recorder import Recorded, Recorder
+from actors.sinks.sinks import Sinks
 from actors.spikes import Spikes
 from actors.upstream.seam import Live, Upstream
 from actors.upstream.way import Way
@@ -35,6 +37,7 @@ from daemon.notify import Notify
 from daemon.reload import Parts, Policy, Reloaded, Reloader
 from daemon.settings import Config, ExchangeSettings, Server, Supervision, is_loopback
 from daemon.several import mirrored, open_node, run_node
+from daemon.sinks import open_sinks
 from daemon.supervisor import supervise
 from web.access.auth import Auth
 from web.access.clients import Clients, Seat
@@ -99,6 +102,7 @@ async def run(
     supervised = with_policy(policy, rng)
     is_edge = config.engine.role == "edge"
     archive, recorder = (None, None) if is_edge else (open_archive(config), _recorder(config))
+    sinks = open_sinks(config)
     upstream = upstream or Live({name: way_of(settings) for name, settings in config.exchanges.items()})
     if recorder is not None:
         upstream = Recorded(upstream, recorder)
@@ -111,7 +115,10 @@ async def run(
     ]
     opening = open_node(config, running, supervised, url)
     async with opening as node, trio.open_nursery() as keeping:
-        connectors = {} if is_edge else _connectors(config, running, supervised, upstream, archive, everything, node)
+        also = _told(node, sinks)
+        connectors = {}
+        if not is_edge:
+            connectors = _connectors(config, running, supervised, upstream, archive, everything, node, also)
         stand_ins = mirrored(config, running, node) if node is not None and is_edge else {}
         mirrors = {} if node is None or is_edge else node.mirrors
         spikes = _spikes(config, connectors, supervised, node)
@@ -123,6 +130,8 @@ async def run(
             keeping.start_soon(certificates.watch)
         if archive is not None:  # it ends after those whose last words it keeps
             keeping.start_soon(supervised, "archive", archive.run)
+        if sinks is not None:
+            keeping.start_soon(sinks.run, supervised)
         async with trio.open_nursery() as nursery:
             if recorder is not None:
                 nursery.start_soon(partial(supervised, "record", recorder.run))
@@ -144,7 +153,7 @@ async def run(
             for name, desk in desks.items():
                 nursery.start_soon(partial(supervised, "facade", desk.run, exchange=name))
             hosts = _hosts(config.server)
-            front: Any = {"hosts": hosts, "root_path": config.server.root_path}
+            front: Any = {"hosts": hosts, "root_path": config.server.root_path, "sinks": sinks}
             if node is not None:
                 front["engine"] = node.report
             statistics = ServerStatistics()
@@ -155,6 +164,7 @@ async def run(
                 desks=desks,
                 symbols=lambda: loader.running.metrics.symbols,
                 node=node,
+                sinks=sinks,
             )
             metrics = Metrics(subjects) if config.metrics.enabled else None
             page = None if config.metrics.listen else metrics
@@ -326,6 +336,15 @@ def as_configured(exchange: Exchange, settings: ExchangeSettings, history: int) 
     return replace(exchange, capabilities=capabilities, pushed=exchange.pushed - {"liquidations"})
 
 
+def _told(node: Node | None, sinks: Sinks | None) -> Callable[[str], Callable[[Topic, Said], None] | None]:
+    """Who is told all that the feeds of an exchange say. Of several nodes the one that leads a lane feeds the sinks."""
+    if node is None:
+        return lambda exchange: None if sinks is None else sinks.take
+    if sinks is not None:
+        node.write_to(sinks.take_said)
+    return node.also
+
+
 def _connectors(
     config: Config,
     exchanges: Iterable[Exchange],
@@ -334,6 +353,7 @@ def _connectors(
     archive: Archive | None,
     everything: Everything,
     node: Node | None,
+    also: Callable[[str], Callable[[Topic, Said], None] | None],
 ) -> dict[str, Connector]:
     """Of the exchanges as they are configured. `everything`: the streams over all of them.
 
@@ -350,7 +370,7 @@ def _connectors(
             large_trade_threshold_usd=config.streams.large_trade_threshold_usd,
             supervise=supervised,
             everything=everything if node is None else None,
-            also=None if node is None else node.also(exchange.name),
+            also=also(exchange.name),
             upstream=upstream,
             archive=archive,
             upstream_share=config.limits.upstream_share,

@@ -39,7 +39,7 @@ NEEDS_RESTART = (
     *("exchanges.*.enabled", "exchanges.*.rest_url", "exchanges.*.ws_url", "exchanges.*.liquidations"),
     *("exchanges.*.proxy", "exchanges.*.source_address", "exchanges.*.ca_file", "upstream.*"),
     *("archive.enabled", "archive.path", "record.*", "export.*", "metrics.enabled", "metrics.listen"),
-    *("streams.history", "facade.*", "engine.*"),
+    *("streams.history", "facade.*", "engine.*", "sink"),
 )
 """Keys that hold for as long as the process runs, as patterns."""
 
@@ -179,6 +179,9 @@ def _flat(config: Config) -> dict[str, object]:
     """Every value by its dotted key."""
     flat: dict[str, object] = {}
     for section, value in msgspec.structs.asdict(config).items():
+        if section == "sink":
+            flat[section] = value
+            continue
         tables = (
             {f"{section}.{name}": table for name, table in value.items()}
             if section == "exchanges"
@@ -192,6 +195,8 @@ def _flat(config: Config) -> dict[str, object]:
 def _with(config: Config, key: list[str], value: object) -> Config:
     """`config` with one value replaced."""
     replace = msgspec.structs.replace
+    if key == ["sink"]:
+        return replace(config, sink=value)
     if key[0] == "exchanges":
         settings = replace(config.exchanges[key[1]], **{key[2]: value})
         return replace(config, exchanges=config.exchanges | {key[1]: settings})

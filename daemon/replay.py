@@ -42,6 +42,7 @@ def configured(config: Config, recording: Recording) -> Config:
             supervision=msgspec.convert(told["supervision"], Supervision),
             record=msgspec.structs.replace(config.record, path=None),  # it is recorded already
             archive=msgspec.structs.replace(config.archive, enabled=False),  # what it kept then is not asked now
+            sink=(),  # they were written to then
             exchanges={
                 name: msgspec.convert(settings | {"rest_url": "", "ws_url": ""}, ExchangeSettings)
                 for name, settings in exchanges.items()

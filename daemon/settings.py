@@ -22,6 +22,8 @@ from daemon.values import (
     IntervalList,
     Intervals,
     IpAddress,
+    KafkaTopic,
+    KafkaUrl,
     KindList,
     NodeName,
     Origins,
@@ -34,6 +36,7 @@ from daemon.values import (
     Seconds,
     SocketPath,
     SymbolList,
+    TopicPatterns,
     WebSocketUrl,
     integer,
 )
@@ -220,6 +223,21 @@ class ExchangeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ca_file: FilePath | None = None
 
 
+class Sink(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another system that what feeds say is written to; there may be several.
+
+    `name`: "": its kind. `topics`: patterns, see actors/sinks/patterns.py. `kafka_topic`: what rows are written to.
+    `min_value_usd`: events of a smaller value are left out, where they have one.
+    """
+
+    kind: Annotated[Literal["kafka"], Meta(description='"kafka"')]
+    url: KafkaUrl
+    topics: TopicPatterns
+    name: NodeName = ""
+    kafka_topic: KafkaTopic = "marketd-{kind}"
+    min_value_usd: Rate = 0.0
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole. `exchanges` has every known exchange, the ones that are switched off too."""
 
@@ -237,6 +255,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     supervision: Supervision = Supervision()
     record: Record = Record()
     upstream: UpstreamSettings = UpstreamSettings()
+    sink: tuple[Sink, ...] = ()
     exchanges: dict[str, ExchangeSettings]
 
 

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from actors.archive.series import KINDS
 from actors.events import INTERVALS
+from actors.sinks import patterns
 
 # --- what msgspec cannot check
 
@@ -108,6 +109,22 @@ def _engine_url(value: str) -> str:
     return value
 
 
+def _hosts_url(value: str) -> str:
+    parts = urlsplit(value)
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    if not _printable(value) or re.search(r"[ #]", value) or parts.path.strip("/"):
+        raise ValueError(value)
+    if not all(re.fullmatch(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?", host, re.ASCII) for host in hosts):
+        raise ValueError(value)
+    return value
+
+
+def _patterns(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in _distinct(values):
+        patterns.parsed(value)
+    return values
+
+
 # --- what a key may be
 
 Port = Annotated[int, Meta(ge=-1, le=65535, description="an integer from -1 to 65535")]
@@ -152,6 +169,29 @@ EngineUrl = Annotated[
 ]
 NodeName = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9._:-]{0,100}\Z", description="a name of letters, digits, dots, dashes, colons")
+]
+KafkaUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^kafka(\+ssl)?://",
+        description="a URL with hosts, kafka:// or kafka+ssl://",
+        extra={"keep": _hosts_url, "secret": True},
+    ),
+]
+TopicPatterns = Annotated[
+    tuple[Annotated[str, Meta(min_length=1)], ...],
+    Meta(
+        min_length=1,
+        description='a list of different topics such as "binance:*:trades" or "all:liquidations"',
+        extra={"keep": _patterns},
+    ),
+]
+KafkaTopic = Annotated[
+    str,
+    Meta(
+        pattern=r"^([A-Za-z0-9._-]|\{exchange\}|\{kind\}){1,249}\Z",
+        description="a name of letters, digits, dots, dashes and underscores, {exchange} and {kind}",
+    ),
 ]
 IpAddress = Annotated[str, Meta(description="an IP address", extra={"keep": _address})]
 SocketPath = Annotated[str, Meta(description="the path of a socket, at most 107 bytes", extra={"keep": _socket_path})]

@@ -20,7 +20,7 @@ LEVELS = [
     ["actors/collection.py"],
     ["actors/connector.py"],
     ["actors/relay"],
-    ["actors/spikes.py", "actors/facade", "actors/mirror"],
+    ["actors/spikes.py", "actors/facade", "actors/mirror", "actors/sinks"],
     ["actors/node.py"],
     ["web", "web/server", "web/connectors.py"],
     ["web/access"],
@@ -42,6 +42,7 @@ KEEPERS = {
     "httpcore": {"actors/upstream/tunnel.py"},
     "python_socks": {"actors/upstream/way.py"},
     "trio_websocket": {"actors/upstream/dial.py"},
+    "confluent_kafka": {"actors/sinks/kafka.py"},
     "coredis": {"actors/engine/remote.py", "actors/engine/clients.py"},
     "hypercorn": {
         "web/server/protocol.py",

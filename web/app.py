@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
 from actors.errors import MarketError, Overloaded, RateLimited
+from actors.sinks.sinks import Sinks
 from web.access.auth import Auth
 from web.access.clients import Clients
 from web.access.credentials import take_credentials
@@ -74,6 +75,7 @@ def create_app(
     hosts: Hosts | None = None,
     root_path: str = "",
     engine: Engine | None = None,
+    sinks: Sinks | None = None,
     desks: Desks | None = None,
     metrics: Metrics | None = None,
     reload: Callable[[], object] | None = None,
@@ -85,7 +87,7 @@ def create_app(
     `cors_origins` is "*" or a list of exact origins. `hosts`: the names it is asked by; None: any. `root_path`: below
     which path a proxy serves it. `metrics`: what `/metrics` tells; None: there is no such page.
     `spool`: keeps the files of `/export`.
-    `engine`: how that of several nodes is; None: there is none.
+    `engine`: how that of several nodes is; None: there is none. `sinks`: what other systems are written by; None: none.
     `reload`: takes over the configuration anew and says what changed; raises InvalidConfig. None: it cannot be done.
     `dashboard`: whether `/` is a page for browsers.
     """
@@ -100,7 +102,7 @@ def create_app(
     app.url_map.merge_slashes = False
     app.extensions["spool"] = spool or Spool(fanouts.nursery, megabytes=1024, files=16)
 
-    for route in routes_below(root_path, engine):
+    for route in routes_below(root_path, engine, sinks):
         rule = route.path.replace("{", "<").replace("}", ">")
         app.add_url_rule(rule, route.path, _view(route, connectors), methods=["GET"])
     add_pages(app, sources, root_path=root_path)

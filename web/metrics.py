@@ -29,6 +29,7 @@ from actors.events import Kind
 from actors.facade.desk import Desk
 from actors.feeds.everything import ALL
 from actors.node import Node
+from actors.sinks.sinks import Sinks
 from web.access.auth import Auth
 from web.connectors import AnyConnector, AnyFeed, Connectors
 from web.counts import WebCounts
@@ -69,6 +70,7 @@ class Subjects:
     desks: Mapping[str, Desk] = field(default_factory=dict)  # of the façade, by exchange
     symbols: Callable[[], bool] = lambda: False  # the series that are one per symbol, too
     node: Node | None = None  # among several
+    sinks: Sinks | None = None
 
 
 class Metrics:
@@ -138,6 +140,8 @@ class _Collector(Collector):
             yield from _archive(archive)
         if self._s.node is not None:
             yield from _node(self._s.node)
+        if self._s.sinks is not None:
+            yield from _sinks(self._s.sinks)
         yield from _process(self._s.process)
 
 
@@ -314,6 +318,18 @@ def _node(node: Node) -> Iterator[Metric]:
     yield _counter("engine_gaps", "Topics of which nobody could tell a while, at takeovers", of, gaps)
     holes = [*(((name,), mirror.holes) for name, mirror in mirrors.items()), ((ALL,), node.everywhere.holes)]
     yield _counter("engine_holes", "Lanes that had to be read anew", of, holes)
+
+
+def _sinks(sinks: Sinks) -> Iterator[Metric]:
+    reports, of = sinks.report(), ("sink",)
+    up = [((report.name,), float(report.state == "ok")) for report in reports]
+    yield _gauge("sink_up", "Whether a sink takes rows", of, up)
+    written = [((report.name,), report.written) for report in reports]
+    yield _counter("sink_written", "Events and gaps that a sink acknowledged", of, written)
+    dropped = [((report.name,), report.dropped) for report in reports]
+    yield _counter("sink_dropped", "Events and gaps that a sink lost", of, dropped)
+    pending = [((report.name,), float(report.pending)) for report in reports]
+    yield _gauge("sink_pending", "Events and gaps that wait to be written", of, pending)
 
 
 def _process(process: ProcessCounts) -> Iterator[Metric]:

@@ -13,18 +13,19 @@ from typing import Protocol, TypeVar
 import structlog
 import trio
 
-from actors.engine.words import Burst, Engine, EngineAway, Fenced, Lease, Present, Refused, RolledBack
+from actors.engine.words import Burst, Engine, EngineAway, Entry, Fenced, Lease, Present, Refused, RolledBack
 from actors.engine.words import Told as Logged
 from actors.events import Said, Status, Topic
 from actors.exchanges.exchange import Supervise
 from actors.relay.reading import Reading
-from actors.relay.sharing import Sharing
+from actors.relay.sharing import Sharing, of_this_memory
 from actors.relay.takeover import lane_of, new_epoch
 from actors.relay.writer import Knows, Writer
 
 LOOKS = 4  # times in a lease that a lane which somebody else leads is looked at
 RENEWALS = 3  # times in a lease that it is prolonged
 PAUSE = 0.1  # seconds before the engine is asked again after it did not answer
+REPEATED_MS = 5_000  # of a log that is written again: who led before may have said it and not written it
 RELEASED_WITHIN = 0.5  # seconds that the end waits for the engine
 
 T = TypeVar("T")
@@ -87,6 +88,8 @@ class Relay:
         self._sharing = Sharing(engine)
         self._failed, self._answered = on_failure, on_answer  # told whether the engine takes what is said
         self._unsaid_since: float | None = None  # it does not, whatever else it answers
+        # Given the name of a lane's memory and what the engine took for it, the last of who led before included.
+        self.also: Callable[[str, Sequence[Entry]], None] = lambda epoch, entries: None
 
     def _tell(self) -> None:
         self._news.set()
@@ -163,6 +166,7 @@ class Relay:
             lane.epoch, lane.n = present.epoch, present.n
             self._sharing.begin(lane.name, present.epoch, tail)
             lane.refusal, lane.refused = None, trio.Event()
+            self._repeat(present, tail)
             lane.writer.lead(present, tail, asked_at)
             try:
                 await self._hold(lane, lease, until)
@@ -182,6 +186,11 @@ class Relay:
                 until = now + self._seconds
             await self._insist(reading.read_on, until)
         return reading.bursts, until
+
+    def _repeat(self, present: Present, tail: Sequence[Logged]) -> None:
+        for told in of_this_memory(tail):
+            if told.at_ms >= tail[-1].at_ms - REPEATED_MS:
+                self.also(present.epoch, told.entries)
 
     async def _renew(self, lane: Lane, present: Present, until: float) -> Present:
         """The engine lacks what it had acknowledged: what is numbered from now on belongs to another memory."""
@@ -251,6 +260,7 @@ class Relay:
                 continue
             lane.writer.acknowledged()
             self._sharing.add(lane.name, burst.n, burst.entries)
+            self.also(lane.epoch, burst.entries)
             lane.n = burst.n
             lane.said += 1
             lane.entries += len(burst.entries)

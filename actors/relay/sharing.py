@@ -56,7 +56,7 @@ class Sharing:
     def begin(self, lane: str, epoch: str, tail: Sequence[Told]) -> None:
         """A lane is led from here on, with this log behind it."""
         self._ways[lane] = _Way(lane, epoch)
-        for told in _of_this_memory(tail):
+        for told in of_this_memory(tail):
             self.add(lane, told.n, told.entries)
 
     def add(self, lane: str, n: int, entries: Sequence[Entry]) -> None:
@@ -128,7 +128,7 @@ class Sharing:
         await trio.sleep(PAUSE)
 
 
-def _of_this_memory(tail: Sequence[Told]) -> Sequence[Told]:
+def of_this_memory(tail: Sequence[Told]) -> Sequence[Told]:
     """What was said since the lane's memory began. Of an older one nothing is shared: what that held is lost anyway."""
     for back, told in enumerate(reversed(tail)):
         if told.entries[0].type == EPOCH:

@@ -245,13 +245,15 @@ def test_one_machine_alone_never_imports_what_several_need() -> None:
     code = (
         "import sys, trio, msgspec\n"
         "from daemon.several import open_node\n"
+        "from daemon.sinks import open_sinks\n"
         "from daemon.settings import Config\n"
+        "assert open_sinks(Config(exchanges={})) is None\n"
         "async def main():\n"
         "    async with open_node(Config(exchanges={}), [], None, '') as node:\n"
         "        assert node is None\n"
         "import daemon.__main__\n"
         "trio.run(main)\n"
-        "sys.exit(sorted({'coredis', 'beartype'} & set(sys.modules)) != [])\n"
+        "sys.exit(sorted({'coredis', 'beartype', 'confluent_kafka'} & set(sys.modules)) != [])\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 

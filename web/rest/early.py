@@ -21,6 +21,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 
 from actors.errors import MarketError, RateLimited
+from actors.sinks.sinks import Sinks
 from web.access.account import Account
 from web.access.auth import ADMIN, READ, Auth, scope_of
 from web.access.clients import Seat
@@ -111,6 +112,7 @@ class Early:
         hosts: Hosts | None = None,
         root_path: str = "",
         engine: Engine | None = None,
+        sinks: Sinks | None = None,
         counts: WebCounts | None = None,
     ) -> None:
         self._auth = auth
@@ -122,7 +124,7 @@ class Early:
         self._root_path = root_path
         self._routes = {
             route.path: (held, route.query)
-            for route in routes_below(root_path, engine)
+            for route in routes_below(root_path, engine, sinks)
             if (held := route.held or (None if iscoroutinefunction(route.handler) else route.handler))
         }
         self._asked: dict[bytes, Asked] = {}

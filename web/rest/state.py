@@ -16,6 +16,8 @@ from actors.exchanges.exchange import Capability
 from actors.feeds.health import FeedReport
 from actors.feeds.quality import TopicReport
 from actors.node import EngineReport
+from actors.sinks.sink import SinkReport
+from actors.sinks.sinks import Sinks
 from actors.upstream.budget import BudgetReport
 from web import parameters as p
 from web.connectors import AnyConnector, AnyFeed, Connectors
@@ -36,7 +38,8 @@ class Root(Struct, frozen=True):
 class Health(Struct, frozen=True):
     """`exchanges`: whether at least one feed of it delivers. `archive` is null where it is switched off.
 
-    `engine` is there where several nodes share one; while it is away, nothing is delivered to streams.
+    `engine` is there where several nodes share one; while it is away, nothing is delivered to streams. `sinks` is there
+    where there are any.
     """
 
     status: HealthState
@@ -45,6 +48,7 @@ class Health(Struct, frozen=True):
     budgets: dict[str, BudgetReport]
     archive: ArchiveReport | None
     engine: EngineReport | UnsetType = UNSET
+    sinks: list[SinkReport] | UnsetType = UNSET
 
 
 class Live(Struct, frozen=True):
@@ -86,23 +90,33 @@ Engine = Callable[[], EngineReport]
 """How the engine between several nodes is, where there is one."""
 
 
-def root(connectors: Connectors, query: p.NoQuery, *, root_path: str = "", engine: Engine | None = None) -> Root:
-    return Root("marketd", VERSION, health_state(connectors, engine), f"{root_path}/docs", list(connectors))
+def root(
+    connectors: Connectors,
+    query: p.NoQuery,
+    *,
+    root_path: str = "",
+    engine: Engine | None = None,
+    sinks: Sinks | None = None,
+) -> Root:
+    return Root("marketd", VERSION, health_state(connectors, engine, sinks), f"{root_path}/docs", list(connectors))
 
 
-def health(connectors: Connectors, query: p.TableQuery, *, engine: Engine | None = None) -> Health:
+def health(
+    connectors: Connectors, query: p.TableQuery, *, engine: Engine | None = None, sinks: Sinks | None = None
+) -> Health:
     feeds = [feed.report() for connector in connectors.values() for feed in connector.feeds.values()]
     away = _away(engine)
     if away is not None:
         where: Any = {"state": "down", "reason": _why(away), "next_retry": None}
         feeds = [structs.replace(feed, **where, since=max(feed.since, away.since)) for feed in feeds]
     return Health(
-        health_state(connectors, engine),
+        health_state(connectors, engine, sinks),
         {name: connector.is_live and away is None for name, connector in connectors.items()},
         feeds,
         {name: connector.budget.report() for name, connector in connectors.items()},
         archive.report() if (archive := archive_of(connectors)) else None,
         UNSET if engine is None else engine(),
+        UNSET if sinks is None else sinks.report(),
     )
 
 
@@ -116,8 +130,8 @@ def _why(away: EngineReport) -> str:
     return "the engine was not reached yet" if away.state == "starting" else f"the engine is {away.state}"
 
 
-def health_state(connectors: Connectors, engine: Engine | None = None) -> HealthState:
-    """Healthy when every feed is live and the archive writes, starting while some have yet to begin, else degraded.
+def health_state(connectors: Connectors, engine: Engine | None = None, sinks: Sinks | None = None) -> HealthState:
+    """Healthy when every feed is live, archive and sinks write; starting while some have yet to begin; else degraded.
 
     Without its engine a node is degraded.
     """
@@ -125,7 +139,7 @@ def health_state(connectors: Connectors, engine: Engine | None = None) -> Health
         return "degraded"
     states = {feed.health.state for connector in connectors.values() for feed in connector.feeds.values()}
     archive = archive_of(connectors)
-    if states & {"stale", "down", "failed"} or (archive and archive.is_failing):
+    if states & {"stale", "down", "failed"} or (archive and archive.is_failing) or (sinks and sinks.are_failing):
         return "degraded"
     if "starting" in states or not all(connector.catalogue.instruments for connector in connectors.values()):
         return "starting"
