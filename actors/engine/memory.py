@@ -124,22 +124,21 @@ class MemoryEngine:
         self._answer()
         return refused
 
-    async def share(self, lane: str, epoch: str, shares: Sequence[Share], known: Mark) -> Mark:
+    async def share(self, shares: Sequence[Share], known: Mark) -> Mark:
         await self._asked()
         it = self._lane(ALL)
         if known.epoch and (known.epoch != it.epoch or known.n > it.n):
             raise RolledBack(f"{ALL} ends at {it.epoch}, {it.n}, not at {known.epoch}, {known.n}")
-        last = it.shared.get((lane, epoch), 0)
-        seqs, entries = dict(it.seqs), []
-        for share in shares:
-            entry = share.entry
-            if share.n > last:
+        seqs, entries, shared = dict(it.seqs), [], dict(it.shared)
+        for lane, epoch, n, entry in shares:
+            if n > it.shared.get((lane, epoch), 0):
+                shared[lane, epoch] = n
                 if entry.seq is not None:
                     seqs[entry.topic] = seqs.get(entry.topic, 0) + 1
                     entry = entry._replace(seq=seqs[entry.topic])
                 entries.append(entry)
+        it.shared = shared
         if entries:
-            it.shared[lane, epoch] = shares[-1].n
             self._append(it, Burst(it.n + 1, entries, {}))
         mark = Mark(it.epoch, it.n)
         self._answer()

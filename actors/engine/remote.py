@@ -116,10 +116,10 @@ class RemoteEngine:
                 refused[lease] = RolledBack(f"{lease.lane} does not end at {burst.n - 1}")
         return refused
 
-    async def share(self, lane: str, epoch: str, shares: Sequence[Share], known: Mark) -> Mark:
+    async def share(self, shares: Sequence[Share], known: Mark) -> Mark:
         said = [value for share in shares for value in _in_parts(share)]
-        kept = LOG_MS, *self._kept[:2]
-        ours, n, agrees = await self._run(self._share, ALL, *kept, f"{lane}|{epoch}", known.epoch, str(known.n), *said)
+        found = await self._run(self._share, ALL, LOG_MS, *self._kept[:2], known.epoch, str(known.n), *said)
+        ours, n, agrees = found
         if not agrees:
             raise RolledBack(f"{ALL} ends at {ours.decode()}, {n}, not at {known.epoch}, {known.n}")
         return Mark(ours.decode(), n)
@@ -309,7 +309,7 @@ def _in_parts(share: Share) -> tuple[str | bytes, ...]:
     """One thing as SHARE takes it, which packs the number between the two parts."""
     topic, type, seq, text = share.entry
     before = b"\x94" + _encode(topic) + _encode(type)  # a list of four
-    return str(share.n), topic, "" if seq is None else "1", before, _encode(text)
+    return f"{share.lane}|{share.epoch}", str(share.n), topic, "" if seq is None else "1", before, _encode(text)
 
 
 def _told(entries: Any) -> list[Told]:

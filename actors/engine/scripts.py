@@ -93,29 +93,31 @@ return answers
 """
 )
 
-# (log ms, memory ms, memory bursts, lane and epoch, the known epoch and n of what is shared, then of each thing: the n
-# of its burst in the lane, its topic, "1" where it is to be numbered, and its msgpack before and behind the number)
+# (log ms, memory ms, memory bursts, the known epoch and n of what is shared, then of each thing: its lane and epoch,
+# the n of its burst there, its topic, "1" where it is to be numbered, and its msgpack before and behind the number)
 # -> epoch, n, whether these agree with what is known
 SHARE = (
     _APPEND
     + """
-local p, source = KEYS[1], ARGV[4]
+local p, known = KEYS[1], ARGV[4]
 local epoch = redis.call('GET', p .. ':epoch') or ''
 local n = tonumber(redis.call('HGET', p .. ':seqs', 'n') or '0')
-if ARGV[5] ~= '' and (ARGV[5] ~= epoch or tonumber(ARGV[6]) > n) then return {epoch, n, 0} end
-local last = tonumber(redis.call('HGET', p .. ':shared', source) or '0')
-local whole, seqs, topics, parts = {}, {}, {}, {}
-for i = 7, #ARGV, 5 do
-  if tonumber(ARGV[i]) > last then
-    local topic, number = ARGV[i + 1], string.char(0xc0)
+if known ~= '' and (known ~= epoch or tonumber(ARGV[5]) > n) then return {epoch, n, 0} end
+local lasts, newest, seqs = {}, {}, {}
+local whole, topics, parts = {}, {}, {}
+for i = 6, #ARGV, 6 do
+  local source, burst, topic, number = ARGV[i], ARGV[i + 1], ARGV[i + 2], string.char(0xc0)
+  lasts[source] = lasts[source] or tonumber(redis.call('HGET', p .. ':shared', source) or '0')
+  if tonumber(burst) > lasts[source] then
+    newest[source] = burst
     if not parts[topic] then
       topics[#topics + 1], parts[topic] = topic, {}
     end
-    if ARGV[i + 2] == '1' then
+    if ARGV[i + 3] == '1' then
       seqs[topic] = (seqs[topic] or tonumber(redis.call('HGET', p .. ':seqs', topic) or '0')) + 1
       number = cmsgpack.pack(seqs[topic])
     end
-    local entry = ARGV[i + 3] .. number .. ARGV[i + 4]
+    local entry = ARGV[i + 4] .. number .. ARGV[i + 5]
     whole[#whole + 1] = entry
     table.insert(parts[topic], entry)
   end
@@ -125,7 +127,7 @@ local function list(entries)
   return string.char(0xdc, math.floor(#entries / 256), #entries % 256) .. table.concat(entries)
 end
 local id, ms = append(p, n + 1)
-redis.call('HSET', p .. ':shared', source, ARGV[#ARGV - 4])
+for source, burst in pairs(newest) do redis.call('HSET', p .. ':shared', source, burst) end
 trimmed(p .. ':log', id, ms - tonumber(ARGV[1]), list(whole))
 for _, topic in ipairs(topics) do
   local key = p .. ':t:' .. topic

@@ -14,9 +14,8 @@ CLOSED_BAR = b'"is_closed":true}'  # how the JSON of a closed bar ends
 EPOCH, STATUS = "epoch", "status"  # types of entries: another memory begins here; a feed's state
 PRESENT = frozenset({"ohlc", "funding_rate", "open_interest", "oi_spike", STATUS})
 """Types of which an engine keeps the last one of each topic."""
-ALL = (
-    "all"  # a lane that nobody leads: the writers of all others share with it what belongs into streams over everything
-)
+ALL = "all"
+"""A lane that nobody leads: the writers of all others share with it what belongs into streams over everything."""
 
 
 class EngineAway(Exception):
@@ -91,9 +90,13 @@ class Told(NamedTuple):
 
 
 class Share(NamedTuple):
-    """Of what a lane said in its burst `n`, one thing for ALL. `entry`: under its topic there, numbered by the engine
-    where it has a number at all."""
+    """Of what a lane said in its burst `n`, one thing for ALL. `epoch`: of the lane's memory.
 
+    `entry`: under its topic there, numbered by the engine where it has a number at all.
+    """
+
+    lane: str
+    epoch: str
     n: int
     entry: Entry
 
@@ -160,12 +163,12 @@ class Engine(Protocol):
         above the engine's was said already, and is not said again. Raises EngineFull: nothing of any lane was written.
         """
 
-    async def share(self, lane: str, epoch: str, shares: Sequence[Share], known: Mark) -> Mark:
-        """Append what a lane said to ALL, as one burst that the engine numbers; returns how far ALL has come.
+    async def share(self, shares: Sequence[Share], known: Mark) -> Mark:
+        """Append what lanes said to ALL, as one burst that the engine numbers; returns how far ALL has come.
 
-        `epoch`: of the lane's memory, within which each burst of the lane is shared once: those not above the last one
-        that was are left out. So whoever got no answer shares again, and a successor all that its predecessor said.
-        `known`: how far ALL had come when that was last seen. Raises RolledBack, EngineFull.
+        Each burst of a lane is shared once, and whole, in each epoch of the lane: those not above the last one that was
+        are left out. So whoever got no answer shares again, and a successor all that its predecessor said. `known`: how
+        far ALL had come when that was last seen. Raises RolledBack, EngineFull.
         """
 
     async def renew(self, lane: str, old: str, new: str) -> None:

@@ -8,7 +8,6 @@ lead a lane shares all that its log holds: what its predecessor did share, the e
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any
 
 import msgspec
@@ -20,7 +19,8 @@ from actors.engine.words import ALL, EPOCH, STATUS, Engine, EngineAway, Entry, M
 from actors.events import Event, Gap
 from actors.relay.takeover import new_epoch, over_everything, topic_named
 
-BATCH = 500  # bursts that are shared at once
+BATCH = 2_000  # events that are shared at once, unless one burst has more
+PACE = 0.02  # seconds from one time to the next
 WAITING = 10_000  # bursts of a lane that may wait; the older half of more is lost, and announced as such
 PAUSE = 0.1  # seconds before the engine is asked again after it did not answer
 MOMENT = timedelta(milliseconds=1)
@@ -61,13 +61,13 @@ class Sharing:
 
     def add(self, lane: str, n: int, entries: Sequence[Entry]) -> None:
         """The engine has a burst of the lane."""
+        way = self._ways[lane]
         shares = [
-            Share(n, entry._replace(topic=stream))
+            Share(lane, way.epoch, n, entry._replace(topic=stream))
             for entry in entries
             if entry.type not in (STATUS, EPOCH) and (stream := self._stream_of(entry.topic)) is not None
         ]
         if shares:
-            way = self._ways[lane]
             way.bursts.append(shares)
             if len(way.bursts) > WAITING:
                 _make_room(way)
@@ -81,27 +81,36 @@ class Sharing:
     # --- sharing it ---
 
     async def run(self) -> None:
-        """Share until cancelled."""
+        """Share what there is, and then not for a while: what comes meanwhile goes together. Until cancelled."""
         while True:
             self._news = trio.Event()
-            for lane in list(self._ways):
-                while self._ways[lane].bursts:
-                    await self._share(self._ways[lane])
+            while bursts := self._waiting():
+                await self._share(bursts)
+                await trio.sleep(PACE)
             await self._news.wait()
 
-    async def _share(self, way: _Way) -> None:
-        """As much of a lane as goes at once, the oldest first; waits a little where the engine does not answer."""
-        bursts = list(islice(way.bursts, BATCH))
+    def _waiting(self) -> list[tuple[_Way, list[Share]]]:
+        """As much as goes at once, of each lane the oldest first."""
+        found: list[tuple[_Way, list[Share]]] = []
+        count = 0
+        for way in self._ways.values():
+            for burst in way.bursts:
+                if found and count + len(burst) > BATCH:
+                    return found
+                found.append((way, burst))
+                count += len(burst)
+        return found
+
+    async def _share(self, bursts: Sequence[tuple[_Way, list[Share]]]) -> None:
         try:
-            shares = [share for burst in bursts for share in burst]
-            self._known = await self._engine.share(way.lane, way.epoch, shares, self._known)
+            self._known = await self._engine.share([share for _, burst in bursts for share in burst], self._known)
         except RolledBack:
             await self._look()
         except EngineAway as error:
             await self._wait(error)
         else:
             self._is_refused = False
-            for burst in bursts:
+            for way, burst in bursts:
                 if way.bursts and way.bursts[0] is burst:  # else it was lost meanwhile
                     way.bursts.popleft()
 
@@ -141,12 +150,12 @@ def _make_room(way: _Way) -> None:
     lost = [share for _ in range(len(way.bursts) // 2) for share in way.bursts.popleft()]
     log.error("shared.lost", lane=way.lane, events=len(lost))
     times: dict[tuple[str, str, str], list[datetime]] = {}
-    for _, entry in lost:
-        event = _decode(entry.text)
-        times.setdefault((entry.topic, event.exchange, event.symbol), []).append(event.timestamp)
+    for share in lost:
+        event = _decode(share.entry.text)
+        times.setdefault((share.entry.topic, event.exchange, event.symbol), []).append(event.timestamp)
     gaps = []
     for (stream, exchange, symbol), at in times.items():
         where: Any = {"exchange": exchange, "symbol": symbol, "timestamp": clock.now()}
         gap = Gap(**where, start=min(at), end=max(at) + MOMENT, reason=NOT_TAKEN, repaired=False)
-        gaps.append(Share(lost[-1].n, Entry(stream, Gap.type, None, msgspec.json.encode(gap))))
+        gaps.append(Share(way.lane, way.epoch, lost[-1].n, Entry(stream, Gap.type, None, msgspec.json.encode(gap))))
     way.bursts.appendleft(gaps)

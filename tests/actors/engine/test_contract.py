@@ -212,8 +212,8 @@ LIQUIDATIONS, LARGE = "all:liquidations", "all:large_trades"
 UNKNOWN = Mark("", 0)
 
 
-def share(n: int, text: bytes, topic: str = LIQUIDATIONS) -> Share:
-    return Share(n, Entry(topic, "liquidation", 7, text))
+def share(n: int, text: bytes, topic: str = LIQUIDATIONS, *, lane: str = LANE, epoch: str = "1-a") -> Share:
+    return Share(lane, epoch, n, Entry(topic, "liquidation", 7, text))
 
 
 async def shared(engine: Engine) -> list[tuple[str, int | None, bytes]]:
@@ -222,9 +222,10 @@ async def shared(engine: Engine) -> list[tuple[str, int | None, bytes]]:
 
 
 async def test_many_writers_share_and_the_engine_numbers(engine: Engine) -> None:
-    assert await engine.share("binance.3", "1-a", [share(4, b"1"), share(4, b"2", LARGE)], UNKNOWN) == Mark("", 1)
-    note = Share(9, Entry(LIQUIDATIONS, "gap", None, b"3"))
-    assert await engine.share("okx.0", "1-b", [share(2, b"4"), note, share(9, b"5")], UNKNOWN) == Mark("", 2)
+    assert await engine.share([share(4, b"1"), share(4, b"2", LARGE)], UNKNOWN) == Mark("", 1)
+    note = Share("okx.0", "1-b", 9, Entry(LIQUIDATIONS, "gap", None, b"3"))
+    others = [share(2, b"4", lane="okx.0", epoch="1-b"), note, share(1, b"5", lane="okx.1", epoch="1-b")]
+    assert await engine.share(others, UNKNOWN) == Mark("", 2)
     told = [
         *((LIQUIDATIONS, 1, b"1"), (LARGE, 1, b"2")),
         *((LIQUIDATIONS, 2, b"4"), (LIQUIDATIONS, None, b"3"), (LIQUIDATIONS, 3, b"5")),
@@ -243,33 +244,33 @@ async def test_many_writers_share_and_the_engine_numbers(engine: Engine) -> None
 async def test_what_a_lane_said_is_shared_once_however_often_and_by_whomever(engine: Engine) -> None:
     first = [share(4, b"1"), share(6, b"2"), share(6, b"3")]
     for _ in range(3):
-        mark = await engine.share("binance.3", "1-a", first, UNKNOWN)
+        mark = await engine.share(first, UNKNOWN)
     assert mark == Mark("", 1)
     # The lane's next leader says all that the log has, and on; the one before comes late.
-    await engine.share("binance.3", "1-a", [*first, share(7, b"4")], UNKNOWN)
-    await engine.share("binance.3", "1-a", [share(7, b"4")], UNKNOWN)
-    await engine.share("binance.3", "2-c", [share(5, b"5")], UNKNOWN)  # the lane's memory is another one
-    await engine.share("binance.3", "1-a", [share(7, b"4")], UNKNOWN)
+    await engine.share([*first, share(7, b"4")], UNKNOWN)
+    await engine.share([share(7, b"4")], UNKNOWN)
+    await engine.share([share(5, b"5", epoch="2-c"), share(7, b"4")], UNKNOWN)  # the lane's memory is another one
+    await engine.share([share(7, b"4")], UNKNOWN)
     assert [(seq, text) for _, seq, text in await shared(engine)] == [(n, b"%d" % n) for n in range(1, 6)]
 
 
 async def test_many_things_are_shared_at_once(engine: Engine) -> None:
     for n in range(2):
-        await engine.share("binance.3", "1-a", [share(n + 1, b"x" * 300) for _ in range(700)], UNKNOWN)
+        await engine.share([share(n + 1, b"x" * 300) for _ in range(700)], UNKNOWN)
     assert [seq for _, seq, _ in await shared(engine)] == list(range(1, 1401))
 
 
 async def test_where_the_engine_lacks_what_was_shared_another_memory_is_begun(engine: Engine) -> None:
     await engine.renew(ALL, "", "1-x")
-    mark = await engine.share("binance.3", "1-a", [share(1, b"1")], Mark("1-x", 1))
+    mark = await engine.share([share(1, b"1")], Mark("1-x", 1))
     assert mark == Mark("1-x", 2)
     with pytest.raises(RolledBack):
-        await engine.share("binance.3", "1-a", [share(2, b"2")], Mark("1-x", 3))
+        await engine.share([share(2, b"2")], Mark("1-x", 3))
     await engine.renew(ALL, "1-x", "2-y")
     await engine.renew(ALL, "", "3-z")  # it was begun
     with pytest.raises(RolledBack):
-        await engine.share("binance.3", "1-a", [share(2, b"2")], mark)
-    assert await engine.share("binance.3", "1-a", [share(2, b"2")], Mark("2-y", 3)) == Mark("2-y", 4)
+        await engine.share([share(2, b"2")], mark)
+    assert await engine.share([share(2, b"2")], Mark("2-y", 3)) == Mark("2-y", 4)
     assert [(seq, text) for _, seq, text in await shared(engine)] == [(1, b"1"), (2, b"2")]
 
 

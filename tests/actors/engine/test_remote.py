@@ -38,14 +38,14 @@ async def test_a_full_server_takes_nothing_and_goes_on_when_there_is_room(server
         present = await engine.present(LANE)
         assert (present.n, present.seqs) == (said, {TOPIC: said})
         assert len((await engine.recall(LANE, TOPIC))[1]) == len(await engine.tail(LANE)) == said
-        shares = [Share(1, Entry("all:liquidations", "liquidation", 1, big))]
+        shares = [Share(LANE, "1-a", 1, Entry("all:liquidations", "liquidation", 1, big))]
         with pytest.raises(EngineFull):
-            await engine.share(LANE, "1-a", shares, Mark("", 0))
+            await engine.share(shares, Mark("", 0))
         assert (await engine.present(ALL)).n == 0
         await engine._client.config_set({"maxmemory": "64mb"})
         await say(engine, lease, Burst(said + 1, [Entry(TOPIC, "trade", said + 1, big)], {}))
         assert (await engine.present(LANE)).n == said + 1
-        assert await engine.share(LANE, "1-a", shares, Mark("", 0)) == Mark("", 1)
+        assert await engine.share(shares, Mark("", 0)) == Mark("", 1)
 
 
 async def test_a_server_that_would_throw_away_is_refused(server: Server) -> None:

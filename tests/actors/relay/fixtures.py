@@ -215,7 +215,8 @@ class Node:
         self.scope.cancel()
 
     def freeze(self) -> None:
-        self.way.awake = trio.Event()
+        if self.way.awake.is_set():
+            self.way.awake = trio.Event()
 
     def thaw(self) -> None:
         self.way.awake.set()

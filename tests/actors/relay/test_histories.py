@@ -200,10 +200,10 @@ async def in_steps(engine: MemoryEngine, lane: str) -> Present:
     return present._replace(place=later.place, n=later.n)
 
 
-async def again(engine: MemoryEngine, lane: str, epoch: str, shares: Sequence[Share], known: Mark) -> Mark:
+async def again(engine: MemoryEngine, shares: Sequence[Share], known: Mark) -> Mark:
     """As where nobody notes what was shared."""
     engine._lane(ALL).shared.clear()
-    return await SHARE(engine, lane, epoch, shares, known)
+    return await SHARE(engine, shares, known)
 
 
 def always(writer: Writer, name: str, said: OiSpike) -> None:

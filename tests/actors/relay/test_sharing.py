@@ -1,5 +1,6 @@
 """What lanes said, shared: in their order, once, whatever the engine answers, and by whoever leads after another."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from actors.engine.memory import START_MS, MemoryEngine
 from actors.engine.words import ALL, EPOCH, Entry, Told
 from actors.events import Liquidation, from_ms
-from actors.relay.sharing import BATCH, WAITING, Sharing
+from actors.relay.sharing import BATCH, PACE, WAITING, Sharing
 
 LANE, TOPIC, STREAM = "binance.0", "binance:BTCUSDT:liquidations", "all:liquidations"
 
@@ -115,6 +116,20 @@ async def test_an_engine_that_is_older_begins_another_memory(autojump_clock: Moc
         sharing.add(LANE, 3, entries(3))
         await trio.sleep(1)
         assert (await engine.present(ALL)).epoch not in ("1-x", present.epoch)
+
+
+async def test_what_lanes_say_meanwhile_goes_together(autojump_clock: MockClock) -> None:
+    engine = MemoryEngine()
+    sharing = led(engine)
+    sharing.begin("binance.1", "1-b", ())
+    async with running(sharing):
+        for n in range(1, 11):
+            sharing.add(LANE, n, entries(n))
+            sharing.add("binance.1", n, entries(n))
+            await trio.sleep(PACE / 10)
+        await trio.sleep(1)
+    assert len(await engine.tail(ALL)) == 2
+    assert Counter(await told(engine)).total() == 20
 
 
 async def test_a_burst_is_shared_whole(autojump_clock: MockClock) -> None:
