@@ -10,7 +10,7 @@ from daemon.settings import Config
 
 
 def dump(config: Config) -> str:
-    """`config` as TOML; what may be a secret in a URL is `***`."""
+    """`config` as TOML; what is a secret, or may be one in a URL, is `***`."""
     sections = [name for name in Config.__struct_fields__ if name not in ("sink", "exchanges")]
     tables = [(f"[{name}]", getattr(config, name), _kinds_of(name)) for name in sections]
     tables += [("[[sink]]", sink, SINK_KINDS) for sink in config.sink]
@@ -36,6 +36,8 @@ def _toml(value: object) -> str:
 
 
 def _masked(url: str) -> str:
+    if "://" not in url:
+        return url and "***"
     parts = urlsplit(url)
     _, secret, host = parts.netloc.rpartition("@")
     if not secret and not parts.query:

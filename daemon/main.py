@@ -36,7 +36,7 @@ from daemon.named import certificates_of
 from daemon.notify import Notify
 from daemon.reload import Parts, Policy, Reloaded, Reloader
 from daemon.settings import Config, ExchangeSettings, Server, Supervision, is_loopback
-from daemon.several import mirrored, open_node, run_node
+from daemon.several import open_edge, open_node, run_node
 from daemon.sinks import open_sinks
 from daemon.supervisor import supervise
 from web.access.auth import Auth
@@ -102,7 +102,7 @@ async def run(
     supervised = with_policy(policy, rng)
     is_edge = config.engine.role == "edge"
     archive, recorder = (None, None) if is_edge else (open_archive(config), _recorder(config))
-    sinks = open_sinks(config)
+    sinks = None if is_edge else open_sinks(config)
     upstream = upstream or Live({name: way_of(settings) for name, settings in config.exchanges.items()})
     if recorder is not None:
         upstream = Recorded(upstream, recorder)
@@ -114,16 +114,16 @@ async def run(
         if settings.enabled
     ]
     opening = open_node(config, running, supervised, url)
-    async with opening as node, trio.open_nursery() as keeping:
+    async with opening as node, open_edge(config, running, node) as edge, trio.open_nursery() as keeping:
         also = _told(node, sinks)
         connectors = {}
         if not is_edge:
             connectors = _connectors(config, running, supervised, upstream, archive, everything, node, also)
-        stand_ins = mirrored(config, running, node) if node is not None and is_edge else {}
         mirrors = {} if node is None or is_edge else node.mirrors
         spikes = _spikes(config, connectors, supervised, node)
         everywhere = None if node is None else node.everywhere
-        sources = Sources(stand_ins or connectors, everything, spikes, mirrors, everywhere)
+        served = connectors if edge is None else edge.connectors
+        sources = Sources(served, everything, spikes, mirrors, everywhere)
         if config.server.unix_socket:
             keeping.start_soon(remove_at_end, config.server.unix_socket)
         if certificates is not None:
@@ -138,8 +138,8 @@ async def run(
             nursery.start_soon(_limit_stop, stop, nursery.cancel_scope, manager)
             for connector in connectors.values():
                 nursery.start_soon(connector.run)
-            for stand_in in stand_ins.values():
-                nursery.start_soon(stand_in.run)
+            if edge is not None:
+                nursery.start_soon(edge.run)
             nursery.start_soon(sources.spikes.run)
             if node is not None:
                 nursery.start_soon(run_node, node, connectors)
@@ -178,6 +178,7 @@ async def run(
                 reload=partial(_reload, loader),
                 spool=Spool(fanouts.nursery, megabytes=config.export.spool_mb, files=config.export.spool_files),
                 dashboard=config.server.dashboard,
+                ingests=None if edge is None else edge.ingests,
                 **front,
             )
             early = Early(app, sources.connectors, auth, counts=fanouts.counts, origins=origins, **front)

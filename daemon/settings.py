@@ -36,6 +36,7 @@ from daemon.values import (
     Seconds,
     SocketPath,
     SymbolList,
+    Token,
     TopicPatterns,
     WebSocketUrl,
     integer,
@@ -126,13 +127,15 @@ class Engine(Struct, frozen=True, forbid_unknown_fields=True):
     `name`: of this node, "": its host's name and port. `lease_seconds`: how long a dead leader is waited for. `lanes`:
     of each exchange, the same on every node. `copies`: nodes that follow each lane. `budget_share`: of an exchange's
     limits per address, for this node. `address`: the base URL where other nodes reach its REST; "": where it listens.
-    `flush_ms`: the longest an event waits for others. `prefix`: of every key.
+    `token`: the API key that an edge shows to those that collect. `flush_ms`: the longest an event waits for others.
+    `prefix`: of every key.
     """
 
     url: EngineUrl = ""
     role: Annotated[Role, Meta(description="one of both, ingest, edge")] = "both"
     name: NodeName = ""
     address: OwnUrl = ""
+    token: Token = ""
     lease_seconds: Annotated[float, Meta(ge=0.5, le=60, description="a number from 0.5 to 60")] = 3.0
     lanes: Annotated[int, integer(1, 64)] = 8
     copies: Annotated[int, integer(1, 16)] = 2

@@ -3,13 +3,18 @@
 import socket
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import NamedTuple
 from urllib.parse import urlsplit
+
+import trio
 
 from actors.archive.seen import with_sampled_interest
 from actors.connector import Connector
 from actors.engine.words import EngineUnfit, Kept
 from actors.exchanges.exchange import Exchange, Supervise
-from actors.mirror.connector import MirrorConnector
+from actors.mirror.connector import MirrorConnector, leader_for
+from actors.mirror.ingests import Ingests, open_ingests
 from actors.node import Node, NodeSettings, WrongLanes
 from daemon.kinds import ConfigError
 from daemon.settings import Config
@@ -52,19 +57,43 @@ def address_of(url: str) -> str:
     return url
 
 
-def mirrored(config: Config, exchanges: Iterable[Exchange], node: Node) -> dict[str, MirrorConnector]:
-    """What stands in for the connectors on an edge. `exchanges`: as they are configured."""
+class Edge(NamedTuple):
+    """What an edge has in the place of connectors."""
+
+    connectors: Mapping[str, MirrorConnector]
+    ingests: Ingests
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.ingests.run)
+            for connector in self.connectors.values():
+                nursery.start_soon(connector.run)
+
+
+@asynccontextmanager
+async def open_edge(config: Config, exchanges: Iterable[Exchange], node: Node | None) -> AsyncIterator[Edge | None]:
+    """`exchanges`: as they are configured. None where this node has lines of its own."""
+    if node is None or node.settings.role != "edge":
+        yield None
+        return
     kept = config.archive.keep if config.archive.enabled else ()  # by those that collect
-    return {
-        exchange.name: MirrorConnector(
-            with_sampled_interest(exchange, kept),
-            node.mirrors[exchange.name],
-            node.engine,
-            symbols=config.exchanges[exchange.name].symbols,
-            supervise=node.supervise,
-        )
-        for exchange in exchanges
-    }
+    connectors: dict[str, MirrorConnector] = {}
+    async with open_ingests(
+        lambda: node.members.present,
+        token=config.engine.token,
+        ca_file=config.upstream.ca_file,
+        first_for=partial(leader_for, connectors),
+    ) as ingests:
+        for exchange in exchanges:
+            name = exchange.name
+            connectors[name] = MirrorConnector(
+                with_sampled_interest(exchange, kept),
+                *(node.mirrors[name], node.engine, ingests),
+                symbols=config.exchanges[name].symbols,
+                supervise=node.supervise,
+            )
+        yield Edge(connectors, ingests)
 
 
 async def run_node(node: Node, connectors: Mapping[str, Connector]) -> None:

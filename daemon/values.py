@@ -167,6 +167,14 @@ EngineUrl = Annotated[
         extra={"keep": _engine_url, "secret": True},
     ),
 ]
+Token = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_-]{0,200}\Z",
+        description="an API key, as `marketd keys` makes them",
+        extra={"secret": True},
+    ),
+]
 NodeName = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9._:-]{0,100}\Z", description="a name of letters, digits, dots, dashes, colons")
 ]

@@ -38,7 +38,7 @@ ALONE = {"web/server"}
 
 # Who may know a library. Simulators are the other end of the wire and may know what speaks it.
 KEEPERS = {
-    "httpx": {"actors/upstream/rest.py", "actors/upstream/tunnel.py"},
+    "httpx": {"actors/upstream/rest.py", "actors/upstream/tunnel.py", "actors/mirror/ingests.py"},
     "httpcore": {"actors/upstream/tunnel.py"},
     "python_socks": {"actors/upstream/way.py"},
     "trio_websocket": {"actors/upstream/dial.py"},

@@ -3,7 +3,7 @@
 `create_app` wires; `web.rest.routes` and `web.streams.paths` say what is answered.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache, partial
 from inspect import isawaitable
 from time import perf_counter
@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
 from actors.errors import MarketError, Overloaded, RateLimited
+from actors.mirror.ingests import Ingests
 from actors.sinks.sinks import Sinks
 from web.access.auth import Auth
 from web.access.clients import Clients
@@ -28,8 +29,8 @@ from web.access.origins import Origins
 from web.connectors import Connectors
 from web.counts import OTHER
 from web.dialects import refusal_as_understood
-from web.facade.http import Desks, FacadeHttp, place_of
-from web.facade.socket import serve_facade
+from web.facade.http import PREFIX, Desks, FacadeHttp, place_of
+from web.facade.socket import refuse_on_edge, serve_facade
 from web.metrics import Metrics
 from web.pages.dashboard import Dashboard, add_dashboard
 from web.parameters import NoQuery, TableQuery, parse
@@ -45,10 +46,11 @@ from web.problems import (
 from web.reference.asyncapi import add_asyncapi
 from web.reference.openapi import add_pages
 from web.rest import tables
-from web.rest.gate import Gate
+from web.rest.gate import App, Gate
 from web.rest.headers import choose_encoding, compress, is_compressible, variant_headers
-from web.rest.route import Answer, Route
-from web.rest.routes import routes_below
+from web.rest.passing import Passing
+from web.rest.route import Answer, Route, held_of
+from web.rest.routes import ROUTES, routes_below
 from web.rest.spool import Spool
 from web.rest.state import Engine
 from web.server.accepting import refusal
@@ -81,6 +83,7 @@ def create_app(
     reload: Callable[[], object] | None = None,
     spool: Spool | None = None,
     dashboard: bool = True,
+    ingests: Ingests | None = None,
 ) -> QuartTrio:
     """The HTTP face of the feeds. `auth`: who may do what; None: everybody all but `admin`, within the ordinary limits.
 
@@ -89,7 +92,7 @@ def create_app(
     `spool`: keeps the files of `/export`.
     `engine`: how that of several nodes is; None: there is none. `sinks`: what other systems are written by; None: none.
     `reload`: takes over the configuration anew and says what changed; raises InvalidConfig. None: it cannot be done.
-    `dashboard`: whether `/` is a page for browsers.
+    `dashboard`: whether `/` is a page for browsers. `ingests`: who is asked for what is not held here; None: it is.
     """
     auth = auth or Auth(Clients(Limits()))
     origins = cors_origins if isinstance(cors_origins, Origins) else Origins(cors_origins)
@@ -160,7 +163,10 @@ def create_app(
         return response
 
     desks = desks or {}
-    below = FacadeHttp(app.asgi_app, desks, origins=origins)
+    below: App = FacadeHttp(app.asgi_app, desks, origins=origins)
+    if ingests is not None:
+        passed = partial(_route_passed_on, app, {route.path for route in ROUTES if held_of(route) is None})
+        below = Passing(below, ingests, passed=passed, worded=_worded, origins=origins, counts=fanouts.counts)
     over_http = Gate(
         below, auth, origins=origins, dialect=partial(refusal_as_understood, desks, pages), counts=fanouts.counts
     )
@@ -174,7 +180,10 @@ def create_app(
         admitted = partial(enter, auth, origins, given)
         with serving(WebSocket(scope, receive, send)):
             if place_of(scope["path"]) is not None:
-                await serve_facade(desks, admitted)
+                if ingests is not None:
+                    await refuse_on_edge(ingests)
+                else:
+                    await serve_facade(desks, admitted)
                 return
             await serve_stream(scope["path"], fanouts, limits, admitted)
 
@@ -265,14 +274,33 @@ def as_json(body: object, status: int = 200) -> Response:
 
 
 def as_problem(told: Problem) -> Response:
-    is_chart = udf.is_below(request.path)
-    response = Response(_encode(udf.worded(told) if is_chart else told), told.status)
+    response = Response(_encode(_worded(request.path, told)), told.status)
     response.content_type = "application/problem+json"
-    if is_chart:
+    if udf.is_below(request.path):
         response.headers["Cache-Control"] = "no-store"
     if isinstance(told.retry_after, int):
         response.headers["Retry-After"] = str(told.retry_after)
     return response
+
+
+def _worded(path: str, told: Problem) -> object:
+    """A problem as who asks there understands it."""
+    return udf.worded(told) if udf.is_below(path) else told
+
+
+def _route_passed_on(app: QuartTrio, passed: Collection[str], method: str, path: str) -> str | None:
+    """The route of a request for what an edge does not hold. `passed`: such routes, of the table."""
+    if place_of(path) is not None:
+        return None if method == "OPTIONS" else f"{PREFIX}{{exchange}}/{{path}}"
+    if method not in ("GET", "HEAD"):
+        return None
+    if udf.is_below(path):
+        return f"{udf.BELOW}/{{path}}"
+    try:
+        route, _ = app.url_map.bind("").match(path, method="GET", websocket=False)
+    except HTTPException:
+        return None
+    return route if route in passed else None
 
 
 def _has_route(app: QuartTrio, path: str) -> bool:

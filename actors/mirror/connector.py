@@ -3,11 +3,13 @@
 It never reaches the exchange. What is not held here, nodes with lines have.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import NoReturn
+from typing import NoReturn, TypeVar
+from urllib.parse import quote, urlencode
 
 import msgspec
 import trio
@@ -33,11 +35,14 @@ from actors.events import (
 from actors.exchanges.catalogue import Catalogue
 from actors.exchanges.exchange import Exchange, Supervise
 from actors.mirror.feed import MirrorFeed
+from actors.mirror.ingests import Ingests
 from actors.mirror.mirror import Mirror
 from actors.upstream.budget import Budget
 
 FIRST, AGAIN, SOONEST = 0.2, 60.0, 1.0
 """Seconds between looks for a catalogue: one that is not there yet, a newer one, one that a client's word asks for."""
+
+T = TypeVar("T")
 
 _decode = msgspec.json.Decoder(list[Instrument]).decode
 
@@ -50,7 +55,14 @@ class MirrorConnector:
     clock_skew = timedelta(0)
 
     def __init__(
-        self, exchange: Exchange, mirror: Mirror, engine: Engine, *, symbols: Sequence[str], supervise: Supervise
+        self,
+        exchange: Exchange,
+        mirror: Mirror,
+        engine: Engine,
+        ingests: Ingests,
+        *,
+        symbols: Sequence[str],
+        supervise: Supervise,
     ) -> None:
         self.exchange, self.name = exchange, exchange.name
         self.symbols = tuple(symbols)
@@ -59,7 +71,7 @@ class MirrorConnector:
         self.now = clock.now
         self._doubt = trio.Event()
         self.catalogue = Catalogue(exchange.name, exchange.aliases, self._doubt_it)
-        self._mirror, self._engine = mirror, engine
+        self._mirror, self._engine, self._ingests = mirror, engine, ingests
         self._supervise = supervise
         self.check_capability, self.check_interval = exchange.check_capability, exchange.check_interval
 
@@ -135,6 +147,12 @@ class MirrorConnector:
         with self._mirror.reading(topic) as feed:
             yield feed
 
+    def leader_of(self, symbol: str) -> str | None:
+        """The node that leads the lane of a symbol; None: nobody does, or it is none."""
+        known = self.catalogue.instruments
+        name = symbol if symbol in known else symbol.upper()
+        return self._mirror.feed(name).leader if name in known else None
+
     def end_if_unread(self, symbol: str) -> None:
         """Whoever collects it ends it once nobody wants it any more."""
 
@@ -158,7 +176,7 @@ class MirrorConnector:
         held = self._present(symbol, "funding")
         return held if isinstance(held, FundingRate) else None
 
-    # --- requests: what is not ---
+    # --- requests: what is not, asked of nodes with lines ---
 
     def held_ohlc(
         self, symbol: str, interval: str, *, limit: int, start: datetime | None, end: datetime | None
@@ -175,32 +193,54 @@ class MirrorConnector:
     async def ohlc(
         self, symbol: str, interval: str, *, limit: int, start: datetime | None, end: datetime | None
     ) -> list[Ohlc]:
-        self._miss()
+        """Raises MarketError, as who was asked says."""
+        rows = self.held_ohlc(symbol, interval, limit=limit, start=start, end=end)
+        if rows is not None:
+            return rows
+        times = {"start_time": start, "end_time": end}
+        query = {"limit": limit, **{name: time.isoformat() for name, time in times.items() if time is not None}}
+        return await self._ask(f"ohlc/{quote(symbol)}/{interval}?{urlencode(query)}", list[Ohlc])
 
     async def open_interest(self, symbol: str) -> OpenInterest:
-        return self.held_open_interest(symbol) or self._miss()
+        held = self.held_open_interest(symbol)
+        return held if held is not None else await self._ask(f"oi/{quote(symbol)}", OpenInterest)
 
     async def funding(self, symbol: str) -> FundingRate:
-        return self.held_funding(symbol) or self._miss()
+        held = self.held_funding(symbol)
+        return held if held is not None else await self._ask(f"funding/{quote(symbol)}", FundingRate)
+
+    async def _ask(self, target: str, kind: type[T]) -> T:
+        return await self._ingests.get(f"/{self.name}/{target}", kind)
+
+    # --- requests that are passed on before they come here (web.rest.passing) ---
 
     async def open_interest_history(
         self, symbol: str, period: str, *, limit: int, start: datetime | None, end: datetime | None
     ) -> list[OpenInterest]:
-        self._miss()
+        self._refuse()
 
     async def funding_history(
         self, symbol: str, *, limit: int, start: datetime | None, end: datetime | None
     ) -> list[FundingRate]:
-        self._miss()
+        self._refuse()
 
     async def predicted_funding(self) -> list[PredictedFunding]:
-        self._miss()
+        self._refuse()
 
     def liquidations(self, symbol: str) -> Seen[Liquidation]:
-        self._miss()
+        self._refuse()
 
     def large_trades(self, symbol: str) -> Seen[LargeTrade]:
-        self._miss()
+        self._refuse()
 
-    def _miss(self) -> NoReturn:
-        raise NotReady(f"this edge does not hold that of {self.name}")
+    def _refuse(self) -> NoReturn:
+        raise NotReady(f"an edge does not hold that of {self.name}: a node that collects does")
+
+
+def leader_for(connectors: Mapping[str, MirrorConnector], target: str) -> str | None:
+    """Who leads the symbol that a path and query name, where they name one."""
+    words = re.split("[/?&=]", target)
+    connector = next((connectors[word] for word in words if word in connectors), None)
+    if connector is None:
+        return None
+    return next((leader for word in words if (leader := connector.leader_of(word)) is not None), None)

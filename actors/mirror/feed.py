@@ -78,6 +78,11 @@ class MirrorFeed:
         )
 
     @property
+    def leader(self) -> str | None:
+        """The name of the node that tells it; None: nobody does."""
+        return None if self._lane.holder is None else self._lane.holder.rsplit("|", 2)[0]
+
+    @property
     def is_current(self) -> bool:
         """What is held here of its present is the present."""
         return self.report().state in ("live", "stale") and not self._lane.is_silent

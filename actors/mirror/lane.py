@@ -66,7 +66,7 @@ class Lane:
             self.past.add(self.epoch)
         self.epoch, self.place, self.n = present.epoch, present.place, present.n
         self.seqs, self.now, self.closed = dict(present.seqs), dict(present.now), dict(present.closed)
-        self.states = _states(present.now)
+        self.states, self.holder = _states(present.now), present.holder
 
     def note(self, topic: Topic, name: str, event: Relayed) -> None:
         """An event is told. `name`: the topic's."""

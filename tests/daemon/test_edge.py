@@ -4,9 +4,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import httpx
 import pytest
 import trio
 
+from actors.simulation.server import Simulator
 from tests.actors.engine.servers import Server, running
 from tests.daemon.fixtures import eventually
 from tests.daemon.test_several import exchange, healthy, node, numbered, subscribe, trades
@@ -79,3 +81,66 @@ async def test_edges_tell_the_same_and_the_present_is_answered_from_memory(serve
         assert caught.callers == 0
         async with node(caught, server.url, "both", "others"):  # whoever collects would have been noticed
             await eventually(lambda: caught.callers > 0, within=30)
+
+
+PASSED = [
+    "/binance/ohlc/BTCUSDT/1m?limit=1000",
+    "/binance/ohlc/BTCUSDT/3m?limit=5&end_time=2026-09-20T00:00:00Z",
+    "/binance/ohlc/BTCUSDT/1m?format=csv&limit=3&end_time=2026-09-20T00:00:00Z",
+    "/binance/oi/ETHUSDT",
+    "/binance/oi-hist/BTCUSDT?limit=3",
+    "/binance/funding-hist/BTCUSDT?limit=3",
+    "/binance/liquidations/BTCUSDT",
+    "/binance/liquidations/BTCUSDT/bars?interval=1h",
+    "/binance/large_trades/BTCUSDT?limit=1",
+    "/multi/ohlc/BTC/1m?limit=2&end_time=2026-09-20T00:00:00Z",
+    "/udf/config",
+    "/udf/search?query=BTC",
+    "/udf/nothing",
+    "/as/binance/fapi/v1/klines?symbol=BTCUSDT&interval=1m&limit=2&endTime=1789862400000",
+    "/as/binance/fapi/v1/nothing",
+    "/as/nobody/fapi/v1/klines",
+    "/export/ohlc?exchange=binance&symbol=BTCUSDT&interval=1m",
+    "/quality/binance/ETHUSDT",
+    "/bybit/oi-hist/BTCUSDT",
+    "/binance/oi-hist/BTCUSDT?limit=x",
+    "/binance/oi-hist/NONE",
+    "/hyperliquid/predicted-funding",
+]
+OF_THE_NODE = {"date", "server", "age", "x-mbx-used-weight-1m", "x-marketd"}
+
+
+@asynccontextmanager
+async def time_passes(sim: Simulator) -> AsyncIterator[None]:
+    """The market lives for as long as the block lasts, and stands still after it: answers are to be compared."""
+
+    async def live() -> None:
+        while True:
+            sim.market.clock.advance(100)
+            sim.tick()
+            await trio.sleep(0.05)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(live)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_an_edge_does_not_hold_is_answered_as_by_the_node_that_collects(server: Server) -> None:
+    async with exchange(0.0) as sim, trap() as caught, node(sim, server.url, "in", "passed") as ingest:
+        async with node(caught, server.url, "edge", "passed", role="edge") as edge:
+            async with time_passes(sim):
+                await healthy(ingest)
+                await healthy(edge)
+            for path in PASSED:
+                for method in ("GET", "HEAD"):
+                    asked = {"Accept-Encoding": "gzip", "Origin": "https://page.example"}
+                    direct = await ingest.client.request(method, path, headers=asked)
+                    through = await edge.client.request(method, path, headers=asked)
+                    assert (through.status_code, through.text) == (direct.status_code, direct.text), path
+                    assert told(through) == told(direct), path
+        assert caught.callers == 0
+
+
+def told(response: httpx.Response) -> dict[str, str]:
+    return {name: value for name, value in response.headers.items() if name not in OF_THE_NODE}

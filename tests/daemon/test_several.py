@@ -34,9 +34,9 @@ def server() -> Iterator[Server]:
 
 
 @asynccontextmanager
-async def exchange() -> AsyncIterator[Simulator]:
+async def exchange(rate: float = 2.0) -> AsyncIterator[Simulator]:
     async with trio.open_nursery() as nursery:
-        market = Market(assets=TWO, clock=Clock(START, rate=2.0))
+        market = Market(assets=TWO, clock=Clock(START, rate=rate))
         yield await nursery.start(partial(binance.serve, market))
         nursery.cancel_scope.cancel()
 

@@ -52,10 +52,10 @@ class FacadeHttp:
         headers = {name: value.decode("latin1") for name, value in scope["headers"]}
         exchange, path = place
         desk = self._desks.get(exchange)
-        if desk is None:
-            told = Told(unknown(exchange, self._desks), "own")
-        elif scope["method"] == "OPTIONS":
+        if scope["method"] == "OPTIONS":
             told = Told(_preflight(headers), "own")
+        elif desk is None:
+            told = Told(unknown(exchange, self._desks), "own")
         else:
             told = await self._ask(desk, scope, path, receive)
         await self._send(send, told, headers, desk.used(path) if desk else None, is_head=scope["method"] == "HEAD")

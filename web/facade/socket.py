@@ -1,13 +1,16 @@
 """One client's WebSocket below `/as/`: its messages to the dialect, the dialect's frames to its outbox."""
 
+import msgspec
 import trio
 
 from actors.exchanges.dialect import Heard, Talk
 from actors.exchanges.facade import Asked, Reply
 from actors.facade.desk import Desk
 from actors.facade.relay import Relay
+from actors.mirror.ingests import Ingests
 from web.access.account import Account
-from web.facade.http import Desks, place_of, unknown
+from web.facade.http import PREFIX, Desks, place_of, unknown
+from web.problems import problem
 from web.server.outbox import Outbox, text_frame
 from web.streams.entry import Enter
 from web.streams.fanout import Outlet
@@ -62,6 +65,13 @@ async def serve_facade(desks: Desks, enter: Enter) -> None:
             nursery.cancel_scope.cancel()
 
     await enter(serve)
+
+
+async def refuse_on_edge(ingests: Ingests) -> None:
+    """An exchange's streams are told where the exchange is heard."""
+    there = ", ".join(member.address for member in ingests.present) or "none is there"
+    told = problem("not_ready", f"an edge has no streams below {PREFIX}; nodes that collect have: {there}")
+    await websocket.refuse(told.status, {"Content-Type": "application/problem+json"}, msgspec.json.encode(told))
 
 
 async def _refuse(reply: Reply) -> None:

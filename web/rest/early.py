@@ -10,7 +10,6 @@ Events are immutable and shared, so comparing them is comparing addresses; nothi
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from inspect import iscoroutinefunction
 from time import perf_counter
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -35,7 +34,7 @@ from web.problems import InvalidParameters
 from web.rest.gate import PROBES, refusal
 from web.rest.headers import Encoding, choose_encoding, compress, is_compressible, prefers_html, variant_headers
 from web.rest.heads import parse_head
-from web.rest.route import Answer
+from web.rest.route import Answer, held_of
 from web.rest.routes import routes_below
 from web.rest.state import Engine
 
@@ -125,7 +124,7 @@ class Early:
         self._routes = {
             route.path: (held, route.query)
             for route in routes_below(root_path, engine, sinks)
-            if (held := route.held or (None if iscoroutinefunction(route.handler) else route.handler))
+            if (held := held_of(route)) is not None
         }
         self._asked: dict[bytes, Asked] = {}
         self._bodies: dict[tuple[str, Encoding | None], Body] = {}

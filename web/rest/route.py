@@ -1,6 +1,7 @@
 """A REST route: what it takes and answers, for the app that serves it and OpenAPI; and whom a request is about."""
 
 from collections.abc import Awaitable, Callable
+from inspect import iscoroutinefunction
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -35,6 +36,11 @@ class Route(NamedTuple):
     tag: str
     summary: str
     held: Held | None = None  # of a handler that may wait
+
+
+def held_of(route: Route) -> Held | None:
+    """What answers a route from memory alone; None where nothing does."""
+    return route.held or (None if iscoroutinefunction(route.handler) else route.handler)
 
 
 def connector_of(connectors: Connectors, exchange: str) -> AnyConnector:
