@@ -25,6 +25,7 @@ from actors.engine.words import (
     RolledBack,
     Share,
     Told,
+    has_number_within,
 )
 
 START_MS = 1_700_000_000_000
@@ -186,9 +187,12 @@ class MemoryEngine:
         self._answer()
         return {}
 
-    async def recall(self, lane: str, topic: str) -> tuple[int, Sequence[Told]]:
+    async def recall(self, lane: str, topic: str, behind: int = 0) -> tuple[int, Sequence[Told]]:
         await self._asked()
-        found = self._now_ms(), list(self._lane(lane).memory.get(topic, ()))
+        memory = list(self._lane(lane).memory.get(topic, ()))
+        while len(memory) > 1 and has_number_within(memory[1:], behind):
+            del memory[0]
+        found = self._now_ms(), memory
         self._answer()
         return found
 

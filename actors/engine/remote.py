@@ -46,9 +46,11 @@ from actors.engine.words import (
     RolledBack,
     Share,
     Told,
+    has_number_within,
 )
 
 PATIENCE = 2.0  # seconds until an answer is taken for lost
+PAGE = 200  # bursts of a memory that are asked for at once
 OLDEST = (6, 2)  # the first servers that trim a stream by time
 LOG_MS = str(int(LOG_SECONDS * 1000))
 
@@ -157,9 +159,15 @@ class RemoteEngine:
             for key, entries in (found or {}).items()
         }
 
-    async def recall(self, lane: str, topic: str) -> tuple[int, Sequence[Told]]:
-        at_ms, entries = await self._run(self._recall, lane, topic)
-        return at_ms, [Told(id.decode(), _decode(fields[1])) for id, fields in entries]
+    async def recall(self, lane: str, topic: str, behind: int = 0) -> tuple[int, Sequence[Told]]:
+        found: list[Told] = []
+        while True:
+            place = f"({found[-1].place}" if found else "+"
+            at_ms, entries = await self._run(self._recall, lane, topic, place, str(PAGE))
+            page = [Told(id.decode(), _decode(fields[1])) for id, fields in entries]
+            found += page
+            if len(page) < PAGE or has_number_within(page, behind):
+                return at_ms, found[::-1]
 
     async def write_bars(self, lease: Lease, topic: str, bars: Mapping[int, bytes]) -> None:
         kept = sorted(bars.items())[-int(self._kept[2]) :]

@@ -162,10 +162,11 @@ return {redis.call('GET', p .. ':epoch') or '', redis.call('GET', p .. ':lease')
   redis.call('HGETALL', p .. ':now'), redis.call('HGETALL', p .. ':closed')}
 """
 
-# (topic) -> the time in ms, its memory
+# (topic, place, count) -> the time in ms, so much of its memory up to a place, the newest first
 RECALL = """
 local time = redis.call('TIME')
-return {time[1] * 1000 + math.floor(time[2] / 1000), redis.call('XRANGE', KEYS[1] .. ':t:' .. ARGV[1], '-', '+')}
+return {time[1] * 1000 + math.floor(time[2] / 1000),
+  redis.call('XREVRANGE', KEYS[1] .. ':t:' .. ARGV[1], ARGV[2], '-', 'COUNT', ARGV[3])}
 """
 
 # (token, topic, then the open times and texts of bars, ascending) -> whether the lane is ours

@@ -108,6 +108,11 @@ class Mark(NamedTuple):
     n: int
 
 
+def has_number_within(bursts: Iterable[Told], last: int) -> bool:
+    """Whether an event of this number or one before it is among them."""
+    return any(entry.seq is not None and entry.seq <= last for told in bursts for entry in told.entries)
+
+
 class Present(NamedTuple):
     """A lane at one moment.
 
@@ -193,8 +198,11 @@ class Engine(Protocol):
     async def read(self, places: Mapping[str, str], seconds: float) -> Mapping[str, Sequence[Told]]:
         """What stands behind a place of each lane's log; waits up to `seconds` where that is nothing."""
 
-    async def recall(self, lane: str, topic: str) -> tuple[int, Sequence[Told]]:
-        """A topic's memory, the oldest first, and the time by the engine's clock, in Unix milliseconds."""
+    async def recall(self, lane: str, topic: str, behind: int = 0) -> tuple[int, Sequence[Told]]:
+        """A topic's memory, the oldest first, and the time by the engine's clock, in Unix milliseconds.
+
+        `behind`: with the event of this number, or one before it, it may begin; all that came after is there.
+        """
 
     async def write_bars(self, lease: Lease, topic: str, bars: Mapping[int, bytes]) -> None:
         """Closed bars of a topic, by their open time in Unix milliseconds, ascending; what was kept is replaced.

@@ -54,8 +54,8 @@ class Everywhere:
     def current(self, topic: Topic) -> Event | None:
         return None  # events of a moment: there is no present one
 
-    async def recall(self, topic: Topic) -> list[Recalled] | None:
-        return await self._logs.recall(ALL, topic)
+    async def recall(self, topic: Topic, behind: int) -> list[Recalled] | None:
+        return await self._logs.recall(ALL, topic, behind)
 
     # --- what is told ---
 

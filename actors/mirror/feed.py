@@ -14,7 +14,7 @@ from actors.relayed import Numbering, Recalled, Relayed, Told
 
 AWAY, SILENT = "the engine is away", "who collects it is silent"
 
-Recall = Callable[[str, Topic], Awaitable[list[Recalled] | None]]
+Recall = Callable[[str, Topic, int], Awaitable[list[Recalled] | None]]
 """(lane, topic) -> what the engine remembers, see NumberedSource."""
 
 
@@ -48,8 +48,8 @@ class MirrorFeed:
             return bar_end(current.timestamp, interval) if current.is_closed else current.timestamp, [], False
         return None if closed is None else (bar_end(from_ms(closed), interval), [], False)
 
-    async def recall(self, topic: Topic) -> list[Recalled] | None:
-        return await self._recall(self._lane.name, topic)
+    async def recall(self, topic: Topic, behind: int) -> list[Recalled] | None:
+        return await self._recall(self._lane.name, topic, behind)
 
     # --- its state ---
 

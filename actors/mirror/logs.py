@@ -95,8 +95,8 @@ class Logs:
         lane.adopt(present)
         self._begin_anew(lane)
 
-    async def recall(self, lane: str, topic: Topic) -> list[Recalled] | None:
-        """What the engine remembers of a topic, the oldest first; None: it does not answer.
+    async def recall(self, lane: str, topic: Topic, behind: int) -> list[Recalled] | None:
+        """What the engine remembers of a topic behind the event of a number; None: it does not answer.
 
         A client that comes back waits for an engine that is away: without memory it would be told that it lost all.
         """
@@ -104,7 +104,7 @@ class Logs:
         async with self._recalls:
             while True:
                 try:
-                    at_ms, memory = await self._engine.recall(lane, str(topic))
+                    at_ms, memory = await self._engine.recall(lane, str(topic), behind)
                     break
                 except EngineAway:
                     if trio.current_time() + PAUSE >= until:

@@ -39,7 +39,6 @@ from tests.benchmarks.heard import Heard, Ledger, follow
 from tests.benchmarks.nodes import KeptServer, Leaders, Node, configuration
 from tests.benchmarks.truth import Truth, bars_of
 
-COINS = ("BTC", "ETH", "SOL")
 SUFFIX = {"binance": "USDT", "bybit": "USDT", "hyperliquid": "", "okx": "-USDT-SWAP"}
 FORCED = ("bybit", "hyperliquid")  # those whose liquidations are known one by one
 BARS = ("1m", "5m")
@@ -174,7 +173,8 @@ def draw(count: int, only: str, rng: random.Random) -> list[str]:
 async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rng = random.Random(options.seed)
     names = options.exchanges.split(",")
-    symbols = {name: [f"{coin}{SUFFIX[name]}" for coin in COINS] for name in names}
+    coins = options.coins.split(",")
+    symbols = {name: [f"{coin}{SUFFIX[name]}" for coin in coins] for name in names}
     topics = [
         f"{name}:{symbol}:{kind}"
         for name in names
@@ -185,12 +185,12 @@ async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     exchanges = load_exchanges()
     report: dict[str, Any] = {}
     async with trio.open_nursery() as nursery:
-        assets = tuple(asset for asset in ASSETS if asset.name in COINS)
+        assets = tuple(asset for asset in ASSETS if asset.name in coins)
         market = Market(seed=options.seed, assets=assets, clock=Clock(rate=options.rate))
         sims = {}
         for name in names:
             sims[name] = await nursery.start(partial(import_module(f"actors.exchanges.{name}.simulator").serve, market))
-        truths = {(name, coin): Truth(name, market.tapes[coin]) for name in names for coin in COINS}
+        truths = {(name, coin): Truth(name, market.tapes[coin]) for name in names for coin in coins}
         for truth in truths.values():
             nursery.start_soon(truth.collect)
         (folder / "server").mkdir()
@@ -230,7 +230,7 @@ async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     truth.look()
                 everybody = [*trial.clients.values(), hopper]
                 for name in names:
-                    for coin, symbol in zip(COINS, symbols[name], strict=True):
+                    for coin, symbol in zip(coins, symbols[name], strict=True):
                         bars = await bars_of(exchanges[name], sims[name], symbol, market, BARS)
                         for topic in topics:
                             if topic.startswith(f"{name}:{symbol}:"):
@@ -285,6 +285,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lease", type=float, default=1.0, help="seconds")
     parser.add_argument("--lanes", type=int, default=4, help="of each exchange")
     parser.add_argument("--exchanges", default="binance,bybit,hyperliquid")
+    parser.add_argument("--coins", default="BTC,ETH,SOL")
     parser.add_argument("--rate", type=float, default=10.0, help="market seconds per second")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="kinds of faults whose name holds this")

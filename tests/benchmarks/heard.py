@@ -73,10 +73,12 @@ class Heard:
         self.states: Counter[str] = Counter()  # told, with their reasons
         self.frames = 0
         self.began_anew = 0  # topics that were told so
-        self.closed: defaultdict[str, set[str]] = defaultdict(set)  # opens of closed bars, by topic
+        self.closed: defaultdict[str, dict[str, str]] = defaultdict(
+            dict
+        )  # by topic, open times of bars, with the epoch
         self.forced: defaultdict[str, defaultdict[int, list[str]]] = defaultdict(lambda: defaultdict(list))  # by ms
         self.gaps: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # announced losses, in ms
-        self._ids: defaultdict[str, set[int | str]] = defaultdict(set)
+        self._ids: defaultdict[str, dict[int | str, str]] = defaultdict(dict)  # with the epoch
         self._first: dict[str, str] = {}  # the time of the first event
         self._latest: dict[str, str] = {}
         self._is_anew: dict[str, str] = {}  # topics whose next number may be any: the time of the last event before
@@ -116,9 +118,9 @@ class Heard:
             self.silences.append(Silence(lane, before, now))
 
     def silence(self, since: float, until: float) -> Silence:
-        """The longest that began then, or is not over: of no lane where there was none."""
-        found = [silence for silence in self.silences if since - QUIET <= silence.ended and silence.began <= until]
-        found += [Silence(lane, at, until) for lane, at in self._spoke.items() if until - at > QUIET]
+        """The longest that began then: of no lane where there was none."""
+        found = [silence for silence in self.silences if since - QUIET <= silence.began <= until]
+        found += [Silence(lane, at, until) for lane, at in self._spoke.items() if since - QUIET <= at < until - QUIET]
         return max(found, key=lambda one: one.ended - one.began, default=Silence("", since, since))
 
     def _take_gap(self, frame: Frame) -> None:
@@ -147,15 +149,21 @@ class Heard:
         if not self._ledger.agrees(topic, frame.epoch, seq, text):
             self._fault("different_bytes", text.decode())
         if frame.type in ("trade", "large_trade"):
-            if frame.trade_id in self._ids[topic]:
+            known = self._ids[topic].get(frame.trade_id)
+            self._ids[topic][frame.trade_id] = frame.epoch
+            if known == frame.epoch:
                 self._fault("trades_twice", text.decode())
-            self._ids[topic].add(frame.trade_id)
+            elif known is not None:  # the server forgot, and the client was told to begin anew
+                self.faults["again_in_new_epoch_announced"] += 1
         elif frame.type == "liquidation":
             self.forced[topic][_ms(frame.timestamp)].append(text.decode())
         elif frame.is_closed:
-            if frame.timestamp in self.closed[topic]:
+            known = self.closed[topic].get(frame.timestamp)
+            self.closed[topic][frame.timestamp] = frame.epoch
+            if known == frame.epoch:
                 self._fault("bars_twice", text.decode())
-            self.closed[topic].add(frame.timestamp)
+            elif known is not None:
+                self.faults["again_in_new_epoch_announced"] += 1
 
     # --- in the end
 

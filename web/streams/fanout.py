@@ -263,7 +263,7 @@ class Fanout:
         held = self.log.end - self.log.first
         # Also for what is behind the very event before those: notes may be there.
         if self._is_numbered_elsewhere and since.epoch == self.epoch and self.seq - since.seq >= held:
-            await self.trunk.recall()
+            await self.trunk.recall(since.seq)
 
     def begin_anew(self, *, is_told: bool) -> None:
         """What was told is not continued: clients are told so, as if they had come back too late."""

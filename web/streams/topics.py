@@ -54,8 +54,11 @@ class NumberedSource(Source, Protocol):
     """One whose events come with numbers that others give too: a topic's place is the same wherever it is told."""
 
     def numbering(self, topic: Topic) -> Numbering: ...
-    async def recall(self, topic: Topic) -> list[Recalled] | None:
-        """What is remembered of a topic beyond this process, the oldest first; None where that cannot be told now."""
+    async def recall(self, topic: Topic, behind: int) -> list[Recalled] | None:
+        """What is remembered of a topic beyond this process, the oldest first; None where that cannot be told now.
+
+        `behind`: the number of the event behind which all is asked for. More may be told.
+        """
 
 
 @runtime_checkable

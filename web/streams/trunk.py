@@ -63,7 +63,7 @@ class Trunk:
             self._begun.set()
         self._ahead: list[tuple[int, trio.Event]] = []  # numbers that clients had elsewhere before they came here
         self._recalling = trio.Lock()
-        self._is_recalled = self._numbers is None
+        self._recalled: int | None = None  # the number behind which all that is remembered elsewhere is in the log
         self._received = 0  # of what was given to the reader
         self._settling: dict[object, tuple[int, Fanout, Callable[[], None]]] = {}  # see when_settled
         self._due: list[tuple[float, int, Fanout]] = []  # when conflated topics may tell what they hold back
@@ -209,16 +209,19 @@ class Trunk:
             if not event.is_set():
                 self._ahead.remove((seq, event))
 
-    async def recall(self) -> None:
-        """Remember what was told before this was made, as far as the source does; once."""
+    async def recall(self, behind: int) -> None:
+        """Remember what was told behind the event of a number, before this was made, as far as the source does."""
         async with self._recalling:
-            if self._numbers is None or self._is_recalled:
+            if self._numbers is None or (self._recalled is not None and self._recalled <= behind):
                 return
             epoch = self.epoch
-            said = await self._numbers.recall(self.topic)
+            said = await self._numbers.recall(self.topic, behind)
             if said is None or self.epoch != epoch:
                 return
-            self._is_recalled = True
+            # What stands before the first event, unless memory begins there, comes when older ones are recalled.
+            begin = next((place for place, (one, _) in enumerate(said) if isinstance(one, Relayed)), 0)
+            is_reached = any(isinstance(one, Relayed) and one.seq <= behind for one, _ in said)
+            said, self._recalled = (said[begin:], behind) if is_reached else (said, 0)
             first = self.seq - (self.log.end - self.log.first) + 1  # the number of the oldest event that is kept
             now = trio.current_time()
             older: list[Encoded] = []
@@ -238,7 +241,7 @@ class Trunk:
         """What was told until now is not continued; before the first numbers that is nothing."""
         is_first = not self.epoch
         self.epoch, self.seq = numbering
-        self._is_recalled = False
+        self._recalled = None
         self.log.break_off()
         for fanout in self.fanouts:
             fanout.begin_anew(is_told=not is_first)

@@ -94,7 +94,7 @@ class Edge:
     def numbering(self, topic: Topic) -> Numbering:
         return Numbering(self.elsewhere.epoch, self.elsewhere.seq)
 
-    async def recall(self, topic: Topic) -> list[Recalled]:
+    async def recall(self, topic: Topic, behind: int) -> list[Recalled]:
         self.recalled += 1
         await self.answers.wait()
         return [Recalled(said, 1.0) for said in self.elsewhere.said]
@@ -197,6 +197,35 @@ async def test_what_was_told_before_the_topic_was_made_is_recalled_once(nursery:
     await fanout.recall(Position("1-a", 2))  # what is held needs nobody else
     assert fanout.resume(Position("1-a", 0)) is not None
     assert edge.recalled == 1
+    fanout.trunk.cut(fanout)
+
+
+class PagedEdge(Edge):
+    """One whose memory is asked for as far as it is needed; a page may begin with what stands before an event."""
+
+    async def recall(self, topic: Topic, behind: int) -> list[Recalled]:
+        self.recalled += 1
+        said = self.elsewhere.said
+        begins = [place for place, one in enumerate(said) if isinstance(one, Relayed) and one.seq <= behind]
+        return [Recalled(one, 1.0) for one in said[max(0, begins[-1] - 1) if begins else 0 :]]
+
+
+async def test_older_events_are_recalled_when_they_are_needed_and_notes_among_them_once(nursery: trio.Nursery) -> None:
+    elsewhere = Elsewhere()
+    elsewhere.seq = 1  # of what was before nothing is remembered
+    for number in range(2, 10):
+        elsewhere.tell(gap(f"before {number}"))
+        elsewhere.say()
+    edge = PagedEdge(elsewhere)
+    fanout = grown(edge, nursery)
+    for since in (6, 7, 3, 5, 1, 2, 1):
+        await fanout.recall(Position("1-a", since))
+        cursor = fanout.resume(Position("1-a", since))
+        assert cursor is not None
+        frames = [msgspec.json.decode(text) for _, text in fanout.read(cursor, 100)[0]]
+        told = [frame.get("seq") or frame["reason"] for frame in frames]
+        assert told == [one for number in range(since + 1, 10) for one in (f"before {number}", number)]
+    assert edge.recalled == 3
     fanout.trunk.cut(fanout)
 
 
