@@ -107,15 +107,16 @@ async def test_what_is_over_all_symbols_has_one_numbering_and_goes_on_elsewhere(
     def told(stream: Stream) -> list[tuple[str, int]]:
         return [(trade["symbol"], trade["trade_id"]) for trade in stream.of("large_trade")]
 
-    def both(sim: Simulator, name: str) -> Any:
-        engine = Engine(url=server.url, name=name, prefix="all", lease_seconds=LEASE, lanes=2)  # a symbol in each
+    def one(sim: Simulator, name: str, role: Any = "both") -> Any:
+        about: Any = {"lease_seconds": LEASE, "lanes": 2, "role": role}  # a symbol in each lane
+        engine = Engine(url=server.url, name=name, prefix="all", **about)
         return serving(configuration(sim, ["BTCUSDT", "ETHUSDT"], engine=engine, streams=streams), fast())
 
-    async with exchange() as sim, both(sim, "b") as second:
-        async with both(sim, "a") as first:
+    async with exchange() as sim, one(sim, "b") as second:
+        async with one(sim, "a") as first, one(sim, "edge", "edge") as edge:
             await healthy(first)
             await healthy(second)
-            async with first.stream("/ws") as here, second.stream("/ws") as there:
+            async with first.stream("/ws") as here, edge.stream("/ws") as there:
                 for stream in (here, there):
                     await stream.say({"op": "subscribe", "topics": [topic]})
                     await eventually(lambda: len({symbol for symbol, _ in told(stream)}) == 2, within=30)  # noqa: B023
