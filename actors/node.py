@@ -5,7 +5,7 @@ mirrors, so that every node tells the same under the same numbers. What clients 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Literal, NamedTuple
@@ -17,17 +17,18 @@ from msgspec import Struct
 from actors import clock
 from actors.connector import Connector
 from actors.engine.words import Engine, EngineAway, EngineFull, Entry, Member, Role
-from actors.errors import MarketError
 from actors.events import Said, Topic
 from actors.exchanges.exchange import Exchange, Supervise
 from actors.mirror.everywhere import Everywhere
 from actors.mirror.mirror import Mirror
+from actors.mirror.shared import Shared
 from actors.relay.members import Members
 from actors.relay.relay import Relay
 from actors.relay.shelf import Shelf
-from actors.relay.takeover import topic_named
+from actors.relay.takeover import holder_of, topic_named
+from actors.relay.wanted import Wanted
 
-LOOK = 0.5  # seconds between looks for what clients of other nodes want
+LOOK = 0.25  # seconds between looks for what is to be collected here
 ASK = 1.0  # seconds before an engine that was never reached is asked again
 
 log = structlog.get_logger()
@@ -91,12 +92,16 @@ class Links:
 
 
 class NodeSettings(NamedTuple):
-    """`address`: see Member. `seconds`: of a lease. `flush`: seconds that an event may wait for others."""
+    """`address`: see Member. `lanes`: of each exchange. `copies`: nodes that follow each lane. `seconds`: of a lease.
+
+    `flush`: seconds that an event may wait for others.
+    """
 
     role: Role
     name: str
     address: str
     lanes: int
+    copies: int
     seconds: float
     flush: float
 
@@ -122,6 +127,7 @@ class Node:
             engine,
             Member(name=settings.name, role=settings.role, address=settings.address),
             seconds=seconds,
+            ready=lambda: [name for relay in self.relays.values() for name in relay.claims.ready()],
             on_failure=partial(self.links.failed, "members"),
             on_answer=partial(self.links.answered, "members"),
         )
@@ -131,15 +137,20 @@ class Node:
             on_failure=partial(self.links.failed, "everywhere"),
             on_answer=partial(self.links.answered, "everywhere"),
         )
+        self._shared: dict[str, Shared] = {}
+        self._undecided: set[str] = set()  # exchanges of which it is not known yet what is to be collected here
+        self._symbols: dict[str, tuple[str, ...]] = {}  # by exchange: configured, whoever collects them
         self.relays: dict[str, Relay] = {}
         self.mirrors: dict[str, Mirror] = {}
         for exchange in exchanges:
             if settings.role != "edge":
+                self._undecided.add(exchange.name)
                 self.relays[exchange.name] = Relay(
                     exchange.name,
                     engine,
-                    node=settings.name,
+                    members=self.members,
                     lanes=lanes,
+                    copies=settings.copies,
                     seconds=seconds,
                     flush=settings.flush,
                     supervise=supervise,
@@ -170,6 +181,12 @@ class Node:
         """Told of what is found beside the feeds."""
         self.relays[topic.exchange].take(topic, said)
 
+    def shared(self, connectors: Mapping[str, Connector]) -> Mapping[str, Shared]:
+        """What clients of this node read topics from, by exchange."""
+        for name, connector in connectors.items():
+            self._shared[name] = Shared(connector, self.mirrors[name], self._symbols[name])
+        return self._shared
+
     async def run(self, connectors: Mapping[str, Connector]) -> None:
         """Raises EngineUnfit, WrongLanes."""
         await self._check()
@@ -198,49 +215,49 @@ class Node:
                 raise WrongLanes(f"the engine was set up with {found} lanes, not {self.settings.lanes}")
             return
 
+    def collect(self, exchange: str, symbols: Sequence[str]) -> tuple[str, ...]:
+        """Collect these symbols of an exchange together with the other nodes; those among them that are ours now."""
+        self._symbols[exchange] = tuple(symbols)
+        if shared := self._shared.get(exchange):
+            shared.symbols = self._symbols[exchange]
+        relay = self.relays[exchange]
+        return tuple(symbol for symbol in symbols if relay.claims.follows(relay.lane(symbol)))
+
     async def _serve(self, connector: Connector) -> None:
-        """Collect what is wanted by clients, wherever they are, for as long as they want it."""
-        holds: dict[str, ExitStack] = {}
-        refused: set[str] = set()
+        """Collect what is ours of what is configured, and of what clients want, wherever they are, while they do."""
+        relay, wanted = self.relays[connector.name], Wanted(connector)
+        claims = relay.claims
         try:
             while True:
+                with suppress(EngineAway):  # relay and mirror tell
+                    wanted.names = set(await self.engine.wanted(connector.name))
+                wanted.collect({name for name in wanted.names if claims.follows(relay.lane(topic_named(name).symbol))})
+                ours = self.collect(connector.name, self._symbols[connector.name])
+                if ours != connector.symbols:
+                    log.info("symbols.followed", exchange=connector.name, symbols=len(ours))
+                    connector.change(symbols=ours)
+                wanted.end_the_unread()
+                if claims.are_settled:
+                    self._undecided.discard(connector.name)
+                if connector.catalogue.instruments:
+                    symbols = {*self._symbols[connector.name], *wanted.symbols}
+                    claims.expect(symbol for symbol in symbols if connector.catalogue.problem_of(symbol) is None)
                 await trio.sleep(LOOK)
-                try:
-                    wanted = set(await self.engine.wanted(connector.name))
-                except EngineAway:
-                    continue  # relay and mirror tell
-                for name in set(holds) - wanted:
-                    holds.pop(name).close()
-                for name in wanted - set(holds):
-                    try:
-                        hold = ExitStack()
-                        hold.enter_context(connector.reading(topic_named(name)))
-                        holds[name] = hold
-                    except MarketError as error:
-                        if name not in refused:
-                            log.warning("wanted.refused", topic=name, reason=str(error))
-                        refused.add(name)
-                refused &= wanted
         finally:
-            for hold in holds.values():
-                hold.close()
+            wanted.collect(set())
 
     def report(self) -> EngineReport:
         lanes = []
         for name, mirror in self.mirrors.items():
             relay = self.relays.get(name)
             for number, lane in enumerate(mirror.lanes):
-                leader, term = _leader(lane.holder)
+                leader, term = (None, None) if lane.holder is None else holder_of(lane.holder)
                 ours = relay.lanes[number] if relay is not None else None
                 is_led = ours is not None and ours.lease is not None and ours.said
                 lag = round(ours.say_seconds * 1000, 3) if ours is not None and is_led else None
                 lanes.append(LaneReport(lane.name, leader, term, lane.place, lag))
-        links = self.links
-        return EngineReport(links.state, links.since, links.reason, self.settings.role, self.settings.name, lanes)
-
-
-def _leader(token: str | None) -> tuple[str | None, int | None]:
-    if token is None:
-        return None, None
-    name, term, _ = token.rsplit("|", 2)
-    return name, int(term)
+        links, about = self.links, self.settings
+        state, reason = links.state, links.reason
+        if state == "live" and self._undecided:
+            state, reason = "starting", "what is to be collected here is not decided yet"
+        return EngineReport(state, links.since, reason, about.role, about.name, lanes)

@@ -119,11 +119,11 @@ async def run(
         connectors = {}
         if not is_edge:
             connectors = _connectors(config, running, supervised, upstream, archive, everything, node, also)
-        mirrors = {} if node is None or is_edge else node.mirrors
+        shared = {} if node is None or is_edge else node.shared(connectors)
         spikes = _spikes(config, connectors, supervised, node)
         everywhere = None if node is None else node.everywhere
         served = connectors if edge is None else edge.connectors
-        sources = Sources(served, everything, spikes, mirrors, everywhere)
+        sources = Sources(served, everything, spikes, shared, everywhere)
         if config.server.unix_socket:
             keeping.start_soon(remove_at_end, config.server.unix_socket)
         if certificates is not None:
@@ -184,7 +184,7 @@ async def run(
             early = Early(app, sources.connectors, auth, counts=fanouts.counts, origins=origins, **front)
             parts = Parts(
                 *(connectors, sources.spikes, archive, fanouts, auth, early, hosts, origins, proxies, certificates),
-                *(limits, policy, pressure),
+                *(limits, policy, pressure, node),
             )
             loader.begin(config, parts.take)
             nursery.start_soon(auth.watch)
@@ -363,7 +363,7 @@ def _connectors(
     return {
         exchange.name: Connector(
             exchange,
-            symbols=settings.symbols,
+            symbols=settings.symbols if node is None else node.collect(exchange.name, settings.symbols),
             on_demand=settings.on_demand,
             rest_url=settings.rest_url,
             ws_url=settings.ws_url,

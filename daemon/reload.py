@@ -17,6 +17,7 @@ from msgspec import Struct
 from actors.archive.archive import Archive
 from actors.archive.series import KINDS
 from actors.connector import Connector
+from actors.node import Node
 from actors.spikes import Spikes
 from daemon import log as log_settings
 from daemon.kinds import ConfigError
@@ -122,6 +123,7 @@ class Parts(NamedTuple):
     client_limits: ClientLimits
     policy: Policy
     pressure: Pressure
+    node: Node | None
 
     def take(self, config: Config) -> None:
         """Run by this configuration from now on. Raises ConfigError, and nothing has changed."""
@@ -135,7 +137,7 @@ class Parts(NamedTuple):
         for name, connector in self.connectors.items():
             settings = config.exchanges[name]
             connector.change(
-                symbols=settings.symbols,
+                symbols=settings.symbols if self.node is None else self.node.collect(name, settings.symbols),
                 on_demand=settings.on_demand,
                 intervals=streams.intervals,
                 large_trade_threshold_usd=streams.large_trade_threshold_usd,

@@ -40,6 +40,7 @@ async def open_node(
         name=name,
         address=settings.address or address_of(url),
         lanes=settings.lanes,
+        copies=settings.copies,
         seconds=settings.lease_seconds,
         flush=settings.flush_ms / 1000,
     )

@@ -1,14 +1,15 @@
-"""The relay: it leads the lanes that nobody leads, and says to the engine what their writers have to say.
+"""The relay: it leads the lanes that are its own, see Claims, and says to the engine what their writers have to say.
 
 One task leads one lane. Another says what all lanes that are led have to say, in one call: it is calls that cost, and a
 lane has one burst under way at most. A burst whose answer was lost is said again, as it was, until the engine has it or
-the lane is lost: after that it begins a new term like anybody else, with the log read anew.
+the lane is lost: after that it begins a new term like anybody else, with the log read anew. Where it is handed over,
+what is under way arrives, nothing more is said, and the lease is let go; what was not said, the other one knows.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from math import inf
+from typing import Any, Protocol, TypeVar
 
 import structlog
 import trio
@@ -17,12 +18,14 @@ from actors.engine.words import Burst, Engine, EngineAway, Entry, Fenced, Lease,
 from actors.engine.words import Told as Logged
 from actors.events import Said, Status, Topic
 from actors.exchanges.exchange import Supervise
+from actors.relay.claims import Claims
+from actors.relay.lane import Lane
+from actors.relay.members import Members
 from actors.relay.reading import Reading
 from actors.relay.sharing import Sharing, of_this_memory
 from actors.relay.takeover import lane_of, new_epoch
 from actors.relay.writer import Knows, Writer
 
-LOOKS = 4  # times in a lease that a lane which somebody else leads is looked at
 RENEWALS = 3  # times in a lease that it is prolonged
 PAUSE = 0.1  # seconds before the engine is asked again after it did not answer
 REPEATED_MS = 5_000  # of a log that is written again: who led before may have said it and not written it
@@ -40,27 +43,10 @@ class Feeds(Protocol):
     def feeds(self) -> Mapping[str, Knows]: ...
 
 
-@dataclass
-class Lane:
-    """One lane, and what is known of it here. `epoch`, `n`: of the last burst that the engine acknowledged to us."""
-
-    name: str
-    writer: Writer
-    lease: Lease | None = None
-    epoch: str = ""
-    n: int = 0
-    past: set[str] = field(default_factory=set)  # epochs that were left: one that comes back is an engine that is older
-    said: int = 0  # bursts
-    entries: int = 0
-    say_seconds: float = 0.0  # that the last burst took
-    refusal: Refused | EngineAway | None = None  # why what it says is not taken
-    refused: trio.Event = field(default_factory=trio.Event)
-
-
 class Relay:
     """Of one exchange. It takes what the feeds say, see Readers.
 
-    `seconds`: of a lease. `flush`: seconds that an event may wait for others.
+    `seconds`: of a lease. `flush`: seconds that an event may wait for others. `copies`: nodes that follow each lane.
     """
 
     def __init__(
@@ -68,8 +54,9 @@ class Relay:
         exchange: str,
         engine: Engine,
         *,
-        node: str,
+        members: Members,
         lanes: int,
+        copies: int,
         seconds: float,
         flush: float,
         supervise: Supervise,
@@ -77,7 +64,7 @@ class Relay:
         on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         self._exchange, self._engine = exchange, engine
-        self._node = node
+        self._node = members.me.name
         self._seconds, self._flush = seconds, flush
         self._supervise = supervise
         self._connector: Feeds | None = None
@@ -86,6 +73,8 @@ class Relay:
         self.lanes = [Lane(f"{exchange}.{number}", writer) for number, writer in enumerate(writers)]
         self._lane_of: dict[str, Lane] = {}  # by symbol
         self._sharing = Sharing(engine)
+        about: Any = {"seconds": seconds, "copies": copies, "on_failure": on_failure, "on_answer": self._note_answer}
+        self.claims = Claims(engine, members, self.lanes, **about)
         self._failed, self._answered = on_failure, on_answer  # told whether the engine takes what is said
         self._unsaid_since: float | None = None  # it does not, whatever else it answers
         # Given the name of a lane's memory and what the engine took for it, the last of who led before included.
@@ -97,13 +86,18 @@ class Relay:
     def _feed_of(self, symbol: str) -> Knows | None:
         return self._connector.feeds.get(symbol) if self._connector is not None else None
 
+    def lane(self, symbol: str) -> Lane:
+        """The lane of a symbol."""
+        lane = self._lane_of.get(symbol)
+        if lane is None:
+            lane = self._lane_of[symbol] = self.lanes[lane_of(symbol, len(self.lanes))]
+        return lane
+
     # --- what feeds say ---
 
     def take(self, topic: Topic, said: Said) -> None:
         """A feed tells its readers; never waits."""
-        lane = self._lane_of.get(topic.symbol)
-        if lane is None:
-            lane = self._lane_of[topic.symbol] = self.lanes[lane_of(topic.symbol, len(self.lanes))]
+        lane = self.lane(topic.symbol)
         if isinstance(said, Status):
             lane.writer.take_status(said)
         else:
@@ -112,9 +106,10 @@ class Relay:
     # --- leading ---
 
     async def run(self, connector: Feeds) -> None:
-        """Lead what nobody leads, until cancelled; then let it go."""
+        """Lead what is ours, until cancelled; then let it go."""
         self._connector = connector
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(self._supervise, "claims", self.claims.watch, exchange=self._exchange))
             nursery.start_soon(partial(self._supervise, "relay", self._say, exchange=self._exchange))
             nursery.start_soon(partial(self._supervise, "sharing", self._sharing.run, exchange=self._exchange))
             for lane in self.lanes:
@@ -122,38 +117,41 @@ class Relay:
 
     async def _run(self, lane: Lane) -> None:
         while True:
-            lane.lease = await self._obtain(lane.name)
+            lane.lease = await self._obtain(lane)
             log.info("lane.led", lane=lane.name, term=lane.lease.token)
             try:
                 await self._lead(lane, lane.lease)
+                log.info("lane.handed_over", lane=lane.name, to=self.claims.members.before_me(lane.name))
             except (Fenced, EngineAway) as error:
                 log.warning("lane.lost", lane=lane.name, reason=str(error))
             finally:
                 lane.writer.stop()
                 lease, lane.lease = lane.lease, None
-                with trio.move_on_after(RELEASED_WITHIN, shield=True):
-                    await self._let_go(lease)
+                await self._let_go(lease)
 
-    async def _obtain(self, name: str) -> Lease:
+    async def _obtain(self, lane: Lane) -> Lease:
         while True:
+            await self.claims.looked.wait()
+            if not self.claims.may_take(lane):
+                continue
+            lane.free_since = None  # whoever takes it
             try:
-                lease = await self._engine.take(name, self._node, self._seconds, new_epoch())
+                lease = await self._engine.take(lane.name, self._node, self._seconds, new_epoch())
                 self._note_answer()
             except EngineAway as error:
                 self._failed(error)
-                lease = None
-            if lease is not None:
-                return lease
-            await trio.sleep(self._seconds / LOOKS)
+            else:
+                if lease is not None:
+                    return lease
 
     async def _let_go(self, lease: Lease) -> None:
-        try:
-            await self._engine.release(lease)
-        except EngineAway as error:
-            log.warning("lane.not_released", lane=lease.lane, reason=str(error))
+        with trio.move_on_after(RELEASED_WITHIN, shield=True):
+            await self._insist(partial(self._engine.release, lease), inf)
+            return
+        log.warning("lane.not_released", lane=lease.lane)
 
     async def _lead(self, lane: Lane, lease: Lease) -> None:
-        """Say what the writer has to say until the lane is lost. Raises Fenced, EngineAway."""
+        """Have said what the writer has to say until the lane is awaited elsewhere. Raises Fenced, EngineAway."""
         until = trio.current_time() + self._seconds
         while True:
             asked_at = trio.current_time()
@@ -165,11 +163,12 @@ class Relay:
             tail, until = await self._read(lane, lease, until)
             lane.epoch, lane.n = present.epoch, present.n
             self._sharing.begin(lane.name, present.epoch, tail)
-            lane.refusal, lane.refused = None, trio.Event()
+            lane.refusal, lane.called = None, trio.Event()
             self._repeat(present, tail)
             lane.writer.lead(present, tail, asked_at)
             try:
                 await self._hold(lane, lease, until)
+                return
             except RolledBack as error:
                 log.error("lane.rolled_back", lane=lane.name, reason=str(error))
                 lane.writer.stop()
@@ -199,17 +198,18 @@ class Relay:
         return await self._insist(partial(self._engine.present, lane.name), until)
 
     async def _hold(self, lane: Lane, lease: Lease, until: float) -> None:
-        """Prolong the lease, until what is said is refused. Raises Fenced, RolledBack, EngineAway."""
+        """Prolong the lease until the lane is awaited elsewhere. Raises Fenced, RolledBack, EngineAway."""
         renew_at = until - self._seconds + self._seconds / RENEWALS
-        while True:
+        while not lane.is_awaited or lane.writer.under_way is not None:
             self._tell()  # there is what only time brings
             with trio.move_on_at(renew_at):
-                await lane.refused.wait()
+                await lane.called.wait()
+            lane.called = trio.Event()
             if lane.refusal is not None:
                 raise lane.refusal
-            now = trio.current_time()
-            await self._insist(partial(self._engine.hold, lease, self._seconds), until)
-            until, renew_at = now + self._seconds, now + self._seconds / RENEWALS
+            if (now := trio.current_time()) >= renew_at:
+                await self._insist(partial(self._engine.hold, lease, self._seconds), until)
+                until, renew_at = now + self._seconds, now + self._seconds / RENEWALS
 
     # --- saying ---
 
@@ -231,7 +231,7 @@ class Relay:
         found = {}
         for lane in self.lanes:
             if lane.lease is not None and lane.writer.is_leading and lane.refusal is None:
-                burst = lane.writer.burst()
+                burst = lane.writer.under_way if lane.is_awaited else lane.writer.burst()
                 if burst is not None:
                     found[lane.lease] = lane, burst
         return found
@@ -265,11 +265,13 @@ class Relay:
             lane.said += 1
             lane.entries += len(burst.entries)
             lane.say_seconds = took
+            if lane.is_awaited:
+                lane.called.set()
         return True
 
     def _refuse(self, lane: Lane, refusal: Refused | EngineAway) -> None:
         lane.refusal = refusal
-        lane.refused.set()
+        lane.called.set()
 
     def _note_answer(self) -> None:
         """The engine answers, and that is well if it takes what is said."""

@@ -54,6 +54,12 @@ def lane_of(symbol: str, lanes: int) -> int:
     return crc32(symbol.encode()) % lanes
 
 
+def holder_of(token: str) -> tuple[str, int]:
+    """The node that leads by a lease, and in which term."""
+    name, term, _ = token.rsplit("|", 2)
+    return name, int(term)
+
+
 def new_epoch() -> str:
     """A name that no other memory has, on whichever node it began; it tells when that was."""
     return f"{clock.to_us(clock.now()):x}-{random.getrandbits(48):x}"

@@ -17,6 +17,7 @@ import trio
 from msgspec import structs
 
 from actors import clock
+from actors.collection import NO_READER
 from actors.engine.words import REACH, STATUS, Burst, Entry, Present
 from actors.engine.words import Told as Logged
 from actors.events import (
@@ -68,6 +69,7 @@ class Writer:
         self._recent: deque[_Heard] = deque()  # what happens once, and gaps
         self._forgot_at: dict[str, float] = {}  # by topic: when the last of it was heard that is no longer remembered
         self._since: dict[str, float] = {}  # by symbol: all that happened since then was heard here
+        self._live_since: dict[str, float] = {}  # by symbol: since when its feed delivers
         self._states: dict[str, Status] = {}  # by symbol
         self._forget()
 
@@ -106,12 +108,29 @@ class Writer:
 
     def take_status(self, status: Status) -> None:
         self._states[status.symbol] = status
+        if status.state in ("live", "stale"):
+            now = trio.current_time()
+            self._since.setdefault(status.symbol, now)
+            self._live_since.setdefault(status.symbol, now)
+        else:
+            self._live_since.pop(status.symbol, None)
         if status.state == "failed":  # what happens from now on is not heard
             self._since.pop(status.symbol, None)
+            self._recent = deque(one for one in self._recent if one.topic.symbol != status.symbol)
+            if status.reason == NO_READER and not self.is_leading:  # somebody else collects it
+                del self._states[status.symbol]
             self._topics = {name: topic for name, topic in self._topics.items() if topic.symbol != status.symbol}
             self._waiting = {name: waits for name, waits in self._waiting.items() if name in self._topics}
         if self.is_leading:
             self._tell_status(status)
+
+    def has_heard(self, symbol: str, seconds: float) -> bool:
+        """Whether a symbol's feed delivers, and did so for so long: what happened since then is remembered."""
+        return self._live_since.get(symbol, inf) <= trio.current_time() - seconds
+
+    def was_asleep(self) -> None:
+        """The process stood still: what the feeds deliver is yet to be what happens now."""
+        self._live_since = dict.fromkeys(self._live_since, trio.current_time())
 
     # --- leading ---
 
@@ -159,6 +178,11 @@ class Writer:
                 if open_ms is not None:
                     closed.setdefault(entry.topic, []).append(open_ms)
             self._burst = Burst(self._n + 1, [entry for entry, _ in said], closed)
+        return self._burst
+
+    @property
+    def under_way(self) -> Burst | None:
+        """The burst that waits to be acknowledged."""
         return self._burst
 
     def is_saying(self, burst: Burst) -> bool:

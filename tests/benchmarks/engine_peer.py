@@ -11,17 +11,19 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import cycle
 from types import MappingProxyType
+from typing import Any
 
 import msgspec
 import structlog
 import trio
 
 from actors.engine.remote import open_engine
-from actors.engine.words import Engine, Kept
+from actors.engine.words import Engine, Kept, Member
 from actors.events import Topic, Trade, from_ms
 from actors.exchanges.exchange import load_exchanges
 from actors.mirror.everywhere import Everywhere
 from actors.mirror.mirror import Mirror
+from actors.relay.members import Members
 from actors.relay.relay import Relay
 from actors.relay.writer import Knows
 from actors.relayed import Relayed
@@ -91,7 +93,9 @@ class NoFeeds:
 
 async def relay(engine: Engine, nursery: trio.Nursery, rate: float, flush: float) -> Callable[[], Heard]:
     """Trades of a hundred symbols in turn; the price of each is the moment at which it is said."""
-    one = Relay("binance", engine, node="bench", lanes=LANES, seconds=LEASE, flush=flush, supervise=supervise)
+    members = Members(engine, Member(name="bench", role="both", address=""), seconds=LEASE)
+    about: Any = {"lanes": LANES, "copies": 2, "seconds": LEASE, "flush": flush, "supervise": supervise}
+    one = Relay("binance", engine, members=members, **about)
     topics = [Topic("binance", symbol, "trades") for symbol in symbols(100)]
     said = 0
 
@@ -124,6 +128,7 @@ async def relay(engine: Engine, nursery: trio.Nursery, rate: float, flush: float
         found, said = Heard(said, []), 0
         return found
 
+    nursery.start_soon(members.run)
     nursery.start_soon(one.run, NoFeeds())
     await until(lambda: all(lane.lease for lane in one.lanes))
     nursery.start_soon(say)

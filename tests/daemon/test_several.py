@@ -50,10 +50,14 @@ class Reached(Protocol):
     def ws_url(self) -> str: ...
 
 
-def node(sim: Reached, url: str, name: str, prefix: str, **changes: Any) -> Any:
+def node(sim: Reached, url: str, name: str, prefix: str, *, symbols: list[str] | None = None, **changes: Any) -> Any:
     settings = {"lease_seconds": LEASE, "lanes": 2, **changes}
     engine = Engine(url=url, name=name, prefix=prefix, **settings)
-    return serving(configuration(sim, ["BTCUSDT"], engine=engine), fast())
+    return serving(configuration(sim, symbols or ["BTCUSDT"], engine=engine), fast())
+
+
+def leaders(health: Json) -> dict[str, str]:
+    return {lane["name"]: lane["leader"] for lane in health["engine"]["lanes"]}
 
 
 async def healthy(served: Served) -> Json:
@@ -136,6 +140,55 @@ async def test_what_is_over_all_symbols_has_one_numbering_and_goes_on_elsewhere(
         same = numbered(here).keys() & numbered(there).keys()
         assert len(same) > 4
         assert all(numbered(here)[number] == numbered(there)[number] for number in same)
+
+
+async def test_lanes_go_to_a_node_that_comes_and_back_where_it_goes_and_nobody_notices(server: Server) -> None:
+    both, told = ["BTCUSDT", "ETHUSDT"], "binance:ETHUSDT:trades"  # lane 0, of which "a" is the first
+    async with exchange() as sim, node(sim, server.url, "b", "come", symbols=both) as second:
+        await healthy(second)
+        await second.health(lambda health: set(leaders(health).values()) == {"b"}, within=30)
+        async with second.stream("/ws") as stream:
+            await stream.say({"op": "subscribe", "topics": [told]})
+            async with node(sim, server.url, "a", "come", symbols=both) as first:
+                shared = {"binance.0": "a", "binance.1": "b"}
+                await second.health(lambda health: leaders(health) == shared, within=30)
+                await first.health(lambda health: leaders(health) == shared, within=30)
+                known = len(trades(stream))
+                await eventually(lambda: len(trades(stream)) > known + 4, within=30)
+            await second.health(lambda health: set(leaders(health).values()) == {"b"}, within=30)
+            known = len(trades(stream))
+            await eventually(lambda: len(trades(stream)) > known + 4, within=30)
+            ids = [trade["trade_id"] for trade in trades(stream)]
+            assert ids == list(range(ids[0], ids[0] + len(ids)))
+            seqs = [trade["seq"] for trade in trades(stream)]
+            assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
+            assert stream.of("gap") == []
+
+
+async def test_of_more_nodes_than_copies_each_collects_what_it_follows_and_serves_everything(server: Server) -> None:
+    both = ["BTCUSDT", "ETHUSDT"]
+    about: Any = {"symbols": both, "copies": 1}
+    async with exchange() as sim, node(sim, server.url, "a", "few", **about) as first:
+        await healthy(first)
+        assert collected(await first.get("/health")) == both
+        async with node(sim, server.url, "b", "few", **about) as second:
+            # Nobody hands over what only one follows: the other one has nothing to do, and serves all there is.
+            async with second.stream("/ws/binance/ETHUSDT/trades") as stream:
+                await stream.at_least(2, within=30)
+            assert collected(await second.get("/health")) == []
+            assert (await second.ask("/binance/ohlc/BTCUSDT/1m")).status_code == 200
+        await healthy(first)
+    # And where the one that followed is gone, it takes over.
+    async with exchange() as sim, node(sim, server.url, "b", "few", **about) as second:
+        await healthy(second)
+        async with node(sim, server.url, "a", "few", **about) as first:
+            await healthy(first)
+            second.stop.set()
+            await first.health(lambda health: collected(health) == both, within=30)
+
+
+def collected(health: Json) -> list[str]:
+    return sorted(feed["symbol"] for feed in health["feeds"])
 
 
 async def test_a_server_that_goes_is_told_of_and_nothing_is_lost_when_it_comes_back() -> None:

@@ -6,7 +6,7 @@ counted and remembered as a topic of its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -28,7 +28,6 @@ from actors.events import (
 )
 from actors.exchanges.exchange import Exchange
 from actors.feeds.everything import ALL, KINDS, Everything
-from actors.mirror.mirror import Mirror
 from actors.relayed import Numbering, Recalled, Told
 from actors.spikes import Spikes
 from web import parameters as p
@@ -73,13 +72,23 @@ class BarSource(Source, Protocol):
     def closed_bars(self, interval: str, count: int) -> tuple[datetime, list[Ohlc], bool] | None: ...
 
 
+class NumberedFeed(BarSource, NumberedSource, Protocol):
+    """A feed that several nodes tell, under one numbering."""
+
+
+class NumberedFeeds(Protocol):
+    """Those of an exchange."""
+
+    def reading(self, topic: Topic) -> AbstractContextManager[NumberedFeed]: ...
+
+
 class Sources(NamedTuple):
     """Everything that topics are read from."""
 
     connectors: Connectors
     everything: Everything
     spikes: Spikes
-    mirrors: Mapping[str, Mirror] = MappingProxyType({})  # by exchange, where other nodes may be who tells
+    shared: Mapping[str, NumberedFeeds] = MappingProxyType({})  # by exchange, where other nodes may be who tells
     everywhere: Source | None = None  # there also who tells what is over everything, and spikes
 
 
@@ -234,10 +243,6 @@ def source_of(topic: Topic, sources: Sources) -> Iterator[tuple[Source, Topic]]:
     elif topic.exchange == ALL:
         yield sources.everywhere or sources.everything, topic
     else:
-        with sources.connectors[topic.exchange].reading(topic) as feed:
-            topic, mirror = topic._replace(symbol=feed.symbol), sources.mirrors.get(topic.exchange)
-            if mirror is None:
-                yield feed, topic
-            else:
-                with mirror.reading(topic) as mirrored:
-                    yield mirrored, topic
+        feeds = sources.shared.get(topic.exchange) or sources.connectors[topic.exchange]
+        with feeds.reading(topic) as feed:
+            yield feed, topic._replace(symbol=feed.symbol)

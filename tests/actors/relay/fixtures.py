@@ -10,19 +10,22 @@ import msgspec
 import trio
 from msgspec import structs
 
+from actors.collection import NO_READER
 from actors.engine.memory import START_MS, MemoryEngine
-from actors.engine.words import Engine, EngineAway
-from actors.events import Event, Gap, Liquidation, Ohlc, OiSpike, Status, Topic, Trade, from_ms, ms
+from actors.engine.words import Engine, EngineAway, Member
+from actors.events import Event, FeedState, Gap, Liquidation, Ohlc, OiSpike, Status, Topic, Trade, from_ms, ms
 from actors.exchanges.exchange import load_exchanges
 from actors.mirror.everywhere import Everywhere
 from actors.mirror.feed import MirrorFeed
 from actors.mirror.mirror import Mirror
+from actors.relay.members import Members
 from actors.relay.relay import Relay
 from actors.relayed import Relayed, Renumbered
 
 EXCHANGE = load_exchanges()["binance"]
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
-LANES, LEASE = 2, 3.0
+LANES, LEASE, COPIES = 2, 3.0, 2
+CONNECTING = 0.3  # seconds from the wish to follow a symbol until it is heard
 TRADES = [Topic("binance", symbol, "trades") for symbol in SYMBOLS]
 BARS = [Topic("binance", symbol, "ohlc", "1m") for symbol in SYMBOLS]
 LIQUIDATIONS = [Topic("binance", symbol, "liquidations") for symbol in SYMBOLS]
@@ -69,6 +72,11 @@ def spike(symbol: str, open_at: datetime) -> OiSpike:
     return OiSpike(**where, timeframe="1m", z_oi=4.0, z_vol=4.0, confirmed=True)
 
 
+def state(symbol: str, state: FeedState, reason: str | None = None) -> Status:
+    where: Any = {"exchange": "binance", "symbol": symbol, "timestamp": now()}
+    return Status(**where, state=state, reason=reason, next_retry=None)
+
+
 def too_old(topic: Topic) -> Gap:
     where: Any = {"exchange": topic.exchange, "symbol": topic.symbol, "timestamp": now()}
     return Gap(**where, start=from_ms(START_MS), end=now(), reason="resume_too_old", repaired=False)
@@ -108,6 +116,7 @@ class Market:
         self.liquidations: dict[str, list[Liquidation]] = {symbol: [] for symbol in SYMBOLS}
         self.spikes: dict[str, list[OiSpike]] = {symbol: [] for symbol in SYMBOLS}
         self.nodes: list[Node] = []
+        self.most = 0  # nodes that followed one symbol at once, of those that could know better
         self._opened: datetime | None = None
         self.is_over = False
 
@@ -134,6 +143,8 @@ class Market:
             self._opened = minute
 
     def _tell(self, topic: Topic, said: Event) -> None:
+        following = [node for node in self.nodes if topic.symbol in node.feeds and node.way.awake.is_set()]
+        self.most = max(self.most, len(following))
         for node in self.nodes:
             node.hear(topic, said)
 
@@ -169,14 +180,18 @@ class Way:
 
 
 class Node:
-    """One daemon of role `both`, as far as it relays."""
+    """One daemon of role `both`, as far as it relays. `latency`: seconds until it hears what happens."""
 
     def __init__(self, market: Market, engine: MemoryEngine, name: str, latency: float = 0.02) -> None:
         self.market, self.name, self.latency = market, name, latency
         self.way = Way(engine)
         asked: Any = self.way
-        self.relay = Relay("binance", asked, node=name, lanes=LANES, seconds=LEASE, flush=0.005, supervise=supervise)
-        self.feeds = {symbol: FakeFeed(market.closed[symbol]) for symbol in SYMBOLS}
+        me = Member(name=name, role="both", address="")
+        self.members = Members(asked, me, seconds=LEASE, ready=lambda: self.relay.claims.ready())
+        about: Any = {"lanes": LANES, "copies": COPIES, "seconds": LEASE, "flush": 0.005, "supervise": supervise}
+        self.relay = Relay("binance", asked, members=self.members, **about)
+        self.relay.claims.expect(SYMBOLS)
+        self.feeds: dict[str, FakeFeed] = {}
         self.scope = trio.CancelScope()
         self._heard: list[tuple[float, Topic, Event]] = []
         self._news = trio.Event()
@@ -190,7 +205,9 @@ class Node:
             self.market.nodes.append(self)
             try:
                 async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.members.run)
                     nursery.start_soon(self.relay.run, self)
+                    nursery.start_soon(self._follow)
                     await self._take()
             finally:
                 self.market.nodes.remove(self)
@@ -205,8 +222,24 @@ class Node:
                 await self.way.awake.wait()
                 if isinstance(said, OiSpike):  # each node polls open interest at moments of its own
                     said = structs.replace(said, z_oi=4.0 + self.latency)
-                self.feeds[topic.symbol].hear(said)
-                self.relay.take(topic, said)
+                if topic.symbol in self.feeds:
+                    self.feeds[topic.symbol].hear(said)
+                    self.relay.take(topic, said)
+
+    async def _follow(self) -> None:
+        """Hear the symbols that are this node's, as long as they are."""
+        while True:
+            await self.way.awake.wait()
+            for symbol in SYMBOLS:
+                is_ours = self.relay.claims.follows(self.relay.lane(symbol))
+                if is_ours and symbol not in self.feeds:
+                    await trio.sleep(CONNECTING)
+                    self.feeds[symbol] = FakeFeed(self.market.closed[symbol])
+                    self.relay.take(Topic("binance", symbol, "trades"), state(symbol, "live"))
+                elif not is_ours and symbol in self.feeds:
+                    del self.feeds[symbol]
+                    self.relay.take(Topic("binance", symbol, "trades"), state(symbol, "failed", NO_READER))
+            await trio.sleep(0.1)
 
     def kill(self) -> None:
         """At once: nothing is let go."""
@@ -231,6 +264,7 @@ class Numbers:
     told: list[tuple[str, int, bytes]]
     gaps: list[Gap]
     anew: int = 0
+    waited: float = 0.0  # seconds from when it happened until it was told, of whatever took longest
 
 
 class Observer:
@@ -268,6 +302,9 @@ class Observer:
                         assert said.seq == numbers.seq + 1, f"{said.seq} follows {numbers.seq}"
                         numbers.seq = said.seq
                         numbers.told.append((numbers.epoch, said.seq, said.text))
+                        if topic.kind == "trades":
+                            happened = msgspec.json.decode(said.text, type=Trade).timestamp
+                            numbers.waited = max(numbers.waited, (now() - happened).total_seconds())
                     case Gap() as gap:
                         numbers.gaps.append(gap)
                     case Status() as status:

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from actors.engine.memory import MemoryEngine
 from actors.engine.words import ALL, Burst, Lease, Mark, Present, Refused, Share, Told
 from actors.events import OiSpike
+from actors.relay.claims import Claims
 from actors.relay.sharing import Sharing
-from actors.relay.takeover import Tail
+from actors.relay.takeover import Tail, holder_of
 from actors.relay.writer import Writer
 from tests.actors.relay.fixtures import (
     ALL_LIQUIDATIONS,
     BARS,
+    COPIES,
     LEASE,
     SPIKES,
     SYMBOLS,
@@ -40,7 +42,7 @@ Step = tuple[str, float]
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["kill", "freeze", "thaw", "start", "away", "back", "lose", "edge", "stop", "mute"],
+            ["kill", "freeze", "thaw", "start", "return", "away", "back", "lose", "edge", "stop", "mute"],
         ),
         st.floats(0.0, 2 * LEASE),
     ),
@@ -55,7 +57,9 @@ class History:
         self.nursery = nursery
         self.market, self.engine = Market(), MemoryEngine()
         self.nodes: list[Node] = []
+        self.gone: list[str] = []  # names of nodes that were killed or stopped
         self.edges: list[Observer] = []
+        self.leaders: dict[str, str] = {}  # by lane, at the end
         self._count = 0
         self._older = self.engine.snapshot()
 
@@ -70,12 +74,14 @@ class History:
         match what:
             case "start" if len(self.nodes) < 3:
                 self._count += 1
-                node = Node(self.market, self.engine, f"node{self._count}", latency=0.01 * self._count)
-                self.nodes.append(node)
-                self.nursery.start_soon(node.run)
+                self._start(f"node{self._count}", latency=0.01 * self._count)
+            case "return" if self.gone and len(self.nodes) < 3:
+                self._start(self.gone.pop(0), latency=0.03)
             case "kill" if self.nodes:
+                self.gone.append(self.nodes[0].name)
                 self.nodes.pop(0).kill()
             case "stop" if self.nodes:
+                self.gone.append(self.nodes[0].name)
                 self.nodes.pop(0).scope.cancel()
             case "freeze" if self.nodes:
                 self.nodes[0].freeze()
@@ -100,6 +106,11 @@ class History:
             case "roll back":
                 self.engine.restore(self._older)
 
+    def _start(self, name: str, latency: float) -> None:
+        node = Node(self.market, self.engine, name, latency)
+        self.nodes.append(node)
+        self.nursery.start_soon(node.run)
+
     async def end(self) -> None:
         """All is well again, for long enough."""
         self.step("back")
@@ -107,11 +118,15 @@ class History:
         self.engine.answers_lost = 0
         self.step("start")
         await trio.sleep(CALM)
+        led = [lane.lease for node in self.nodes for lane in node.relay.lanes if lane.lease is not None]
+        self.leaders = {lease.lane: holder_of(lease.token)[0] for lease in led}
         self.market.is_over = True
         await trio.sleep(1)
 
 
-def run(steps: list[Step], *, rolled_back: bool = False) -> History:
+def run(steps: list[Step], *, rolled_back: bool = False, lossless: bool = False) -> History:
+    """`lossless`: there is a node all the while that knows all, so that nothing may be announced as lost."""
+
     async def main() -> History:
         async with trio.open_nursery() as nursery:
             history = History(nursery)
@@ -122,6 +137,8 @@ def run(steps: list[Step], *, rolled_back: bool = False) -> History:
                 await trio.sleep(wait)
             await history.end()
             check(history.market, history.edges, rolled_back=rolled_back)
+            if lossless:
+                assert [gap for edge in history.edges for topic in edge.topics.values() for gap in topic.gaps] == []
             nursery.cancel_scope.cancel()
         return history
 
@@ -179,6 +196,31 @@ def test_what_may_happen_to_several_machines(steps: list[Step]) -> None:
             assert by_topic(first)[topic][-len(texts) :] == texts
 
 
+# "node1" comes before "node2" in both lanes, and between it and "node3" each comes first in one.
+RETURNS: list[Step] = [("kill", 6.0), ("return", 9.0)]
+JOINS: list[Step] = [("edge", 5.0)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "waited"),
+    [
+        pytest.param([("start", 9.0)], 0.5, id="one more joins"),
+        pytest.param([("stop", 6.0), ("return", 9.0)], LEASE / 4, id="the leader is stopped, and comes back"),
+        pytest.param(RETURNS, 1.25 * LEASE, id="the leader dies, and comes back"),
+        pytest.param(
+            [("start", 9.0), ("stop", 9.0), ("return", 9.0)], LEASE / 4, id="one of three is stopped, comes back"
+        ),
+        pytest.param([*RETURNS, ("edge", 1.0), *RETURNS], 1.25 * LEASE, id="again and again"),
+        pytest.param([("kill", 38.5), ("return", 9.0)], 1.25 * LEASE, id="it comes back around a bar's end"),
+    ],
+)
+def test_who_comes_back_is_given_its_lanes_and_nothing_is_lost(steps: list[Step], waited: float) -> None:
+    history = run(steps, lossless=True)
+    assert history.leaders == {"binance.0": "node1", "binance.1": "node3"}  # the first of three in the order of each
+    assert history.market.most <= COPIES
+    assert max(history.edges[0].topics[topic].waited for topic in TRADES) <= waited + 0.1
+
+
 async def unfenced(engine: MemoryEngine, bursts: Mapping[Lease, Burst]) -> Mapping[Lease, Refused]:
     """As where the ids are the server's: whoever comes is let in."""
     await engine._asked()
@@ -227,7 +269,8 @@ MUTANTS: list[Any] = [
         Sharing, {"begin": forgetful}, [("mute", 5.0), ("kill", 6.0)], id="the log is not shared at a takeover"
     ),
     pytest.param(Writer, {"_tell_spike": always}, PAST_A_SPIKE, id="spikes are told by whoever sees them"),
-    pytest.param(MemoryEngine, {"present": in_steps}, [("edge", 5.0)], id="joining in several steps"),
+    pytest.param(Claims, {"_is_ready": lambda *_: True}, RETURNS, id="handed back before it is ready"),
+    pytest.param(MemoryEngine, {"present": in_steps}, JOINS, id="joining in several steps"),
 ]
 
 
@@ -238,5 +281,5 @@ def test_the_check_sees_what_is_wrong(
     for name, does in wrong.items():
         monkeypatch.setattr(place, name, does)
     with pytest.raises(ExceptionGroup) as caught:
-        run(steps)
+        run(steps, lossless=steps in (RETURNS, JOINS))
     assert caught.value.subgroup(AssertionError) is not None

@@ -1,6 +1,7 @@
 """What a relay asks of the engine: one call for all that its lanes have to say, and no more than it takes."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import trio
@@ -8,8 +9,9 @@ import trio.testing
 from trio.testing import MockClock
 
 from actors.engine.memory import MemoryEngine
-from actors.engine.words import Burst, EngineFull, Lease, Refused
+from actors.engine.words import Burst, EngineFull, Lease, Member, Refused
 from actors.events import Topic
+from actors.relay.members import Members
 from actors.relay.relay import Relay
 from actors.relay.takeover import lane_of
 from actors.relay.writer import Knows
@@ -53,8 +55,12 @@ def engine() -> Counting:
 
 @pytest.fixture
 async def relay(engine: Counting, nursery: trio.Nursery) -> Relay:
-    made = Relay("binance", engine, node="a", lanes=LANES, seconds=LEASE, flush=FLUSH, supervise=supervise)
+    members = Members(engine, Member(name="a", role="both", address=""), seconds=LEASE)
+    about: Any = {"lanes": LANES, "copies": 1, "seconds": LEASE, "flush": FLUSH, "supervise": supervise}
+    made = Relay("binance", engine, members=members, **about)
+    nursery.start_soon(members.run)
     nursery.start_soon(made.run, NoFeeds())
+    await trio.sleep(LEASE)
     await trio.testing.wait_all_tasks_blocked()
     assert all(lane.lease for lane in made.lanes)
     return made
