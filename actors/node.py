@@ -258,6 +258,6 @@ class Node:
                 lanes.append(LaneReport(lane.name, leader, term, lane.place, lag))
         links, about = self.links, self.settings
         state, reason = links.state, links.reason
-        if state == "live" and self._undecided:
-            state, reason = "starting", "what is to be collected here is not decided yet"
+        if state == "live" and (self._undecided or any(mirror.is_away for mirror in self.mirrors.values())):
+            state, reason = "starting", "what is collected and told here is not known yet"
         return EngineReport(state, links.since, reason, about.role, about.name, lanes)
