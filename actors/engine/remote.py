@@ -81,7 +81,7 @@ class RemoteEngine:
         return self._clients.current
 
     async def check(self, lanes: int) -> int:
-        found: Any = await self._asked(lambda: self._client.info("server", "memory"))
+        found: Any = await self._asked(lambda: self._client.info())
         version = tuple(int(part) for part in str(found["redis_version"]).split(".")[:2])
         if version < OLDEST:
             raise EngineUnfit(f"the server speaks Redis {found['redis_version']}: 6.2 or newer is needed")

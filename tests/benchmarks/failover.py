@@ -295,6 +295,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
+    for number in (signal.SIGINT, signal.SIGTERM):  # nothing that was started may be left behind
+        signal.signal(number, signal.default_int_handler)
     say(f"load of the machine {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory(prefix="marketd-failover-") as folder:
         report = trio.run(run, options, options.keep or Path(folder))

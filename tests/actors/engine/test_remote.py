@@ -114,6 +114,33 @@ async def test_without_a_server_or_its_password_there_is_no_answer() -> None:
             await engine.check(8)
 
 
+async def test_a_server_of_an_older_version_is_refused_in_its_words() -> None:
+    info = b"# Server\r\nredis_version:6.0.16\r\n\r\n# Memory\r\nmaxmemory_policy:noeviction\r\n"
+    answers = {
+        b"HELLO": b"%3\r\n+version\r\n+6.0.16\r\n+proto\r\n:3\r\n+id\r\n:1\r\n",
+        b"SELECT": b"+OK\r\n",
+        b"INFO": b"$%d\r\n%b\r\n" % (len(info), info),
+    }
+
+    async def old(stream: trio.SocketStream) -> None:
+        while asked := await stream.receive_some():
+            lines = asked.split(b"\r\n")
+            if b"INFO" in lines and b"*1" not in lines:
+                await stream.send_all(b"-ERR syntax error\r\n")  # before 7.0 there is one section or all
+                continue
+            for line in lines:
+                await stream.send_all(answers.get(line, b""))
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, old, listeners)
+        url = f"redis://127.0.0.1:{listeners[0].socket.getsockname()[1]}/0"
+        async with open_engine(url, "p", Kept(), patience=30) as engine:
+            with pytest.raises(EngineUnfit, match=r"speaks Redis 6\.0\.16: 6\.2 or newer is needed"):
+                await engine.check(8)
+        nursery.cancel_scope.cancel()
+
+
 async def test_no_answer_in_time_is_no_answer() -> None:
     async def silent(stream: trio.SocketStream) -> None:
         await trio.sleep_forever()
