@@ -85,6 +85,8 @@ class RemoteEngine:
         version = tuple(int(part) for part in str(found["redis_version"]).split(".")[:2])
         if version < OLDEST:
             raise EngineUnfit(f"the server speaks Redis {found['redis_version']}: 6.2 or newer is needed")
+        if found.get("cluster_enabled"):  # one step may be many lanes', each of which is in a slot of its own
+            raise EngineUnfit("the server is one of a cluster: one server is needed, or a primary with replicas")
         if (policy := found["maxmemory_policy"]) != "noeviction":
             raise EngineUnfit(f"the server's maxmemory-policy is {policy}: it would lose events; set noeviction")
         key = f"{self._prefix}:lanes"

@@ -28,9 +28,10 @@ from typing import Any
 import httpx
 import msgspec
 import trio
+from coredis import Redis
 
 from actors.engine.remote import open_engine
-from actors.engine.words import Kept
+from actors.engine.words import LOG_SECONDS, Kept
 from actors.exchanges.exchange import load_exchanges
 from actors.simulation.assets import ASSETS
 from actors.simulation.market import Clock, Market
@@ -54,8 +55,12 @@ KINDS = {
     "server frozen": 3,
     "server killed, AOF": 3,
     "server killed, nothing kept": 1,
+    "server full": 1,
+    "leader frozen for longer than the log": 0,
+    "warm node frozen for longer than the log": 0,
 }
-"""Faults by how often they are chosen."""
+"""Faults by how often they are chosen; 0: only where they are asked for."""
+FULL = 6.0  # seconds
 
 
 class Fault(msgspec.Struct):
@@ -91,9 +96,9 @@ class Trial:
         await trio.sleep(self.lease * self.rng.uniform(1.6, 2.5))
         node.start()
 
-    async def freeze(self, node: Node) -> None:
+    async def freeze(self, node: Node, seconds: float) -> None:
         node.send(signal.SIGSTOP)
-        await trio.sleep(self.lease * self.rng.uniform(1.4, 3.0))
+        await trio.sleep(seconds)
         node.send(signal.SIGCONT)
 
     async def freeze_server(self) -> None:
@@ -107,6 +112,12 @@ class Trial:
             self.server.forget()
         await trio.sleep(self.rng.uniform(0.0, 2.0))
         await trio.to_thread.run_sync(self.server.start)
+
+    async def fill_server(self) -> None:
+        async with Redis.from_url(self.server.url) as redis:
+            await redis.config_set({"maxmemory": "1mb"})
+            await trio.sleep(FULL)
+            await redis.config_set({"maxmemory": "0"})
 
     async def provoke(self, kind: str, market: Market, http: httpx.AsyncClient) -> None:
         """One fault, until all is well again."""
@@ -123,12 +134,14 @@ class Trial:
             node = self.warm()
         acts: dict[str, Callable[[], Awaitable[None]]] = {
             "server frozen": self.freeze_server,
+            "server full": self.fill_server,
             "server killed, AOF": partial(self.kill_server, forget=False),
             "server killed, nothing kept": partial(self.kill_server, forget=True),
         }
         began = trio.current_time()
         if node is not None:
-            await (self.kill(node) if "killed" in kind else self.freeze(node))
+            frozen = LOG_SECONDS + 5 if "log" in kind else self.lease * self.rng.uniform(1.4, 3.0)
+            await (self.kill(node) if "killed" in kind else self.freeze(node, frozen))
         else:
             await acts[kind]()
         await self.settled(http)
@@ -163,7 +176,7 @@ def say(text: str) -> None:
 def draw(count: int, only: str, rng: random.Random) -> list[str]:
     """So many kinds, each as often as its share, in random order."""
     kinds = {kind: share for kind, share in KINDS.items() if only in kind}
-    deck = [kind for kind, share in kinds.items() for _ in range(share)]
+    deck = [kind for kind, share in kinds.items() for _ in range(share if any(kinds.values()) else 1)]
     found: list[str] = []
     while len(found) < count:
         found += rng.sample(deck, len(deck))

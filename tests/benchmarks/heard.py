@@ -19,6 +19,7 @@ from tests.benchmarks.truth import Truth
 
 MOMENTS = ("trade", "large_trade", "liquidation")
 QUIET = 0.3  # seconds of silence of a lane from which on it is noted
+EARLIER = 1.0  # seconds before a fault in which a lane may have been heard last
 RETRY = 0.1  # seconds before a node that refused is asked again
 
 
@@ -119,8 +120,10 @@ class Heard:
 
     def silence(self, since: float, until: float) -> Silence:
         """The longest that began then: of no lane where there was none."""
-        found = [silence for silence in self.silences if since - QUIET <= silence.began <= until]
-        found += [Silence(lane, at, until) for lane, at in self._spoke.items() if since - QUIET <= at < until - QUIET]
+        found = [
+            silence for silence in self.silences if since - EARLIER <= silence.began <= until and silence.ended > since
+        ]
+        found += [Silence(lane, at, until) for lane, at in self._spoke.items() if since - EARLIER <= at < until - QUIET]
         return max(found, key=lambda one: one.ended - one.began, default=Silence("", since, since))
 
     def _take_gap(self, frame: Frame) -> None:

@@ -114,6 +114,14 @@ async def test_without_a_server_or_its_password_there_is_no_answer() -> None:
             await engine.check(8)
 
 
+@pytest.mark.parametrize("name", sorted(programs()))
+async def test_a_server_of_a_cluster_is_refused(name: str) -> None:
+    with running(name, "--cluster-enabled", "yes") as server:
+        async with open_engine(server.url, "p", Kept(), patience=30) as engine:
+            with pytest.raises(EngineUnfit, match="one of a cluster"):
+                await engine.check(8)
+
+
 async def test_a_server_of_an_older_version_is_refused_in_its_words() -> None:
     info = b"# Server\r\nredis_version:6.0.16\r\n\r\n# Memory\r\nmaxmemory_policy:noeviction\r\n"
     answers = {
