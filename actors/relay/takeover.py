@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from zlib import crc32
 
 import msgspec
@@ -24,6 +25,9 @@ REMEMBERED = MOMENTS | {"oi-vol"}
 """Kinds of which a successor may have to say what it heard before."""
 
 
+CACHED = 1 << 16  # topics whose names are known: more than a node hears of
+
+
 class _Identity(msgspec.Struct):
     """As much of an event's JSON as tells it from others."""
 
@@ -34,12 +38,19 @@ class _Identity(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Identity).decode
 
 
+@lru_cache(maxsize=CACHED)
 def topic_named(name: str) -> Topic:
     """The topic of a name; symbols may hold colons."""
     exchange, *symbol, last = name.split(":")
     if symbol and symbol[-1] in ("ohlc", "oi-vol"):
         return Topic(exchange, ":".join(symbol[:-1]), msgspec.convert(symbol[-1], Kind), last)
     return Topic(exchange, ":".join(symbol), msgspec.convert(last, Kind))
+
+
+@lru_cache(maxsize=CACHED)
+def name_of(topic: Topic) -> str:
+    """Its name, for whoever asks with each event."""
+    return str(topic)
 
 
 def over_everything(topic: Topic) -> str | None:

@@ -34,7 +34,7 @@ from actors.events import (
     from_ms,
     ms,
 )
-from actors.relay.takeover import MOMENTS, REMEMBERED, Tail, topic_named
+from actors.relay.takeover import MOMENTS, REMEMBERED, Tail, name_of, topic_named
 
 BURST = 250  # entries of one burst at most: the engine does nothing else while it takes those of all lanes
 HISTORY = 1500  # closed bars that are looked through for those the log lacks
@@ -92,7 +92,7 @@ class Writer:
 
     def take(self, topic: Topic, said: Event | Gap) -> None:
         now = trio.current_time()
-        self._topics.setdefault(str(topic), topic)
+        self._topics.setdefault(name_of(topic), topic)
         if isinstance(said, Event):
             self._since.setdefault(topic.symbol, now)
         if topic.kind in REMEMBERED:
@@ -104,7 +104,7 @@ class Writer:
     def _forget_old(self, now: float) -> None:
         while self._recent and self._recent[0].at < now - REACH:
             old = self._recent.popleft()
-            self._forgot_at[str(old.topic)] = old.at
+            self._forgot_at[name_of(old.topic)] = old.at
 
     def take_status(self, status: Status) -> None:
         self._states[status.symbol] = status
@@ -205,7 +205,7 @@ class Writer:
     # --- what is said ---
 
     def _tell(self, topic: Topic, said: Said) -> None:
-        name = str(topic)
+        name = name_of(topic)
         if self._owed and topic.kind in MOMENTS and isinstance(said, Event):  # a bar's time is its open
             self._announce(topic.symbol, said.timestamp)
         match said:
