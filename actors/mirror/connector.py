@@ -122,9 +122,11 @@ class MirrorConnector:
         """Why live data cannot be served at the moment; None when it can."""
         if not self.catalogue.instruments:
             return self.catalogue.problem
-        feeds = self.feeds
-        if not feeds or self.is_live:
+        if self.is_live:
             return None
+        feeds = self.feeds
+        if not feeds:
+            return None if all(lane.holder for lane in self._mirror.lanes) else "no node collects it"
         return next((reason for feed in feeds.values() if (reason := feed.health.reason)), "no feed is live yet")
 
     def duplicates(self) -> Counter[Kind]:

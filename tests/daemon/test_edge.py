@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import httpx
 import pytest
@@ -10,14 +11,23 @@ import trio
 
 from actors.simulation.server import Simulator
 from tests.actors.engine.servers import Server, running
-from tests.daemon.fixtures import eventually
-from tests.daemon.test_several import exchange, healthy, node, numbered, subscribe, trades
+from tests.daemon import test_several
+from tests.daemon.fixtures import Json, Served, eventually
+from tests.daemon.test_several import exchange, healthy, numbered, subscribe, trades
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with running("valkey", "--appendonly", "yes") as server:
         yield server
+
+
+node = partial(test_several.node, lease_seconds=4.0)  # nobody is to be lost for want of a processor
+
+
+async def serves(edge: Served) -> Json:
+    """Its health, once it is told of a feed."""
+    return await edge.health(lambda health: health["status"] == "healthy" and health["exchanges"]["binance"], 30)
 
 
 @dataclass
@@ -58,13 +68,12 @@ async def test_edges_tell_the_same_and_the_present_is_answered_from_memory(serve
             node(caught, server.url, "left", "edges", role="edge") as left,
             node(caught, server.url, "right", "edges", role="edge") as right,
         ):
-            health = await healthy(left)
-            await healthy(right)
-            assert health["exchanges"] == {"binance": True}
+            health = await serves(left)
+            await serves(right)
             assert [(feed["symbol"], feed["state"]) for feed in health["feeds"]] == [("BTCUSDT", "live")]
             engine = health["engine"]
             assert (engine["state"], engine["role"], engine["name"]) == ("live", "edge", "left")
-            assert {lane["leader"] for lane in engine["lanes"]} == {"in"}
+            await left.health(lambda health: {lane["leader"] for lane in health["engine"]["lanes"]} == {"in"}, 30)
             assert (await left.ask("/health/ready")).status_code == 200
             async with left.stream("/ws") as here, right.stream("/ws") as there:
                 await subscribe(here)
@@ -131,7 +140,7 @@ async def test_what_an_edge_does_not_hold_is_answered_as_by_the_node_that_collec
         async with node(caught, server.url, "edge", "passed", role="edge") as edge:
             async with time_passes(sim):
                 await healthy(ingest)
-                await healthy(edge)
+                await serves(edge)
             for path in PASSED:
                 for method in ("GET", "HEAD"):
                     asked = {"Accept-Encoding": "gzip", "Origin": "https://page.example"}

@@ -141,7 +141,7 @@ def health_state(connectors: Connectors, engine: Engine | None = None, sinks: Si
     archive = archive_of(connectors)
     if states & {"stale", "down", "failed"} or (archive and archive.is_failing) or (sinks and sinks.are_failing):
         return "degraded"
-    if "starting" in states or not all(connector.catalogue.instruments for connector in connectors.values()):
+    if "starting" in states or any(connector.not_ready_reason() is not None for connector in connectors.values()):
         return "starting"
     return "healthy"
 
