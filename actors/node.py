@@ -20,8 +20,10 @@ from actors.engine.words import Engine, EngineAway, EngineFull, Entry, Member, R
 from actors.events import Said, Topic
 from actors.exchanges.exchange import Exchange, Supervise
 from actors.mirror.everywhere import Everywhere
+from actors.mirror.lane import Lane as Read
 from actors.mirror.mirror import Mirror
-from actors.mirror.shared import Shared
+from actors.mirror.shared import Elsewhere, Shared
+from actors.relay.lane import Lane as Led
 from actors.relay.members import Members
 from actors.relay.relay import Relay
 from actors.relay.shelf import Shelf
@@ -39,13 +41,14 @@ EngineState = Literal["starting", "live", "away", "full"]
 class LaneReport(Struct, frozen=True):
     """`leader`: the node that leads it, null: nobody. `term`: how often that changed.
 
-    `place`: of the last burst that was read here. `lag_ms`: what the last burst took to be said, where this node leads.
+    `place`: of the last burst that was read here, null: none is, in the role ingest. `lag_ms`: what the last burst took
+    to be said, where this node leads.
     """
 
     name: str
     leader: str | None
     term: int | None
-    place: str
+    place: str | None
     lag_ms: float | None
 
 
@@ -137,6 +140,7 @@ class Node:
             on_failure=partial(self.links.failed, "everywhere"),
             on_answer=partial(self.links.answered, "everywhere"),
         )
+        self.on_change: Callable[[], None] = lambda: None  # what is collected here is something else
         self._shared: dict[str, Shared] = {}
         self._undecided: set[str] = set()  # exchanges of which it is not known yet what is to be collected here
         self._symbols: dict[str, tuple[str, ...]] = {}  # by exchange: configured, whoever collects them
@@ -157,16 +161,17 @@ class Node:
                     on_failure=partial(self.links.failed, f"relay {exchange.name}"),
                     on_answer=partial(self.links.answered, f"relay {exchange.name}"),
                 )
-            self.mirrors[exchange.name] = Mirror(
-                exchange,
-                engine,
-                lanes=lanes,
-                seconds=seconds,
-                everywhere=self.everywhere,
-                supervise=supervise,
-                on_failure=partial(self.links.failed, f"mirror {exchange.name}"),
-                on_answer=partial(self.links.answered, f"mirror {exchange.name}"),
-            )
+            if settings.role != "ingest":
+                self.mirrors[exchange.name] = Mirror(
+                    exchange,
+                    engine,
+                    lanes=lanes,
+                    seconds=seconds,
+                    everywhere=self.everywhere,
+                    supervise=supervise,
+                    on_failure=partial(self.links.failed, f"mirror {exchange.name}"),
+                    on_answer=partial(self.links.answered, f"mirror {exchange.name}"),
+                )
 
     def write_to(self, also: Callable[[str, Sequence[Entry]], None]) -> None:
         """Give on what this node says, where it leads: see Relay."""
@@ -181,11 +186,18 @@ class Node:
         """Told of what is found beside the feeds."""
         self.relays[topic.exchange].take(topic, said)
 
-    def shared(self, connectors: Mapping[str, Connector]) -> Mapping[str, Shared]:
+    def shared(self, connectors: Mapping[str, Connector]) -> Mapping[str, Shared | Elsewhere]:
         """What clients of this node read topics from, by exchange."""
+        if self.settings.role == "ingest":
+            return dict.fromkeys(connectors, Elsewhere(self.elsewhere))
         for name, connector in connectors.items():
             self._shared[name] = Shared(connector, self.mirrors[name], self._symbols[name])
         return self._shared
+
+    def elsewhere(self) -> str:
+        """Where streams are told that are not told here, in words."""
+        there = [member.address for member in self.members.present if member.role != "ingest" and member.address]
+        return f"this node serves no streams; nodes that do: {', '.join(there) or 'none is there'}"
 
     async def run(self, connectors: Mapping[str, Connector]) -> None:
         """Raises EngineUnfit, WrongLanes."""
@@ -194,7 +206,8 @@ class Node:
             nursery.start_soon(self.supervise, "members", self.members.run)
             for mirror in self.mirrors.values():
                 nursery.start_soon(mirror.run)
-            nursery.start_soon(self.everywhere.run)
+            if self.mirrors:
+                nursery.start_soon(self.everywhere.run)
             for name, connector in connectors.items():
                 nursery.start_soon(self.relays[name].run, connector)
                 shelf = Shelf(self.engine, self.relays[name], connector)
@@ -236,6 +249,7 @@ class Node:
                 if ours != connector.symbols:
                     log.info("symbols.followed", exchange=connector.name, symbols=len(ours))
                     connector.change(symbols=ours)
+                    self.on_change()
                 wanted.end_the_unread()
                 if claims.are_settled:
                     self._undecided.discard(connector.name)
@@ -248,16 +262,23 @@ class Node:
 
     def report(self) -> EngineReport:
         lanes = []
-        for name, mirror in self.mirrors.items():
-            relay = self.relays.get(name)
-            for number, lane in enumerate(mirror.lanes):
-                leader, term = (None, None) if lane.holder is None else holder_of(lane.holder)
-                ours = relay.lanes[number] if relay is not None else None
-                is_led = ours is not None and ours.lease is not None and ours.said
-                lag = round(ours.say_seconds * 1000, 3) if ours is not None and is_led else None
-                lanes.append(LaneReport(lane.name, leader, term, lane.place, lag))
+        for name in self.relays or self.mirrors:
+            relay, mirror = self.relays.get(name), self.mirrors.get(name)
+            for number in range(self.settings.lanes):
+                led = None if relay is None else relay.lanes[number]
+                read = None if mirror is None else mirror.lanes[number]
+                lanes.append(_lane_report(f"{name}.{number}", led, read))
         links, about = self.links, self.settings
         state, reason = links.state, links.reason
         if state == "live" and (self._undecided or any(mirror.is_away for mirror in self.mirrors.values())):
             state, reason = "starting", "what is collected and told here is not known yet"
         return EngineReport(state, links.since, reason, about.role, about.name, lanes)
+
+
+def _lane_report(name: str, led: Led | None, read: Read | None) -> LaneReport:
+    """`led`: as it is led here, if we hold its lease. `read`: as it is told here."""
+    holder = read.holder if read is not None else led.holder if led is not None else None
+    leader, term = (None, None) if holder is None else holder_of(holder)
+    is_ours = led is not None and led.lease is not None and led.said
+    lag = round(led.say_seconds * 1000, 3) if led is not None and is_ours else None
+    return LaneReport(name, leader, term, None if read is None else read.place, lag)

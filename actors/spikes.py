@@ -138,17 +138,17 @@ class Spikes:
                 scope.cancel()
             self._watched.clear()
         self.timeframes, self._symbols = tuple(timeframes), frozenset(symbols)
-        self._update()
+        self.update()
 
     async def run(self) -> None:
         """Watch until cancelled; each symbol and timeframe is a task of its own, and restarts alone."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._update()
+            self.update()
             await trio.sleep_forever()
 
-    def _update(self) -> None:
-        """Watch what is to be watched, and nothing else."""
+    def update(self) -> None:
+        """Watch what is to be watched of what is collected now, and nothing else."""
         if self._nursery is None:
             return
         wanted = {

@@ -142,6 +142,7 @@ async def run(
                 nursery.start_soon(edge.run)
             nursery.start_soon(sources.spikes.run)
             if node is not None:
+                node.on_change = sources.spikes.update
                 nursery.start_soon(run_node, node, connectors)
             streams, origins = config.streams, Origins(config.server.cors_origins)
             memory = Memory(streams.resume_frames, streams.resume_seconds, streams.resume_bytes)
@@ -178,6 +179,7 @@ async def run(
                 reload=partial(_reload, loader),
                 spool=Spool(fanouts.nursery, megabytes=config.export.spool_mb, files=config.export.spool_files),
                 dashboard=config.server.dashboard,
+                elsewhere=node.elsewhere if node is not None and node.settings.role == "ingest" else None,
                 ingests=None if edge is None else edge.ingests,
                 **front,
             )

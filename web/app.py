@@ -16,7 +16,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
-from actors.errors import MarketError, Overloaded, RateLimited
+from actors.errors import MarketError, NotReady, Overloaded, RateLimited
 from actors.mirror.ingests import Ingests
 from actors.sinks.sinks import Sinks
 from web.access.auth import Auth
@@ -54,7 +54,7 @@ from web.rest.routes import ROUTES, routes_below
 from web.rest.spool import Spool
 from web.rest.state import Engine
 from web.server.accepting import refusal
-from web.streams.entry import enter
+from web.streams.entry import RETRY, Elsewhere, enter
 from web.streams.fanouts import Fanouts
 from web.streams.multiplex import ClientLimits
 from web.streams.paths import catalog, serve_stream
@@ -84,6 +84,7 @@ def create_app(
     spool: Spool | None = None,
     dashboard: bool = True,
     ingests: Ingests | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> QuartTrio:
     """The HTTP face of the feeds. `auth`: who may do what; None: everybody all but `admin`, within the ordinary limits.
 
@@ -93,6 +94,7 @@ def create_app(
     `engine`: how that of several nodes is; None: there is none. `sinks`: what other systems are written by; None: none.
     `reload`: takes over the configuration anew and says what changed; raises InvalidConfig. None: it cannot be done.
     `dashboard`: whether `/` is a page for browsers. `ingests`: who is asked for what is not held here; None: it is.
+    `elsewhere`: where streams are told; None: here.
     """
     auth = auth or Auth(Clients(Limits()))
     origins = cors_origins if isinstance(cors_origins, Origins) else Origins(cors_origins)
@@ -146,6 +148,8 @@ def create_app(
 
     @app.get("/sse")
     async def sse() -> Response:
+        if elsewhere is not None:
+            raise NotReady(elsewhere(), retry_after=RETRY)
         return respond(
             topics_of(request.args),
             request.headers.get("Last-Event-ID"),
@@ -185,7 +189,7 @@ def create_app(
                 else:
                     await serve_facade(desks, admitted)
                 return
-            await serve_stream(scope["path"], fanouts, limits, admitted)
+            await serve_stream(scope["path"], fanouts, limits, partial(admitted, elsewhere=elsewhere))
 
     app.asgi_app = Front(asgi, hosts or Hosts(), root_path=root_path)  # type: ignore[method-assign]  # Quart's way of putting something in front
 

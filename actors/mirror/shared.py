@@ -1,10 +1,10 @@
 """An exchange whose symbols several nodes collect together: a topic is told by the mirror, whoever collects it."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from actors.connector import Connector
-from actors.errors import UnknownSymbol
+from actors.errors import NotReady, UnknownSymbol
 from actors.events import Topic
 from actors.mirror.feed import MirrorFeed
 from actors.mirror.mirror import Mirror
@@ -38,3 +38,16 @@ class Shared:
         if not connector.on_demand and symbol not in self.symbols:
             raise UnknownSymbol(f"{symbol} is not collected here and on_demand is off for {connector.name}")
         return symbol
+
+
+class Elsewhere:
+    """Of a node that collects and tells nobody: `where` says who does."""
+
+    def __init__(self, where: Callable[[], str]) -> None:
+        self._where = where
+
+    @contextmanager
+    def reading(self, topic: Topic) -> Iterator[MirrorFeed]:
+        """Raises NotReady."""
+        raise NotReady(self._where())
+        yield

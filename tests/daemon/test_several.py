@@ -1,5 +1,6 @@
 """Two daemons on one exchange and a real server between them: one numbering, a hand-over, a server that goes."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 import trio
+from trio_websocket import ConnectionRejected, open_websocket_url
 
 from actors.engine.remote import open_engine
 from actors.engine.words import Kept
@@ -18,7 +20,7 @@ from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
 from daemon.dump import dump
 from daemon.kinds import ConfigError
-from daemon.settings import Config, Engine, Streams
+from daemon.settings import Config, Engine, OiVol, Streams
 from daemon.several import address_of
 from tests.actors.engine.servers import Server, running
 from tests.daemon.fixtures import START, TWO, Json, Served, Stream, configuration, eventually, fast, serving
@@ -189,6 +191,46 @@ async def test_of_more_nodes_than_copies_each_collects_what_it_follows_and_serve
 
 def collected(health: Json) -> list[str]:
     return sorted(feed["symbol"] for feed in health["feeds"])
+
+
+async def test_a_node_that_only_collects_says_who_serves_streams(server: Server) -> None:
+    async with exchange() as sim, node(sim, server.url, "in", "roles", role="ingest") as ingest:
+        await healthy(ingest)
+        lanes = (await ingest.health(lambda health: set(leaders(health).values()) == {"in"}))["engine"]["lanes"]
+        assert {lane["place"] for lane in lanes} == {None}
+        async with node(sim, server.url, "out", "roles", role="edge") as edge:
+            await healthy(edge)
+            told = f"this node serves no streams; nodes that do: {edge.url}"
+            with trio.fail_after(30):
+                while (response := await ingest.ask("/sse", topics=TOPICS[0])).json()["detail"] != told:  # noqa: ASYNC110
+                    await trio.sleep(0.02)
+            assert (response.status_code, response.json()["code"]) == (503, "not_ready")
+            for path in ("/ws", "/ws/binance/BTCUSDT/trades", "/ws/all/liquidations", "/ws/oi-vol"):
+                with pytest.raises(ConnectionRejected) as caught:
+                    await open_websocket_url(ingest.url.replace("http", "ws", 1) + path).__aenter__()
+                assert caught.value.status_code == 503
+                assert caught.value.body is not None
+                assert json.loads(caught.value.body)["detail"] == told
+            async with edge.stream("/ws") as stream:
+                await stream.say({"op": "subscribe", "topics": ["binance:ETHUSDT:trades"]})
+                await eventually(lambda: len(trades(stream)) > 2, within=30)
+        for path in ("/binance/ohlc/BTCUSDT/1m", "/as/binance/fapi/v1/klines?symbol=BTCUSDT&interval=1m"):
+            assert (await ingest.client.get(path)).status_code == 200
+        charts = await ingest.ask("/udf/history", symbol="binance:BTCUSDT", resolution="1", **{"from": 1, "to": 2})
+        assert charts.status_code == 200, charts.text
+    async with exchange() as sim, node(sim, server.url, "in", "roles", role="ingest") as ingest:
+        await healthy(ingest)
+        assert (await ingest.ask("/sse", topics=TOPICS[0])).json()["detail"].endswith("none is there")
+
+
+async def test_spikes_are_looked_for_in_what_is_collected(server: Server) -> None:
+    about: Any = {"streams": Streams(intervals=("1m",)), "oi_vol": OiVol(timeframes=("5m",))}
+    engine = Engine(url=server.url, name="a", prefix="spikes", lease_seconds=LEASE, lanes=2)
+    async with exchange() as sim, serving(configuration(sim, ["BTCUSDT"], engine=engine, **about), fast()) as served:
+        await healthy(served)
+        with trio.fail_after(30):
+            while ":5m" not in (await served.client.get("/quality/binance/BTCUSDT")).text:  # noqa: ASYNC110 (no event)
+                await trio.sleep(0.02)
 
 
 async def test_a_server_that_goes_is_told_of_and_nothing_is_lost_when_it_comes_back() -> None:

@@ -9,14 +9,15 @@ from typing import cast
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import UNSET
 
-from actors.errors import RateLimited
+from actors.errors import NotReady, RateLimited
 from web.access.account import Account
 from web.access.auth import READ, Auth, Visit, visiting
 from web.access.clients import Seat
 from web.access.credentials import Given, misplaced
 from web.access.origins import Origins
-from web.problems import Denied, InvalidParameters, problem
+from web.problems import Denied, InvalidParameters, Problem, problem, problem_of
 from web.rest.gate import address_of, refusal, seat_of
 from web.server.connections import OUTBOX
 from web.server.outbox import Outbox
@@ -25,23 +26,27 @@ from web.streams.shares import TOO_MUCH, error_frame
 from web.streams.socket import websocket
 
 NO_KEY, NO_SCOPE = 4401, 4403
+RETRY = 5.0  # seconds until a client may ask again who serves streams
 
 Serve = Callable[[Outbox, Account], Awaitable[None]]
 Enter = Callable[[Serve], Awaitable[None]]
 """`enter` for the current WebSocket."""
+Elsewhere = Callable[[], str]
+"""Says where streams are told that are not told here."""
 
 
-async def enter(auth: Auth, origins: Origins, given: Given, serve: Serve) -> None:
+async def enter(
+    auth: Auth, origins: Origins, given: Given, serve: Serve, *, elsewhere: Elsewhere | None = None
+) -> None:
     """Let the client of the current WebSocket in, or say why not; then `serve` it, until its key is good no more.
 
-    `given`: the keys that were taken out of its scope.
+    `given`: the keys that were taken out of its scope. `elsewhere`: nobody is served here.
     """
     scope = websocket.scope
     origin = websocket.headers.get("Origin")
     if not is_allowed_origin(origin, websocket.host, origins.allowed):
         detail = "pages of this origin may not connect: see server.cors_origins"
-        told = problem("forbidden_origin", detail)
-        await websocket.refuse(told.status, {"Content-Type": "application/problem+json"}, msgspec.json.encode(told))
+        await _refuse(problem("forbidden_origin", detail))
         return
     address, seat = address_of(scope), seat_of(scope)
     account = auth.clients.of_address(address)
@@ -57,6 +62,9 @@ async def enter(auth: Auth, origins: Origins, given: Given, serve: Serve) -> Non
         return
     except Denied as error:
         denied = error
+    if denied is None and elsewhere is not None:
+        await _refuse(problem_of(NotReady(elsewhere(), retry_after=RETRY)))
+        return
     await websocket.accept(given.subprotocol)
     outbox = outbox_of_client()
     if denied is not None:
@@ -67,6 +75,13 @@ async def enter(auth: Auth, origins: Origins, given: Given, serve: Serve) -> Non
     finally:
         if seat is not None:
             seat.answered()
+
+
+async def _refuse(told: Problem) -> None:
+    headers = {"Content-Type": "application/problem+json"}
+    if told.retry_after is not UNSET:
+        headers["Retry-After"] = str(told.retry_after)
+    await websocket.refuse(told.status, headers, msgspec.json.encode(told))
 
 
 async def _stay(auth: Auth, visit: Visit, seat: Seat | None, outbox: Outbox, serve: Serve) -> None:
