@@ -7,6 +7,7 @@ where it came on demand, when nobody has read it for a while.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
+from math import inf
 from typing import NamedTuple
 
 import structlog
@@ -80,6 +81,7 @@ class Collection:
         self._also = also  # told all that feeds say
         self._on_silence = on_silence  # a topic that should speak does not
         self.feeds: dict[str, Feed] = {}
+        self._polled_until = -inf  # when the last turn is that a feed was given
         self._loads = trio.CapacityLimiter(SLOTS["background"])
         self._taken_out: set[str] = set()  # symbols that were configured: nobody waits for their readers to come back
         self._ending: set[Feed] = set()  # for each a task waits to end it
@@ -180,7 +182,7 @@ class Collection:
             supervise=self._supervise,
             repair=self._reach.repair,
             background=self._reach.background,
-            poll_every=self._poll_every,
+            wait_to_poll=self._wait_to_poll,
             everything=self._everything,
             loads=self._loads,
             derived=self._derived(),
@@ -205,10 +207,16 @@ class Collection:
         each = len({self.exchange.subscription_of(topic) for topic in topics})
         return DERIVABLE if each * max(len(self.symbols), len(self.feeds) + 1) > limit else frozenset()
 
-    def _poll_every(self) -> float:
+    def _wait_to_poll(self) -> float:
+        """Seconds until the next turn of a feed that has polled just now: one feed after the other, evenly spread.
+
+        All at once they would need a connection each, and cost several times as much.
+        """
         window = self.exchange.budget["weight"]
         polls_per_second = window.limit * POLL_SHARE / window.seconds
-        return max(POLL_MIN, len(self.feeds) / polls_per_second)
+        feeds, now = max(1, len(self.feeds)), trio.current_time()
+        self._polled_until = max(self._polled_until, now) + max(POLL_MIN / feeds, 1 / polls_per_second)
+        return self._polled_until - now
 
     def _start(self, feed: Feed) -> None:
         feed.scope = trio.CancelScope()

@@ -6,7 +6,6 @@ are answered from memory or not at all (None): asking the exchange instead is th
 
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from datetime import datetime, timedelta
 
 import structlog
@@ -39,6 +38,7 @@ from actors.feeds.readers import Readers
 from actors.feeds.repair import AskLiquidations, AskMissed, LiquidationRepair, TradeRepair
 from actors.feeds.silence import Silence
 from actors.feeds.trades import Trades
+from actors.inbox import Inbox
 
 INBOX = 10_000  # updates; more than that unread means the feed is stuck
 BURST = 256  # updates handled before other tasks get their turn
@@ -61,7 +61,7 @@ class Feed:
         supervise: Supervise,
         repair: Rest,
         background: Rest,
-        poll_every: Callable[[], float],
+        wait_to_poll: Callable[[], float],
         everything: Everything,
         loads: trio.CapacityLimiter,
         derived: frozenset[str] = frozenset(),
@@ -76,7 +76,7 @@ class Feed:
         self.derived = derived  # intervals that are made of minutes instead of being subscribed to
         self._supervise = supervise
         self._background = background
-        self._poll_every = poll_every
+        self._wait_to_poll = wait_to_poll
         self._log = log.bind(exchange=exchange.name, symbol=symbol)
         self.scope = trio.CancelScope()  # cancelled when the feed is no longer wanted
         self.holds = 0  # clients that hold the feed
@@ -114,7 +114,7 @@ class Feed:
             self._repairs.append(LiquidationRepair(symbol, known, missed_liquidations, self._log, self._urgency))
         self._paths_up: set[str] = set()  # of sockets that are connected
         self._refused: set[str] = set()  # topics that the next connection may have
-        self._inbox_in, self._inbox = trio.open_memory_channel[Delivery](INBOX)
+        self._inbox = Inbox[Delivery](INBOX)
         self._overflowed = False
         for interval in intervals:
             self.add_interval(interval)
@@ -202,7 +202,7 @@ class Feed:
 
     def deliver(self, said: Update | Backlog | Topic | None, received_at: datetime) -> None:
         try:
-            self._inbox_in.send_nowait((said, received_at))
+            self._inbox.put((said, received_at))
         except trio.WouldBlock:
             self._overflowed = True  # a gap: the run ends and the next one starts from the exchange's own history
 
@@ -285,7 +285,7 @@ class Feed:
 
     async def run(self) -> None:
         """Handle the inbox until cancelled; a fault in here restarts this symbol and nothing else."""
-        self._inbox_in, self._inbox = trio.open_memory_channel[Delivery](INBOX)
+        self._inbox = Inbox[Delivery](INBOX)
         self._overflowed = False
         self._known.restart()
         self.health.trouble("feed", None)
@@ -297,12 +297,9 @@ class Feed:
             for repair in self._repairs:
                 nursery.start_soon(repair.run)
             while True:
-                delivery = await self._inbox.receive()
+                await self._inbox.wait(self._take)
                 await turns.room()
-                self._handle(*delivery)
-                with suppress(trio.WouldBlock):
-                    for _ in range(BURST):
-                        self._handle(*self._inbox.receive_nowait())
+                self._take()
                 if self._overflowed:
                     raise LineLost("the inbox overflowed")
 
@@ -325,6 +322,12 @@ class Feed:
         else:
             self.health.trouble("feed", change.reason)
 
+    def _take(self) -> bool:
+        """What the line delivered, by `run` or in its place; False: `run` is to end."""
+        for _ in range(min(BURST, self._inbox.given - self._inbox.taken)):
+            self._handle(*self._inbox.take())
+        return not self._overflowed
+
     def _handle(self, said: Update | Backlog | Topic | None, received_at: datetime) -> None:
         self._known.take(said, received_at)
         for repair in self._repairs:
@@ -338,7 +341,7 @@ class Feed:
             self.readers.received_at = clock.now()
             self._known.on_open_interest(interest)
             self.health.trouble("open interest", None)
-            await trio.sleep(self._poll_every())
+            await trio.sleep(self._wait_to_poll())
 
     async def _load_history(self) -> None:
         while True:

@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 import trio
 
-from actors import clock
+from actors import clock, turns
 from actors.counts import Counts, Lost
 from actors.errors import BadMessage, LineLost, UnknownMessage
 from actors.events import Event, Instrument, Topic
@@ -226,19 +226,20 @@ class Line:
         self._totals.frames += len(frames)
         self._totals.bytes += sum(map(len, frames))
         exchange_time = self._exchange_time(received_at)
-        for frame in frames:
-            try:
-                said = session.receive(frame, exchange_time)
-            except UnknownMessage as error:
-                self._complain("unknown", error, frame)
-            except BadMessage as error:
-                self._complain("garbage", error, frame)
-                garbage.append(trio.current_time())
-                if len(garbage) == garbage.maxlen and garbage[-1] - garbage[0] < GARBAGE[1]:
-                    raise LineLost(f"{GARBAGE[0]} undecodable frames in {GARBAGE[1]:g} s") from None
-            else:
-                for item in said:
-                    self._pass_on(item, received_at)
+        with turns.step():
+            for frame in frames:
+                try:
+                    said = session.receive(frame, exchange_time)
+                except UnknownMessage as error:
+                    self._complain("unknown", error, frame)
+                except BadMessage as error:
+                    self._complain("garbage", error, frame)
+                    garbage.append(trio.current_time())
+                    if len(garbage) == garbage.maxlen and garbage[-1] - garbage[0] < GARBAGE[1]:
+                        raise LineLost(f"{GARBAGE[0]} undecodable frames in {GARBAGE[1]:g} s") from None
+                else:
+                    for item in said:
+                        self._pass_on(item, received_at)
 
     def _pass_on(self, item: Item, received_at: datetime) -> None:
         event = None

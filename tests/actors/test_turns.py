@@ -96,3 +96,31 @@ async def test_who_waited_long_enough_goes_on(clock: Clock, monkeypatch: pytest.
         await turns.room()
         nursery.cancel_scope.cancel()
     assert turns.PASSES - 2 <= count <= turns.PASSES + 2
+
+
+async def test_what_follows_from_a_step_is_done_in_it_as_long_as_the_pass_has_room(clock: Clock) -> None:
+    """The rest waits for a task's turn, whatever is raised meanwhile."""
+    turns.bound()
+    done: list[str] = []
+
+    class Follower:
+        def call(self) -> None:
+            clock.now += turns.SLICE / 2
+            done.append("called")
+
+        def wake(self) -> None:
+            done.append("woken")
+
+    turns.follow(Follower())
+    assert done == ["woken"]
+
+    def work() -> None:
+        with turns.step():
+            for _ in range(turns.LEAST + 2):
+                turns.follow(Follower())
+            assert done == ["woken"]
+            raise ValueError("by the step")
+
+    with pytest.raises(ValueError, match="by the step"):
+        work()
+    assert done == ["woken", *["called"] * turns.LEAST, "woken", "woken"]

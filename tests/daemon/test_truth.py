@@ -6,7 +6,7 @@ what the one that never left has heard.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -19,6 +19,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors import turns
 from actors.errors import UpstreamError
 from actors.events import EPOCH, Liquidation, Ohlc, Topic, Trade
 from actors.exchanges import binance, bybit, hyperliquid, okx
@@ -290,7 +291,7 @@ class Story:
             supervise=self.supervise,
             repair=rest,
             background=rest,
-            poll_every=lambda: 60.0,
+            wait_to_poll=lambda: 60.0,
             everything=everything,
             loads=trio.CapacityLimiter(1),
             missed_trades=self.upstream.missed_trades if exchange.missed_trades else None,
@@ -345,8 +346,12 @@ class Story:
             *(self.cut, self.connect, self.connect, self.restart, self.change_mood, self.come, self.come),
             *(self.go, self.come_back, self.come_back, self.pass_time, self.catch_up, self.flicker),
         )
+        from_line = {self.trade, self.liquidate, self.next_bar, self.pass_time, self.catch_up}
         for decision in self.decisions:
-            steps[decision % len(steps)]()
+            step = steps[decision % len(steps)]
+            # A line calls feeds and fan-outs in a step of its own; the slow twin wakes their tasks.
+            with turns.step() if step in from_line and self.decide(3) else nullcontext():
+                step()
             if self.decide(3):
                 await trio.sleep(0.005)  # less than any answer takes: much is under way at once
             if self.decide(16) == 15:

@@ -61,7 +61,7 @@ class Daemon:
             supervise=run_once,
             repair=rest,
             background=rest,
-            poll_every=lambda: 60.0,
+            wait_to_poll=lambda: 60.0,
             everything=everything,
             loads=trio.CapacityLimiter(1),
         )

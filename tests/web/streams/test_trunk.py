@@ -1,6 +1,7 @@
 """Topics that share a trunk: bursts, filters, rates and a shared memory change nothing for clients."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import msgspec
@@ -10,6 +11,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors import turns
 from actors.broadcast import Broadcast, Reader
 from actors.events import Event, Gap, Liquidation, Ohlc, Said, Topic, from_ms
 from web.server.outbox import Outbox, payloads_of
@@ -118,6 +120,11 @@ async def test_a_burst_is_one_write_per_client_and_a_lone_event_is_sent_at_once(
     source.broadcast.publish(liquidation(99))
     await trio.testing.wait_all_tasks_blocked()
     assert (plain.writes, heard.writes) == (2, 4)
+    with turns.step():
+        for value in range(40):
+            source.broadcast.publish(liquidation(value))
+        assert (plain.writes, heard.writes) == (2, 4)
+    assert (plain.writes, heard.writes) == (3, 6), "at the end of what came together, without a turn of its own"
     nursery.cancel_scope.cancel()
 
 
@@ -135,7 +142,7 @@ STEPS = st.lists(
 def test_whoever_comes_whenever_is_told_by_a_burst_what_one_by_one_would_have_told(
     steps: list[tuple[str, float]],
 ) -> None:
-    """The slow twin lets everything settle behind each step: there are no bursts."""
+    """The slow twin lets everything settle behind each step: there are no bursts, and its task has every turn."""
 
     async def run(is_slow: bool) -> list[list[Any]]:
         source = Source()
@@ -150,7 +157,9 @@ def test_whoever_comes_whenever_is_told_by_a_burst_what_one_by_one_would_have_to
                 fanout.remember()
             for action, value in steps:
                 if action == "say":
-                    source.broadcast.publish(liquidation(value))
+                    with turns.step() if value > 5 and not is_slow else nullcontext():
+                        for _ in range(1 + int(value) % 3):
+                            source.broadcast.publish(liquidation(value))
                 elif action == "note":
                     source.broadcast.publish(gap(str(value)))
                 elif action == "join":
