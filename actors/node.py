@@ -26,6 +26,7 @@ from actors.mirror.shared import Elsewhere, Shared
 from actors.relay.lane import Lane as Led
 from actors.relay.members import Members
 from actors.relay.relay import Relay
+from actors.relay.saying import Saying
 from actors.relay.shelf import Shelf
 from actors.relay.takeover import holder_of, topic_named
 from actors.relay.wanted import Wanted
@@ -144,6 +145,13 @@ class Node:
         self._shared: dict[str, Shared] = {}
         self._undecided: set[str] = set()  # exchanges of which it is not known yet what is to be collected here
         self._symbols: dict[str, tuple[str, ...]] = {}  # by exchange: configured, whoever collects them
+        self._saying = Saying(
+            engine,
+            seconds=seconds,
+            flush=settings.flush,
+            on_failure=partial(self.links.failed, "saying"),
+            on_answer=partial(self.links.answered, "saying"),
+        )
         self.relays: dict[str, Relay] = {}
         self.mirrors: dict[str, Mirror] = {}
         for exchange in exchanges:
@@ -156,7 +164,7 @@ class Node:
                     lanes=lanes,
                     copies=settings.copies,
                     seconds=seconds,
-                    flush=settings.flush,
+                    saying=self._saying,
                     supervise=supervise,
                     on_failure=partial(self.links.failed, f"relay {exchange.name}"),
                     on_answer=partial(self.links.answered, f"relay {exchange.name}"),
@@ -208,6 +216,7 @@ class Node:
                 nursery.start_soon(mirror.run)
             if self.mirrors:
                 nursery.start_soon(self.everywhere.run)
+            nursery.start_soon(self.supervise, "saying", self._saying.run)
             for name, connector in connectors.items():
                 nursery.start_soon(self.relays[name].run, connector)
                 shelf = Shelf(self.engine, self.relays[name], connector)

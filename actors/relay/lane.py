@@ -27,3 +27,8 @@ class Lane:
     holder: str | None = None  # the token of who leads it, as it was seen last
     free_since: float | None = None  # by Trio's clock; None: somebody leads it
     ours_since: float | None = None  # to follow, by the order of nodes; None: it is not
+
+    def refuse(self, refusal: Refused | EngineAway) -> None:
+        """What it says is not taken."""
+        self.refusal = refusal
+        self.called.set()

@@ -1,9 +1,8 @@
 """The relay: it leads the lanes that are its own, see Claims, and says to the engine what their writers have to say.
 
-One task leads one lane. Another says what all lanes that are led have to say, in one call: it is calls that cost, and a
-lane has one burst under way at most. A burst whose answer was lost is said again, as it was, until the engine has it or
-the lane is lost: after that it begins a new term like anybody else, with the log read anew. Where it is handed over,
-what is under way arrives, nothing more is said, and the lease is let go; what was not said, the other one knows.
+One task leads one lane, and what its writer has to say is said for it, see Saying. A lane that is lost begins a new
+term like anybody else, with the log read anew. Where it is handed over, what is under way arrives, nothing more is
+said, and the lease is let go; what was not said, the other one knows.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 import trio
 
-from actors.engine.words import Burst, Engine, EngineAway, Entry, Fenced, Lease, Present, Refused, RolledBack
+from actors.engine.words import Burst, Engine, EngineAway, Entry, Fenced, Lease, Present, RolledBack
 from actors.engine.words import Told as Logged
 from actors.events import Said, Status, Topic
 from actors.exchanges.exchange import Supervise
@@ -22,12 +21,12 @@ from actors.relay.claims import Claims
 from actors.relay.lane import Lane
 from actors.relay.members import Members
 from actors.relay.reading import Reading
+from actors.relay.saying import PAUSE, Saying
 from actors.relay.sharing import Sharing, of_this_memory
 from actors.relay.takeover import lane_of, new_epoch
 from actors.relay.writer import Knows, Writer
 
 RENEWALS = 3  # times in a lease that it is prolonged
-PAUSE = 0.1  # seconds before the engine is asked again after it did not answer
 REPEATED_MS = 5_000  # of a log that is written again: who led before may have said it and not written it
 RELEASED_WITHIN = 0.5  # seconds that the end waits for the engine
 
@@ -46,7 +45,7 @@ class Feeds(Protocol):
 class Relay:
     """Of one exchange. It takes what the feeds say, see Readers.
 
-    `seconds`: of a lease. `flush`: seconds that an event may wait for others. `copies`: nodes that follow each lane.
+    `seconds`: of a lease. `copies`: nodes that follow each lane.
     """
 
     def __init__(
@@ -58,30 +57,26 @@ class Relay:
         lanes: int,
         copies: int,
         seconds: float,
-        flush: float,
+        saying: Saying,
         supervise: Supervise,
         on_failure: Callable[[EngineAway], None] = lambda error: None,
         on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         self._exchange, self._engine = exchange, engine
         self._node = members.me.name
-        self._seconds, self._flush = seconds, flush
+        self._seconds, self._saying = seconds, saying
         self._supervise = supervise
         self._connector: Feeds | None = None
-        self._news = trio.Event()  # something is to be said
-        writers = [Writer(self._feed_of, self._tell) for _ in range(lanes)]
+        writers = [Writer(self._feed_of, saying.tell) for _ in range(lanes)]
         self.lanes = [Lane(f"{exchange}.{number}", writer) for number, writer in enumerate(writers)]
         self._lane_of: dict[str, Lane] = {}  # by symbol
+        saying.add(self.lanes, self._said)
         self._sharing = Sharing(engine)
         about: Any = {"seconds": seconds, "copies": copies, "on_failure": on_failure, "on_answer": self._note_answer}
         self.claims = Claims(engine, members, self.lanes, **about)
         self._failed, self._answered = on_failure, on_answer  # told whether the engine takes what is said
-        self._unsaid_since: float | None = None  # it does not, whatever else it answers
         # Given the name of a lane's memory and what the engine took for it, the last of who led before included.
         self.also: Callable[[str, Sequence[Entry]], None] = lambda epoch, entries: None
-
-    def _tell(self) -> None:
-        self._news.set()
 
     def _feed_of(self, symbol: str) -> Knows | None:
         return self._connector.feeds.get(symbol) if self._connector is not None else None
@@ -110,7 +105,6 @@ class Relay:
         self._connector = connector
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(self._supervise, "claims", self.claims.watch, exchange=self._exchange))
-            nursery.start_soon(partial(self._supervise, "relay", self._say, exchange=self._exchange))
             nursery.start_soon(partial(self._supervise, "sharing", self._sharing.run, exchange=self._exchange))
             for lane in self.lanes:
                 nursery.start_soon(partial(self._supervise, "lane", partial(self._run, lane), lane=lane.name))
@@ -201,7 +195,7 @@ class Relay:
         """Prolong the lease until the lane is awaited elsewhere. Raises Fenced, RolledBack, EngineAway."""
         renew_at = until - self._seconds + self._seconds / RENEWALS
         while not lane.is_awaited or lane.writer.under_way is not None:
-            self._tell()  # there is what only time brings
+            self._saying.tell()  # there is what only time brings
             with trio.move_on_at(renew_at):
                 await lane.called.wait()
             lane.called = trio.Event()
@@ -211,71 +205,13 @@ class Relay:
                 await self._insist(partial(self._engine.hold, lease, self._seconds), until)
                 until, renew_at = now + self._seconds, now + self._seconds / RENEWALS
 
-    # --- saying ---
-
-    async def _say(self) -> None:
-        """Say what there is, and then not for a while: what comes meanwhile goes together."""
-        while True:
-            await self._news.wait()
-            self._news = trio.Event()
-            began = trio.current_time()
-            while saying := self._bursts():
-                if not await self._say_all(saying):
-                    await trio.sleep(PAUSE)
-                    continue
-                await trio.sleep_until(began + self._flush)
-                began = trio.current_time()
-
-    def _bursts(self) -> dict[Lease, tuple[Lane, Burst]]:
-        """What lanes that are led have to say."""
-        found = {}
-        for lane in self.lanes:
-            if lane.lease is not None and lane.writer.is_leading and lane.refusal is None:
-                burst = lane.writer.under_way if lane.is_awaited else lane.writer.burst()
-                if burst is not None:
-                    found[lane.lease] = lane, burst
-        return found
-
-    async def _say_all(self, saying: Mapping[Lease, tuple[Lane, Burst]]) -> bool:
-        """Whether there was an answer."""
-        began = trio.current_time()
-        try:
-            refused = await self._engine.say({lease: burst for lease, (_, burst) in saying.items()})
-        except EngineAway as error:
-            self._failed(error)
-            self._unsaid_since = since = began if self._unsaid_since is None else self._unsaid_since
-            if trio.current_time() + PAUSE >= since + self._seconds:
-                for lane, _ in saying.values():  # what is to be said would grow without end
-                    self._refuse(lane, error)
-                self._unsaid_since = None
-            return False
-        self._unsaid_since = None
-        self._answered()
-        took = trio.current_time() - began
-        for lease, (lane, burst) in saying.items():
-            if lane.lease is not lease or not lane.writer.is_saying(burst):
-                continue  # it was lost meanwhile
-            if (refusal := refused.get(lease)) is not None:
-                self._refuse(lane, refusal)
-                continue
-            lane.writer.acknowledged()
-            self._sharing.add(lane.name, burst.n, burst.entries)
-            self.also(lane.epoch, burst.entries)
-            lane.n = burst.n
-            lane.said += 1
-            lane.entries += len(burst.entries)
-            lane.say_seconds = took
-            if lane.is_awaited:
-                lane.called.set()
-        return True
-
-    def _refuse(self, lane: Lane, refusal: Refused | EngineAway) -> None:
-        lane.refusal = refusal
-        lane.called.set()
+    def _said(self, lane: Lane, burst: Burst) -> None:
+        self._sharing.add(lane.name, burst.n, burst.entries)
+        self.also(lane.epoch, burst.entries)
 
     def _note_answer(self) -> None:
         """The engine answers, and that is well if it takes what is said."""
-        if self._unsaid_since is None:
+        if not self._saying.is_refused:
             self._answered()
 
     async def _insist(self, ask: Callable[[], Awaitable[T]], until: float) -> T:

@@ -25,6 +25,7 @@ from actors.mirror.everywhere import Everywhere
 from actors.mirror.mirror import Mirror
 from actors.relay.members import Members
 from actors.relay.relay import Relay
+from actors.relay.saying import Saying
 from actors.relay.writer import Knows
 from actors.relayed import Relayed
 
@@ -94,7 +95,8 @@ class NoFeeds:
 async def relay(engine: Engine, nursery: trio.Nursery, rate: float, flush: float) -> Callable[[], Heard]:
     """Trades of a hundred symbols in turn; the price of each is the moment at which it is said."""
     members = Members(engine, Member(name="bench", role="both", address=""), seconds=LEASE)
-    about: Any = {"lanes": LANES, "copies": 2, "seconds": LEASE, "flush": flush, "supervise": supervise}
+    saying = Saying(engine, seconds=LEASE, flush=flush)
+    about: Any = {"lanes": LANES, "copies": 2, "seconds": LEASE, "saying": saying, "supervise": supervise}
     one = Relay("binance", engine, members=members, **about)
     topics = [Topic("binance", symbol, "trades") for symbol in symbols(100)]
     said = 0
@@ -129,6 +131,7 @@ async def relay(engine: Engine, nursery: trio.Nursery, rate: float, flush: float
         return found
 
     nursery.start_soon(members.run)
+    nursery.start_soon(saying.run)
     nursery.start_soon(one.run, NoFeeds())
     await until(lambda: all(lane.lease for lane in one.lanes))
     nursery.start_soon(say)

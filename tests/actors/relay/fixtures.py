@@ -20,6 +20,7 @@ from actors.mirror.feed import MirrorFeed
 from actors.mirror.mirror import Mirror
 from actors.relay.members import Members
 from actors.relay.relay import Relay
+from actors.relay.saying import Saying
 from actors.relayed import Relayed, Renumbered
 
 EXCHANGE = load_exchanges()["binance"]
@@ -188,7 +189,8 @@ class Node:
         asked: Any = self.way
         me = Member(name=name, role="both", address="")
         self.members = Members(asked, me, seconds=LEASE, ready=lambda: self.relay.claims.ready())
-        about: Any = {"lanes": LANES, "copies": COPIES, "seconds": LEASE, "flush": 0.005, "supervise": supervise}
+        self.saying = Saying(asked, seconds=LEASE, flush=0.005)
+        about: Any = {"lanes": LANES, "copies": COPIES, "seconds": LEASE, "saying": self.saying, "supervise": supervise}
         self.relay = Relay("binance", asked, members=self.members, **about)
         self.relay.claims.expect(SYMBOLS)
         self.feeds: dict[str, FakeFeed] = {}
@@ -206,6 +208,7 @@ class Node:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.members.run)
+                    nursery.start_soon(self.saying.run)
                     nursery.start_soon(self.relay.run, self)
                     nursery.start_soon(self._follow)
                     await self._take()

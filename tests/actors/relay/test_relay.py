@@ -13,13 +13,14 @@ from actors.engine.words import Burst, EngineFull, Lease, Member, Refused
 from actors.events import Topic
 from actors.relay.members import Members
 from actors.relay.relay import Relay
+from actors.relay.saying import MOST, Saying
 from actors.relay.takeover import lane_of
-from actors.relay.writer import Knows
+from actors.relay.writer import BURST, Knows
 from tests.actors.relay.fixtures import LEASE, supervise, trade
 
 FLUSH = 0.005
 LANES = 4
-SYMBOLS = [f"A{number}USDT" for number in range(20)]
+SYMBOLS = [f"COIN{number * 7}USDT" for number in range(20)]  # some in each lane
 
 
 class Counting(MemoryEngine):
@@ -42,10 +43,11 @@ class NoFeeds:
         self.feeds: Mapping[str, Knows] = {}
 
 
-def hear(relay: Relay, number: int) -> None:
-    """A trade of each symbol."""
-    for symbol in SYMBOLS:
-        relay.take(Topic("binance", symbol, "trades"), trade(symbol, number))
+def hear(relays: list[Relay], number: int) -> None:
+    """A trade of each symbol of each exchange."""
+    for relay, exchange in zip(relays, ("binance", "bybit"), strict=True):
+        for symbol in SYMBOLS:
+            relay.take(Topic(exchange, symbol, "trades"), trade(symbol, number))
 
 
 @pytest.fixture
@@ -54,47 +56,66 @@ def engine() -> Counting:
 
 
 @pytest.fixture
-async def relay(engine: Counting, nursery: trio.Nursery) -> Relay:
+async def relays(engine: Counting, nursery: trio.Nursery) -> list[Relay]:
     members = Members(engine, Member(name="a", role="both", address=""), seconds=LEASE)
-    about: Any = {"lanes": LANES, "copies": 1, "seconds": LEASE, "flush": FLUSH, "supervise": supervise}
-    made = Relay("binance", engine, members=members, **about)
+    saying = Saying(engine, seconds=LEASE, flush=FLUSH)
+    about: Any = {"lanes": LANES, "copies": 1, "seconds": LEASE, "saying": saying, "supervise": supervise}
+    made = [Relay(name, engine, members=members, **about) for name in ("binance", "bybit")]
+    nursery.start_soon(saying.run)
     nursery.start_soon(members.run)
-    nursery.start_soon(made.run, NoFeeds())
+    for relay in made:
+        nursery.start_soon(relay.run, NoFeeds())
     await trio.sleep(LEASE)
     await trio.testing.wait_all_tasks_blocked()
-    assert all(lane.lease for lane in made.lanes)
+    assert all(lane.lease for relay in made for lane in relay.lanes)
     return made
 
 
-async def test_what_comes_together_is_said_in_one_call_over_all_lanes(
-    engine: Counting, relay: Relay, autojump_clock: MockClock
+async def test_what_comes_together_is_said_in_one_call_over_all_lanes_of_all_exchanges(
+    engine: Counting, relays: list[Relay], autojump_clock: MockClock
 ) -> None:
-    hear(relay, 1)
+    once = 2 * len(SYMBOLS)
+    hear(relays, 1)
     await trio.testing.wait_all_tasks_blocked()
-    assert engine.calls == [len(SYMBOLS)]  # the first after a silence does not wait
+    assert engine.calls == [once]  # the first after a silence does not wait
     for number in range(2, 5):
-        hear(relay, number)
+        hear(relays, number)
         await trio.sleep(FLUSH / 5)
-    assert engine.calls == [len(SYMBOLS)]
+    assert engine.calls == [once]
     await trio.sleep(FLUSH)
-    assert engine.calls == [len(SYMBOLS), 3 * len(SYMBOLS)]
-    assert sum(lane.entries for lane in relay.lanes) == 4 * len(SYMBOLS)
+    assert engine.calls == [once, 3 * once]
+    assert sum(lane.entries for relay in relays for lane in relay.lanes) == 4 * once
     await trio.sleep(LEASE)
-    assert engine.calls == [len(SYMBOLS), 3 * len(SYMBOLS)]
+    assert engine.calls == [once, 3 * once]
+
+
+async def test_much_is_said_in_several_calls_and_no_lane_waits_for_another_one_to_be_done(
+    engine: Counting, relays: list[Relay], autojump_clock: MockClock
+) -> None:
+    """An engine does nothing else while it takes a call."""
+    for number in range(1, 301):
+        hear(relays, number)
+    await trio.testing.wait_all_tasks_blocked()
+    for _ in range(5):
+        await trio.sleep(FLUSH)
+    assert max(engine.calls) < MOST + BURST
+    assert {lane.entries >= BURST for relay in relays for lane in relay.lanes if lane.writer.is_leading} == {True}
+    await trio.sleep(20 * FLUSH)
+    assert sum(engine.calls) == 300 * 2 * len(SYMBOLS)
 
 
 async def test_lanes_of_which_an_engine_takes_nothing_for_a_lease_are_let_go(
-    engine: Counting, relay: Relay, autojump_clock: MockClock
+    engine: Counting, relays: list[Relay], autojump_clock: MockClock
 ) -> None:
     """What waits to be said would grow without end; what is remembered does not."""
     engine.is_full = True
-    lanes = [relay.lanes[number] for number in {lane_of(symbol, LANES) for symbol in SYMBOLS}]
+    lanes = [relay.lanes[number] for relay in relays for number in {lane_of(symbol, LANES) for symbol in SYMBOLS}]
     terms = {lane.lease for lane in lanes}
-    hear(relay, 1)
+    hear(relays, 1)
     await trio.sleep(LEASE / 2)
     assert {lane.lease for lane in lanes} == terms
     await trio.sleep(LEASE)
     assert not terms & {lane.lease for lane in lanes}
     engine.is_full = False
     await trio.sleep(LEASE)
-    assert sum(engine.calls) == len(SYMBOLS)  # told once, by the next term
+    assert sum(engine.calls) == 2 * len(SYMBOLS)  # told once, by the next term
