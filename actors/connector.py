@@ -88,7 +88,7 @@ class Connector:
         self.now = self._skew.now
         self._recall = Recall(archive, exchange, self.now) if archive else None
         self.listed = trio.Event()  # the catalogue has arrived
-        self.budget = Budget(exchange.budget, upstream_share=upstream_share)
+        self.budget = Budget(exchange.budget, upstream_share=upstream_share, share=exchange.share)
         self._notices = Notices(exchange.name, self.now)
         self._listings = Listings(exchange.name, self._adopt, self._skew)
         self.catalogue = Catalogue(exchange.name, exchange.aliases, self._listings.doubt)

@@ -107,9 +107,9 @@ async def run(
     if recorder is not None:
         upstream = Recorded(upstream, recorder)
     everything = Everything()
-    history = config.streams.history
+    history, share = config.streams.history, config.engine.budget_share if config.engine.url else 1.0
     running = [
-        as_configured(exchanges[name], settings, history)
+        as_configured(exchanges[name], settings, history).within(share)
         for name, settings in config.exchanges.items()
         if settings.enabled
     ]

@@ -6,7 +6,7 @@ A folder beside this file is an exchange and says so by `EXCHANGE`; nothing else
 import importlib
 import pkgutil
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -168,7 +168,7 @@ class Exchange:
     history: int  # bars that a feed holds per interval
     limits: LineLimits
     budget: Mapping[str, Window]
-    used_header: tuple[str, str] | None  # (header, bucket): the exchange's own count of spent weight
+    used_header: tuple[str, str] | None  # (header, bucket): the exchange's own count, of all at an address
     explain: Explain
     new_session: Callable[[Mapping[str, Instrument]], Session]
     open_rest: Callable[[RestClient, Callable[[], datetime]], Rest]  # (client, the exchange's clock)
@@ -188,6 +188,7 @@ class Exchange:
     dialect: Dialect | None = None  # and that of its streams
     aliases: Callable[[Instrument], Sequence[str]] = lambda instrument: ()  # other spellings that clients may use
     full_name: str = ""  # for people: "Binance USD-M futures"
+    share: float = 1.0  # of what the exchange allows an address, which `budget` and `limits` say; others use the rest
     ws_paths: Mapping[Kind, str] = field(default_factory=dict)  # of kinds that another socket than ws_path's carries
 
     def check_interval(self, interval: str | None) -> None:
@@ -199,6 +200,18 @@ class Exchange:
         """Raises Unsupported where it has none of it."""
         if not self.capabilities.get(capability):
             raise Unsupported(f"{self.name} has no {capability.replace('_', ' ')}")
+
+    def within(self, share: float) -> "Exchange":
+        """The same, asked for no more than a share of what it allows an address."""
+        if share == 1.0:
+            return self
+        budget = {
+            name: window._replace(limit=max(1, int(window.limit * share))) for name, window in self.budget.items()
+        }
+        limits = self.limits
+        subscriptions = None if limits.subscriptions is None else int(limits.subscriptions * share)
+        limits = replace(limits, connect_spacing=limits.connect_spacing / share, subscriptions=subscriptions)
+        return replace(self, share=share, budget=budget, limits=limits)
 
     def path_of(self, kind: Kind) -> str:
         """The path of the sockets that carry a kind; appended to ws_url."""

@@ -93,8 +93,12 @@ class _Fairness:
 class Budget:
     """The request budget of one exchange host: buckets by name, slots, and a gate over all of them."""
 
-    def __init__(self, windows: Mapping[str, Window], *, upstream_share: float = UPSTREAM_SHARE) -> None:
+    def __init__(
+        self, windows: Mapping[str, Window], *, upstream_share: float = UPSTREAM_SHARE, share: float = 1.0
+    ) -> None:
+        """`share`: that the windows are of what the exchange allows; others at our address may use the rest."""
         self.buckets = {name: Bucket(window) for name, window in windows.items()}
+        self._share = share
         self.upstream_share = upstream_share  # of what clients may spend, for one that is not exempt; 0: no limit
         self._queues = {(name, caller): _Queue() for name in windows for caller in CALLERS}
         self._fairness = {name: _Fairness() for name in windows}
@@ -128,8 +132,9 @@ class Budget:
         )
 
     def observe(self, bucket: str, used: int) -> None:
-        """The exchange's own count, where it is higher: other programs share this address."""
-        unseen = used - self.buckets[bucket].used()
+        """The exchange's own count, where it is higher than ours and theirs who share this address with us."""
+        counted = self.buckets[bucket]
+        unseen = used - counted.used() - int(counted.window.limit * (1 / self._share - 1))
         if unseen > 0:
             self.buckets[bucket].spend(unseen, None)
 

@@ -223,6 +223,16 @@ async def test_a_node_that_only_collects_says_who_serves_streams(server: Server)
         assert (await ingest.ask("/sse", topics=TOPICS[0])).json()["detail"].endswith("none is there")
 
 
+async def test_a_node_asks_for_its_share_of_what_the_exchange_allows(server: Server) -> None:
+    async with exchange() as sim, node(sim, server.url, "a", "share", budget_share=0.25) as served:
+        budget = (await healthy(served))["budgets"]["binance"]
+        assert {one["name"]: one["limit"] for one in budget["buckets"]} == {
+            "weight": 600,
+            "futures_data": 250,
+            "funding": 125,
+        }
+
+
 async def test_spikes_are_looked_for_in_what_is_collected(server: Server) -> None:
     about: Any = {"streams": Streams(intervals=("1m",)), "oi_vol": OiVol(timeframes=("5m",))}
     engine = Engine(url=server.url, name="a", prefix="spikes", lease_seconds=LEASE, lanes=2)

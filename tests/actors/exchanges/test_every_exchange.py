@@ -534,3 +534,16 @@ async def test_the_shipped_limits_are_accepted(name: str) -> None:
         assert (w.sim.attempts, w.sim.connections_total) == (len(paths(exchange)),) * 2
         assert {served.status for served in w.sim.requests} == {200}
         assert w.logged("line.subscription_rejected") == []
+
+
+@pytest.mark.parametrize("share", [0.25, 0.001])
+def test_a_share_of_its_limits_is_asked_for(name: str, share: float) -> None:
+    exchange = EXCHANGES[name]
+    ours = exchange.within(share)
+    assert exchange.within(1.0) is exchange
+    for bucket, window in exchange.budget.items():
+        assert ours.budget[bucket] == (max(1, int(window.limit * share)), window.seconds)
+    assert ours.limits.connect_spacing == exchange.limits.connect_spacing / share
+    if exchange.limits.subscriptions is not None:
+        assert ours.limits.subscriptions == int(exchange.limits.subscriptions * share)
+    assert ours.limits.topics == exchange.limits.topics  # of one connection, whoever has others

@@ -431,3 +431,12 @@ def test_the_repair_part_is_free_at_every_moment(asked: Sequence[tuple[float, in
         assert sum(weight for weight, caller in window if caller != "repair") <= PLANNED * LIMIT - REPAIR_PART
         assert sum(weight for weight, caller in window if caller == "client") <= CLIENTS
         assert sum(weight for weight, caller in window if caller == "background") <= BACKGROUND
+
+
+async def test_what_others_at_our_address_may_spend_is_not_ours(autojump_clock: MockClock) -> None:
+    budget = Budget({"weight": Window(50, SECONDS)}, share=0.25)  # of 200, of which 150 are theirs
+    await spend(budget, 10)
+    budget.observe("weight", 160)
+    assert budget.buckets["weight"].used() == 10
+    budget.observe("weight", 170)
+    assert budget.buckets["weight"].used() == 20
