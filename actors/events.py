@@ -21,6 +21,7 @@ FeedState = Literal["starting", "live", "stale", "down", "failed"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_ROUND = 1.5 * 2**52  # added to a float below 2^51 and taken away again, it leaves a whole number
 
 # Fixed-length bars only; `1M` varies and is handled where a bar's end is computed.
 INTERVALS: dict[str, timedelta] = {
@@ -287,21 +288,42 @@ def amount(text: str) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if 0 <= value < inf and text.isascii() and "_" not in text and text[0] > " " and text[-1] > " ":
+    if 0 <= value < inf and text.isascii() and "_" not in text and text.strip() == text:
         return value
     number(text)
     raise BadMessage(f"negative: {text[:40]!r}")
+
+
+def valued(price: str, quantity: str) -> tuple[float, float, float]:
+    """(price, quantity, what `product` makes of them), in half the time.
+
+    A float that is some whole number / 10^n was read from that very decimal, if from no more than 15 digits. Products
+    of whole numbers below 2^53 are exact, and one division rounds as it should. What does not fit goes the long way.
+    """
+    one, many = amount(price), amount(quantity)
+    if one > 10:
+        scale, other, both = 1e3, 1e5, 1e8
+    elif many > 10:
+        scale, other, both = 1e7, 1e1, 1e8
+    else:
+        scale, other, both = 1e8, 1e4, 1e12
+    whole, count = (one * scale + _ROUND) - _ROUND, (many * other + _ROUND) - _ROUND
+    found = whole * count
+    if 0 < found < 1e15 and whole / scale == one and count / other == many and len(price) < 16 > len(quantity):
+        return one, many, found / both
+    return one, many, product(price, quantity)
 
 
 def product(price: str, quantity: str, *more: str) -> float:
     """price x quantity, multiplied as decimals: the float nearest to the true product, with no binary noise."""
     try:
         exact = Decimal(price) * Decimal(quantity)
-        for text in more:
-            exact *= Decimal(text)
+        if more:
+            for text in more:
+                exact *= Decimal(text)
         value = float(exact)
     except (DecimalException, OverflowError):
         raise BadMessage(f"not numbers: {' x '.join(text[:40] for text in (price, quantity, *more))}") from None
-    if not isfinite(value):
+    if not -inf < value < inf:
         raise BadMessage(f"out of range: {' x '.join(text[:40] for text in (price, quantity, *more))}")
     return value

@@ -4,9 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from actors import events
 from actors.errors import BadMessage
 from actors.events import (
     EPOCH,
@@ -30,6 +31,8 @@ from actors.events import (
     ms,
     number,
     optional_ms,
+    product,
+    valued,
 )
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -196,3 +199,38 @@ def test_ranges_within_a_millisecond(microseconds: int) -> None:
     assert last_ms(time) == first - 1  # ranges that meet there share nothing and miss nothing
     assert ceil_ms(time) == first
     assert optional_ms(None) is last_ms(None) is None
+
+
+DECIMALS = st.one_of(
+    st.from_regex(r"[0-9]{1,8}(\.[0-9]{1,9})?", fullmatch=True),
+    st.from_regex(r"[0-9]{1,20}(\.[0-9]{1,20})?", fullmatch=True),
+    st.sampled_from(
+        ["0", "0.0", "-0", "+5", "5.", ".5", "1e5", "1e-9", "2.5e-320", "1e308", "0.1", "0.29", "1000000000"]
+    ),
+    st.sampled_from(["", "nan", "inf", "1_0", " 1", "1 ", "-1", "1e999", "1.2.3", "9" * 400]),
+)
+
+
+@given(DECIMALS, DECIMALS)
+@example("83434.40", "0.016")
+@example("0.1", "0.7")  # 0.1 * 0.7 as floats is not 0.07
+@example("100000000.000000001", "1")  # more digits than a float holds
+def test_a_value_is_the_decimal_product_to_the_bit(price: str, quantity: str) -> None:
+    try:
+        wanted = repr((amount(price), amount(quantity), product(price, quantity)))
+    except BadMessage:
+        with pytest.raises(BadMessage):
+            valued(price, quantity)
+    else:
+        assert repr(valued(price, quantity)) == wanted
+
+
+def test_most_values_need_no_decimals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "product", None)
+    for price, quantity, value in (
+        ("83434.40", "0.016", 1334.9504),
+        ("0.1", "0.7", 0.07),
+        ("0.0112300", "99999", 1122.98877),
+        ("0.02", "0.01", 0.0002),
+    ):
+        assert valued(price, quantity) == (float(price), float(quantity), value)

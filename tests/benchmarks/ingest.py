@@ -36,7 +36,7 @@ import msgspec
 
 from .feeder import SYMBOL, daemon_config, symbols
 from .frames import Exchange, Frames
-from .normalisers import NORMALISERS
+from .normalisers import NORMALISERS, TAKE_BYTES
 from .processes import (
     Cores,
     Ended,
@@ -88,10 +88,11 @@ def normalise(frames: Sequence[str], names: Sequence[str], seconds: float) -> It
     kinds = {kind: [frame for frame in frames if f'"e":"{kind}"' in frame] for kind in ("aggTrade", "kline")}
     for kind, mine in kinds.items():
         for name, take in ready.items():
+            given = [frame.encode() for frame in mine] if name in TAKE_BYTES else mine
             passes, began, cpu = 0, time.monotonic(), 0.0
             while time.monotonic() - began < seconds / 4 or passes < 2:
                 before = time.process_time()
-                for frame in mine:
+                for frame in given:
                     take(frame)
                 if passes:
                     cpu += time.process_time() - before

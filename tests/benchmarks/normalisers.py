@@ -1,6 +1,7 @@
 """Who turns a frame of Binance into an object: this project, ccxt, cryptofeed. Each is given the frame as it came.
 
-Each is made ready for a list of symbols and returns a function of one frame. Nothing here needs a network.
+Each is made ready for a list of symbols and returns a function of one frame. Nothing here needs a network. A frame is
+bytes for this project and text for the others, as each gets it from its WebSocket.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,12 +14,12 @@ from actors.exchanges.binance.session import BinanceSession
 
 from .feeder import contract
 
-Normaliser = Callable[[str], object]
+Normaliser = Callable[[Any], object]
 
 
 def marketd(symbols: Sequence[str]) -> Normaliser:
-    session, now = BinanceSession({}), datetime.now(UTC)
-    return lambda frame: session.receive(frame, now)
+    receive, now = BinanceSession({}).receive, datetime.now(UTC)
+    return lambda frame: receive(frame, now)
 
 
 def ccxt(symbols: Sequence[str]) -> Normaliser:
@@ -65,6 +66,7 @@ def cryptofeed(symbols: Sequence[str]) -> Normaliser:
     return normalise
 
 
+TAKE_BYTES = {"marketd"}
 NORMALISERS: dict[str, Callable[[Sequence[str]], Normaliser]] = {
     "marketd": marketd,
     **({"ccxt": ccxt} if find_spec("ccxt") else {}),

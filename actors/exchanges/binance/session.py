@@ -23,11 +23,14 @@ from actors.events import (
     amount,
     number,
     product,
+    valued,
 )
 from actors.exchanges.binance import wire
 from actors.exchanges.exchange import Leaving, Rejected, Update
+from actors.exchanges.shapes import DIGITS, UNLIKE, Shapes
 
 NAME = "binance"
+LONGEST_TRADE = 250  # bytes of a frame, about: all bars are longer, so that trades need not be looked up
 USD_MARGINED = 1  # `st`; all-market arrays also carry COIN-M (2) since 2026-06-30
 DEFAULT_FUNDING_HOURS = 8.0
 KNOWN_EVENTS = {"aggTrade", "kline", "forceOrder", "markPriceUpdate"}
@@ -55,6 +58,7 @@ class BinanceSession:
         self._instruments = instruments
         self._asked: dict[int, tuple[Topic, ...]] = {}  # request id -> what it asked for
         self._next_id = 1
+        self._shapes = Shapes()
 
     def subscribe(self, topics: Sequence[Topic]) -> list[str]:
         return [self._request("SUBSCRIBE", topics)]
@@ -72,25 +76,32 @@ class BinanceSession:
         return ()  # an ack would prove nothing
 
     def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Rejected | Leaving]:
+        if len(frame) > LONGEST_TRADE and isinstance(frame, bytes) and frame.translate(None, DIGITS) in self._shapes:
+            try:
+                return read_bar(frame)
+            except UNLIKE:
+                pass  # the careful reading says what is wrong with it
         try:
             push = wire.decode_frame(frame).data
         except UNREADABLE:
             return self._receive_other(frame)
-        return self._updates(push)
+        updates = self._updates(push)
+        if len(frame) > LONGEST_TRADE and updates and isinstance(push, wire.Kline):
+            self._shapes.learn(frame)
+        return updates
 
     def _updates(self, push: wire.Push) -> list[Update]:
         if push.market != USD_MARGINED:
             return []
+        if isinstance(push, wire.AggTrade):  # most frames are
+            return [Update(trade(push, push.symbol), moment(push.pushed))]
         event: Event | None
-        match push:
-            case wire.AggTrade():
-                event = trade(push, push.symbol)
-            case wire.Kline():
-                event = ohlc(push)
-            case wire.MarkPrice():
-                event = self._funding(push)
-            case wire.ForceOrder():
-                event = liquidation(push)
+        if isinstance(push, wire.Kline):
+            event = ohlc(push, judged(push.bar))
+        elif isinstance(push, wire.MarkPrice):
+            event = self._funding(push)
+        else:
+            event = liquidation(push)
         return [] if event is None else [Update(event, moment(push.pushed))]
 
     def _receive_other(self, frame: str | bytes) -> Sequence[Update | Rejected | Leaving]:
@@ -158,37 +169,61 @@ def complaint(event: str | None, error: Exception) -> BadMessage:
 
 
 def trade(row: wire.AggTrade | wire.AggTradeRow, symbol: str) -> Trade:
+    price, quantity, value = valued(row.price, row.quantity)
+    is_buyer_maker = row.is_buyer_maker
     return Trade(
         exchange=NAME,
         symbol=intern(symbol),  # kept for long, and the same few each time
         timestamp=moment(row.time),
-        side="sell" if row.is_buyer_maker else "buy",
-        price=amount(row.price),
-        quantity=amount(row.quantity),
-        value=product(row.price, row.quantity),
-        is_buyer_maker=row.is_buyer_maker,
+        side="sell" if is_buyer_maker else "buy",
+        price=price,
+        quantity=quantity,
+        value=value,
+        is_buyer_maker=is_buyer_maker,
         trade_id=row.id,
     )
 
 
-def ohlc(push: wire.Kline) -> Ohlc | None:
+def read_bar(frame: bytes) -> list[Update]:
+    """A kline of a shape that is known."""
+    push = wire.decode_kline(frame).data
+    if not isinstance(push, wire.Kline):
+        raise BadMessage("not a bar")
+    bar = ohlc(push, push.bar) if push.market == USD_MARGINED else None
+    return [] if bar is None else [Update(bar, moment(push.pushed))]
+
+
+def judged(bar: wire.Bar[str]) -> wire.Bar[float]:
+    return wire.Bar(
+        open_time=bar.open_time,
+        interval=bar.interval,
+        open=amount(bar.open),
+        close=amount(bar.close),
+        high=amount(bar.high),
+        low=amount(bar.low),
+        volume=amount(bar.volume),
+        trades_count=bar.trades_count,
+        is_closed=bar.is_closed,
+        quote_volume=amount(bar.quote_volume),
+    )
+
+
+def ohlc(push: wire.Kline[str] | wire.Kline[float], bar: wire.Bar[float]) -> Ohlc | None:
     """None before there is a price."""
-    bar = push.bar
-    volume, low = amount(bar.volume), amount(bar.low)
-    if not low:
+    if not bar.low:
         return None
     return Ohlc(
         exchange=NAME,
-        symbol=intern(push.symbol),
+        symbol=intern(push.symbol),  # kept for long, and the same few each time
         timestamp=moment(bar.open_time),
         interval=intern(bar.interval),
-        open=amount(bar.open),
-        high=amount(bar.high),
-        low=low,
-        close=amount(bar.close),
-        volume=volume,
-        quote_volume=amount(bar.quote_volume),
-        trades_count=bar.trades_count or counted(0, volume),
+        open=bar.open,
+        high=bar.high,
+        low=bar.low,
+        close=bar.close,
+        volume=bar.volume,
+        quote_volume=bar.quote_volume,
+        trades_count=bar.trades_count or counted(0, bar.volume),
         is_closed=bar.is_closed,
     )
 

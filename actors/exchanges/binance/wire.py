@@ -4,15 +4,17 @@ Only shapes live here. Prices and quantities stay strings until `events.number` 
 by case (`e`/`E`, `t`/`T`, `q`/`Q`, `v`/`V`) are distinct on the wire, so every field is named.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct, field
 
+N = TypeVar("N", str, float)  # a number: as it is written, or already judged
+
 # https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-market-streams
 
 
-class AggTrade(Struct, frozen=True, tag_field="e", tag="aggTrade"):
+class AggTrade(Struct, frozen=True, gc=False, tag_field="e", tag="aggTrade"):
     """{"e":"aggTrade","E":1791391082024,"a":3478018549,"s":"BTCUSDT","p":"83434.40","q":"0.016","nq":"0.016",
     "f":8154045700,"l":8154045704,"T":1791391081874,"m":true,"st":1}"""
 
@@ -26,29 +28,29 @@ class AggTrade(Struct, frozen=True, tag_field="e", tag="aggTrade"):
     market: int = field(name="st", default=1)  # 1 USD-M, 2 COIN-M; absent before 2026-06-30
 
 
-class Bar(Struct, frozen=True):
-    """The `k` of a kline frame."""
+class Bar(Struct, Generic[N], frozen=True, gc=False):
+    """The `k` of a kline frame, in the order of the wire, in which fields are found at once."""
 
     open_time: int = field(name="t")
     interval: str = field(name="i")
-    open: str = field(name="o")
-    high: str = field(name="h")
-    low: str = field(name="l")
-    close: str = field(name="c")
-    volume: str = field(name="v")
-    quote_volume: str = field(name="q")
+    open: N = field(name="o")
+    close: N = field(name="c")
+    high: N = field(name="h")
+    low: N = field(name="l")
+    volume: N = field(name="v")
     trades_count: Annotated[int, Meta(ge=0)] = field(name="n")
     is_closed: bool = field(name="x")
+    quote_volume: N = field(name="q")
 
 
-class Kline(Struct, frozen=True, tag_field="e", tag="kline"):
+class Kline(Struct, Generic[N], frozen=True, gc=False, tag_field="e", tag="kline"):
     """{"e":"kline","E":1786173360960,"s":"BTCUSDT","k":{"t":1786173300000, "T":1786173359999, "s":"BTCUSDT",
     "i":"1m", "f":7960920076, "L":7960920277, "o":"64970.80", "c":"64969.40", "h":"64970.90", "l":"64969.40",
     "v":"9.090", "n":194, "x":true, "q":"590577.96880", "V":"3.460", "Q":"224795.09440", "B":"0"}}"""
 
     pushed: int = field(name="E")
     symbol: str = field(name="s")
-    bar: Bar = field(name="k")
+    bar: Bar[N] = field(name="k")
     market: int = field(name="st", default=1)
 
 
@@ -88,14 +90,19 @@ class MarkPrice(Struct, frozen=True, tag_field="e", tag="markPriceUpdate"):
     market: int = field(name="st", default=1)
 
 
-Push = AggTrade | Kline | ForceOrder | MarkPrice
+Push = AggTrade | Kline[str] | ForceOrder | MarkPrice
 
 
-class Frame(Struct, frozen=True):
-    """A frame of a combined stream: {"stream":"btcusdt@aggTrade","data":{...}}."""
+class Frame(Struct, frozen=True, gc=False):
+    """A frame of a combined stream: {"stream":"btcusdt@aggTrade","data":{...}}. What it is about, `data` says too."""
 
-    stream: str
     data: Push
+
+
+class KlineFrame(Struct, frozen=True, gc=False):
+    """One of a known shape: see actors.exchanges.shapes. With one kind alone msgspec would do without the tag."""
+
+    data: Kline[float] | MarkPrice
 
 
 class AnyFrame(Struct, frozen=True):
@@ -114,6 +121,7 @@ class AnyFrame(Struct, frozen=True):
 
 
 decode_frame = msgspec.json.Decoder(Frame).decode
+decode_kline = msgspec.json.Decoder(KlineFrame, strict=False).decode
 decode_push = msgspec.json.Decoder(Push).decode
 decode_pushes = msgspec.json.Decoder(list[Push]).decode
 decode_any_frame = msgspec.json.Decoder(AnyFrame).decode

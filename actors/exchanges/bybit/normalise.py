@@ -17,6 +17,7 @@ from actors.events import (
     bar_end,
     number,
     product,
+    valued,
 )
 from actors.exchanges.bybit import wire
 
@@ -28,32 +29,46 @@ OUR_INTERVALS = {
 THEIR_INTERVALS = {ours: theirs for theirs, ours in OUR_INTERVALS.items()}
 
 
-def ohlc(bar: wire.Bar, symbol: str, interval: str) -> Ohlc:
+def judged(bar: wire.Bar[str]) -> wire.Bar[float]:
+    return wire.Bar(
+        start=bar.start,
+        open=amount(bar.open),
+        close=amount(bar.close),
+        high=amount(bar.high),
+        low=amount(bar.low),
+        volume=amount(bar.volume),
+        turnover=amount(bar.turnover),
+        is_closed=bar.is_closed,
+    )
+
+
+def ohlc(bar: wire.Bar[float], symbol: str, interval: str) -> Ohlc:
     return Ohlc(
         exchange=NAME,
         symbol=symbol,
         timestamp=moment(bar.start),
         interval=interval,
-        open=amount(bar.open),
-        high=amount(bar.high),
-        low=amount(bar.low),
-        close=amount(bar.close),
-        volume=amount(bar.volume),
-        quote_volume=amount(bar.turnover),
+        open=bar.open,
+        high=bar.high,
+        low=bar.low,
+        close=bar.close,
+        volume=bar.volume,
+        quote_volume=bar.turnover,
         trades_count=None,
         is_closed=bar.is_closed,
     )
 
 
 def trade(row: wire.Trade | wire.RecentTrade, symbol: str) -> Trade:
+    price, quantity, value = valued(row.price, row.quantity)
     return Trade(
         exchange=NAME,
         symbol=symbol,
         timestamp=moment(row.time if isinstance(row.time, int) else integer(row.time)),
         side="buy" if row.side == "Buy" else "sell",
-        price=amount(row.price),
-        quantity=amount(row.quantity),
-        value=product(row.price, row.quantity),
+        price=price,
+        quantity=quantity,
+        value=value,
         is_buyer_maker=row.side == "Sell",
         trade_id=row.id,
     )

@@ -8,18 +8,20 @@ others are asked for again.
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from sys import intern
 
 import msgspec
 
 from actors.decoding import decode, moment, priced
 from actors.errors import BadMessage, UnknownMessage
-from actors.events import Event, Instrument, Topic
+from actors.events import Event, Instrument, Ohlc, Topic
 from actors.exchanges.bybit import wire
 from actors.exchanges.bybit.normalise import (
     OUR_INTERVALS,
     THEIR_INTERVALS,
     funding,
+    judged,
     liquidation,
     merged,
     ohlc,
@@ -27,7 +29,10 @@ from actors.exchanges.bybit.normalise import (
     trade,
 )
 from actors.exchanges.exchange import Rejected, Update
+from actors.exchanges.shapes import DIGITS, UNLIKE, Shapes
 
+TRADES, BARS = b'{"topic":"publicTrade.', b'{"topic":"kline.'  # how their frames begin
+TRADES_SYMBOL = len("publicTrade.")
 OFFENDER = re.compile(r"^error:(.*),topic:(\S+)$")
 
 
@@ -46,6 +51,17 @@ def stream_name(topic: Topic) -> str:
             raise ValueError(f"Bybit pushes no {topic.kind}")
 
 
+@lru_cache(maxsize=1 << 12)
+def bars_of(topic: str) -> tuple[str, str]:
+    """The symbol and the interval of `kline.1.BTCUSDT`."""
+    kind, _, rest = topic.partition(".")
+    theirs, _, symbol = rest.partition(".")
+    interval = OUR_INTERVALS.get(theirs)
+    if kind != "kline" or interval is None:
+        raise BadMessage(f"unknown kline interval {theirs[:10]!r}")
+    return intern(symbol), interval
+
+
 class BybitSession:
     def __init__(self, instruments: Mapping[str, Instrument]) -> None:
         self._instruments = instruments
@@ -54,6 +70,7 @@ class BybitSession:
         self._asked: dict[str, list[str]] = {}  # request id -> their topics
         self._tickers: dict[str, wire.Ticker] = {}  # symbol -> the deltas so far, merged
         self._requests = 0
+        self._shapes = Shapes()
 
     def subscribe(self, topics: Sequence[Topic]) -> list[str]:
         names: dict[str, None] = {}
@@ -103,26 +120,43 @@ class BybitSession:
         return ()  # Bybit says what it refuses: a connection that ends between request and ack accuses no topic
 
     def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Rejected]:
+        if isinstance(frame, bytes) and (said := self._read_at_once(frame)) is not None:
+            return said
         outer = decode(wire.decode_frame, frame, "Bybit's frame")
         if outer.topic is None:
             return self._replied(outer)
         if outer.pushed is None:
             raise BadMessage("a push without `ts`")
         pushed_at = moment(outer.pushed)
-        return [Update(event, pushed_at) for event in self._events(outer, outer.topic, pushed_at)]
+        events = self._events(outer, outer.topic, pushed_at)
+        if events and isinstance(events[0], Ohlc):
+            self._shapes.learn(frame)
+        return [Update(event, pushed_at) for event in events]
+
+    def _read_at_once(self, frame: bytes) -> list[Update] | None:
+        """Trades, and bars of a shape that is known; None: it takes two steps."""
+        try:
+            if frame.startswith(TRADES):
+                trades = wire.decode_trade_frame(frame)
+                symbol, pushed_at = intern(trades.topic[TRADES_SYMBOL:]), moment(trades.pushed)
+                return [Update(trade(row, symbol), pushed_at) for row in trades.data]
+            if frame.startswith(BARS) and frame.translate(None, DIGITS) in self._shapes:
+                bars = wire.decode_bar_frame(frame)
+                (symbol, interval), pushed_at = bars_of(bars.topic), moment(bars.pushed)
+                events = priced(ohlc(bar, symbol, interval) for bar in bars.data)
+                return [Update(event, pushed_at) for event in events]
+        except UNLIKE:
+            pass  # what is wrong with it is found in those steps
+        return None
 
     def _events(self, push: wire.Frame, topic: str, pushed_at: datetime) -> list[Event]:
         kind, _, symbol = topic.partition(".")
         symbol = intern(symbol)  # kept for long, and the same few each time
         match kind:
             case "kline":
-                theirs, _, symbol = symbol.partition(".")
-                interval = OUR_INTERVALS.get(theirs)
-                if interval is None:
-                    raise BadMessage(f"unknown kline interval {theirs[:10]!r}")
-                symbol = intern(symbol)
+                symbol, interval = bars_of(topic)
                 bars = decode(wire.decode_bars, push.data, "Bybit's kline")
-                return list[Event](priced(ohlc(bar, symbol, interval) for bar in bars))
+                return list[Event](priced(ohlc(judged(bar), symbol, interval) for bar in bars))
             case "publicTrade":
                 return [trade(row, symbol) for row in decode(wire.decode_trades, push.data, "Bybit's publicTrade")]
             case "allLiquidation":

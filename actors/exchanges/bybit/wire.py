@@ -4,10 +4,12 @@ Only shapes live here. Prices, quantities and rates stay strings until `events.n
 applicable". What a push carries is told by its topic's first word, so `data` is decoded in a second step.
 """
 
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct, field
+
+N = TypeVar("N", str, float)  # a number: as it is written, or already judged
 
 # https://bybit-exchange.github.io/docs/v5/ws/connect
 
@@ -35,23 +37,31 @@ class Frame(Struct, frozen=True):
 Direction = Literal["Buy", "Sell"]
 
 
-class Bar(Struct, frozen=True):
+class Bar(Struct, Generic[N], frozen=True, gc=False):
     """{"start":1790409720000,"end":1790409779999,"interval":"1","open":"84045","close":"84017.8","high":"84045",
     "low":"84017.8","volume":"7.316","turnover":"614833.7084","confirm":false,"timestamp":1790409768441}
 
     `timestamp` is that of the last matched order, not the bar's."""
 
     start: int
-    open: str
-    high: str
-    low: str
-    close: str
-    volume: str  # base
-    turnover: str  # quote
+    open: N
+    close: N
+    high: N
+    low: N
+    volume: N  # base
+    turnover: N  # quote
     is_closed: bool = field(name="confirm")
 
 
-class Trade(Struct, frozen=True):
+class BarFrame(Struct, frozen=True):
+    """One of a known shape: see actors.exchanges.shapes."""
+
+    topic: str
+    pushed: int = field(name="ts")
+    data: list[Bar[float]]
+
+
+class Trade(Struct, frozen=True, gc=False):
     """{"T":1781415763021,"s":"BTCUSDT","S":"Sell","v":"0.001","p":"64345.20","L":"MinusTick",
     "i":"35319862-77a2-5ebe-851b-3836573c4fe9","BT":false,"RPI":false,"seq":598180439295}
 
@@ -62,6 +72,14 @@ class Trade(Struct, frozen=True):
     quantity: str = field(name="v")
     price: str = field(name="p")
     id: str = field(name="i")
+
+
+class TradeFrame(Struct, frozen=True):
+    """A push of trades: those whose frame begins as all of them do are read in one step."""
+
+    topic: str
+    pushed: int = field(name="ts")
+    data: list[Trade]
 
 
 class Liquidation(Struct, frozen=True):
@@ -90,7 +108,9 @@ class Ticker(Struct, frozen=True):
 
 
 decode_frame = msgspec.json.Decoder(Frame).decode
-decode_bars = msgspec.json.Decoder(list[Bar]).decode
+decode_bars = msgspec.json.Decoder(list[Bar[str]]).decode
+decode_bar_frame = msgspec.json.Decoder(BarFrame, strict=False).decode
+decode_trade_frame = msgspec.json.Decoder(TradeFrame).decode
 decode_trades = msgspec.json.Decoder(list[Trade]).decode
 decode_liquidations = msgspec.json.Decoder(list[Liquidation]).decode
 decode_ticker = msgspec.json.Decoder(Ticker).decode

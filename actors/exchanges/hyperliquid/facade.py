@@ -80,7 +80,7 @@ WORDS = "marketd serves public market data only; send what is signed to the exch
 _encode = msgspec.json.encode
 _decode = msgspec.json.decode
 _rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_candle = msgspec.json.Decoder(wire.Candle).decode
+_candle = msgspec.json.Decoder(wire.Candle[str]).decode
 _settled = msgspec.json.Decoder(wire.FundingRow).decode
 
 

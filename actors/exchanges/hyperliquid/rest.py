@@ -34,6 +34,7 @@ from actors.exchanges.hyperliquid.session import (
     HOUR,
     NAME,
     funding,
+    judged,
     next_hour,
     ohlc,
     open_interest,
@@ -138,7 +139,7 @@ class HyperliquidRest:
             raise BadMessage(f"Hyperliquid's candleSnapshot is not of {symbol} {interval}")
         found = [row for row in rows if first <= row.open_time <= last]
         # A bar that ends while the answer travels is not whole in it; one that another follows is.
-        return priced(ohlc(row, is_closed=row is not found[-1] or row.close_time < asked_at) for row in found)
+        return priced(ohlc(judged(row), is_closed=row is not found[-1] or row.close_time < asked_at) for row in found)
 
     async def open_interest(self, symbol: str) -> OpenInterest:
         found = open_interest(symbol, await self._context(symbol), self._now())

@@ -6,7 +6,9 @@ matters: asked for a name that it does not know, the exchange cuts the connectio
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter
 from sys import intern
+from typing import TypeVar
 
 import msgspec
 
@@ -23,12 +25,15 @@ from actors.events import (
     amount,
     number,
     product,
+    valued,
 )
 from actors.exchanges.exchange import Backlog, Rejected, Update
 from actors.exchanges.hyperliquid import wire
 from actors.exchanges.hyperliquid.wire import Subscription
+from actors.exchanges.shapes import DIGITS, UNLIKE, Shapes
 
 NAME = "hyperliquid"
+BARS = b'{"channel":"candle"'  # how their frames begin
 FUNDING_HOURS = 1.0  # an eighth of the 8-hour formula is paid every hour, on every dex
 GREETING = "Websocket connection established."  # plain text, sent by older servers
 HOUR = timedelta(hours=1)
@@ -40,6 +45,8 @@ LIQUIDATORS = frozenset(
         "0x5e177e5e39c0f4e421f5865a6d8beed8d921cb70",
     }
 )
+
+T = TypeVar("T")
 
 
 def subscription_of(topic: Topic) -> Subscription:
@@ -61,6 +68,7 @@ class HyperliquidSession:
         self._unacknowledged: dict[Subscription, None] = {}  # in the order of asking
         self._backlogs: set[str] = set()  # coins whose next trades frame tells the past
         self._liquidations: set[str] = set()  # coins whose trades are looked through for them
+        self._shapes = Shapes()
 
     def subscribe(self, topics: Sequence[Topic]) -> list[str]:
         frames = []
@@ -101,6 +109,11 @@ class HyperliquidSession:
         return [topic for subscription in self._unacknowledged for topic in self._topics[subscription]]
 
     def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Backlog | Rejected]:
+        if isinstance(frame, bytes) and frame.startswith(BARS) and frame.translate(None, DIGITS) in self._shapes:
+            try:
+                return _bars(wire.decode_candle_frame(frame), received_at)
+            except UNLIKE:
+                pass  # the careful reading says what is wrong with it
         try:
             push = wire.decode_frame(frame)
         except UNREADABLE as error:
@@ -109,8 +122,10 @@ class HyperliquidSession:
             case wire.Trades(data=rows):
                 return self._trades(rows, received_at)
             case wire.Candles(data=candles):
-                bars = candles if isinstance(candles, list) else [candles]
-                return [Update(bar, received_at) for bar in priced(map(ohlc, bars))]
+                bars = _bars(wire.Candles([*map(judged, _listed(candles))]), received_at)
+                if bars:
+                    self._shapes.learn(frame)
+                return bars
             case wire.ActiveAssetContext(data=data):
                 return context_updates(data, received_at)
             case wire.Failure(data=text):
@@ -123,7 +138,10 @@ class HyperliquidSession:
 
     def _trades(self, rows: list[wire.TradeRow], received_at: datetime) -> list[Update | Backlog]:
         """The first frame of a subscription is a backlog: up to 20 s and 30 trades of the past."""
-        rows = sorted(rows, key=lambda row: row.time)  # their order within a frame is not documented
+        if len(rows) > 1:
+            rows.sort(key=attrgetter("time"))  # their order within a frame is not documented
+        if not self._backlogs and not self._liquidations:
+            return [Update(event := trade(row), event.timestamp) for row in rows]
         past = {row.coin for row in rows} & self._backlogs
         self._backlogs -= past
         said: list[Update | Backlog] = [
@@ -188,14 +206,15 @@ KNOWN_CHANNELS = {"trades", "activeAssetCtx", "candle", "subscriptionResponse", 
 
 
 def trade(row: wire.TradeRow) -> Trade:
+    price, quantity, value = valued(row.price, row.size)
     return Trade(
         exchange=NAME,
         symbol=intern(row.coin),  # kept for long, and the same few each time
         timestamp=moment(row.time),
         side="buy" if row.side == "B" else "sell",
-        price=amount(row.price),
-        quantity=amount(row.size),
-        value=product(row.price, row.size),
+        price=price,
+        quantity=quantity,
+        value=value,
         is_buyer_maker=row.side == "A",
         trade_id=row.id,
     )
@@ -227,21 +246,43 @@ def liquidation(row: wire.TradeRow) -> Liquidation | None:
     )
 
 
-def ohlc(candle: wire.Candle, *, is_closed: bool = False) -> Ohlc:
+def _listed(candles: T | list[T]) -> list[T]:
+    return candles if isinstance(candles, list) else [candles]
+
+
+def _bars(push: wire.Candles[float], received_at: datetime) -> list[Update]:
+    return [Update(bar, received_at) for bar in priced(map(ohlc, _listed(push.data)))]
+
+
+def judged(candle: wire.Candle[str]) -> wire.Candle[float]:
+    return wire.Candle(
+        open_time=candle.open_time,
+        close_time=candle.close_time,
+        coin=candle.coin,
+        interval=candle.interval,
+        open=amount(candle.open),
+        close=amount(candle.close),
+        high=amount(candle.high),
+        low=amount(candle.low),
+        volume=amount(candle.volume),
+        trades_count=candle.trades_count,
+    )
+
+
+def ohlc(candle: wire.Candle[float], *, is_closed: bool = False) -> Ohlc:
     """A bar as pushed is never said to be final."""
-    volume = amount(candle.volume)
     return Ohlc(
         exchange=NAME,
         symbol=intern(candle.coin),
         timestamp=moment(candle.open_time),
         interval=intern(candle.interval),
-        open=amount(candle.open),
-        high=amount(candle.high),
-        low=amount(candle.low),
-        close=amount(candle.close),
-        volume=volume,
+        open=candle.open,
+        high=candle.high,
+        low=candle.low,
+        close=candle.close,
+        volume=candle.volume,
         quote_volume=None,
-        trades_count=counted(candle.trades_count, volume),
+        trades_count=counted(candle.trades_count, candle.volume),
         is_closed=is_closed,
     )
 

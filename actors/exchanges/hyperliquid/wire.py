@@ -4,10 +4,12 @@ Only shapes live here. Prices, sizes and rates stay strings until `events.number
 by case, so those fields are named.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct, field
+
+N = TypeVar("N", str, float)  # a number: as it is written, or already judged
 
 # https://hyperliquid.gitbook.io/hyperliquid-docs/for-developers/api/websocket/subscriptions
 
@@ -71,7 +73,7 @@ class ActiveAssetContext(Struct, frozen=True, tag_field="channel", tag="activeAs
     data: CoinContext
 
 
-class Candle(Struct, frozen=True):
+class Candle(Struct, Generic[N], frozen=True, gc=False):
     """{"t":1790358600000,"T":1790358659999,"s":"BTC","i":"1m","o":"83765.0","c":"83765.0","h":"83770.0",
     "l":"83756.0","v":"0.3317","n":36}, the same on the socket and in candleSnapshot."""
 
@@ -79,18 +81,18 @@ class Candle(Struct, frozen=True):
     close_time: int = field(name="T")
     coin: str = field(name="s")
     interval: str = field(name="i")
-    open: str = field(name="o")
-    high: str = field(name="h")
-    low: str = field(name="l")
-    close: str = field(name="c")
-    volume: str = field(name="v")
+    open: N = field(name="o")
+    close: N = field(name="c")
+    high: N = field(name="h")
+    low: N = field(name="l")
+    volume: N = field(name="v")
     trades_count: int = field(name="n")
 
 
-class Candles(Struct, frozen=True, tag_field="channel", tag="candle"):
+class Candles(Struct, Generic[N], frozen=True, tag_field="channel", tag="candle"):
     """`data` is one bar on the wire and an array in the documentation."""
 
-    data: Candle | list[Candle]
+    data: Candle[N] | list[Candle[N]]
 
 
 class Acknowledged(Struct, frozen=True, tag_field="channel", tag="subscriptionResponse"):
@@ -107,7 +109,7 @@ class Pong(Struct, frozen=True, tag_field="channel", tag="pong"):
     """The answer to {"method":"ping"}."""
 
 
-Frame = Trades | ActiveAssetContext | Candles | Acknowledged | Failure | Pong
+Frame = Trades | ActiveAssetContext | Candles[str] | Acknowledged | Failure | Pong
 
 
 class AnyFrame(Struct, frozen=True):
@@ -117,6 +119,7 @@ class AnyFrame(Struct, frozen=True):
 
 
 decode_frame = msgspec.json.Decoder(Frame).decode
+decode_candle_frame = msgspec.json.Decoder(Candles[float], strict=False).decode  # of a known shape
 decode_any_frame = msgspec.json.Decoder(AnyFrame).decode
 decode_order = msgspec.json.Decoder(Order).decode
 decode_subscription = msgspec.json.Decoder(Subscription).decode
@@ -162,6 +165,6 @@ decode_exchange_status = msgspec.json.Decoder(ExchangeStatus).decode
 decode_listing = msgspec.json.Decoder(Listing).decode
 decode_listings = msgspec.json.Decoder(list[Listing]).decode
 decode_listing_and_contexts = msgspec.json.Decoder(tuple[Listing, list[Context]]).decode
-decode_candles = msgspec.json.Decoder(list[Candle] | None).decode
+decode_candles = msgspec.json.Decoder(list[Candle[str]] | None).decode
 decode_funding_rows = msgspec.json.Decoder(list[FundingRow] | None).decode
 decode_predictions = msgspec.json.Decoder(list[tuple[str, list[tuple[str, Prediction | None]]]]).decode

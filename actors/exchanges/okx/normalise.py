@@ -17,6 +17,7 @@ from actors.events import (
     amount,
     number,
     product,
+    valued,
 )
 from actors.exchanges.okx import wire
 from actors.exchanges.settled import interval_between
@@ -33,36 +34,48 @@ SETTLED_IN = ("USDT", "USDC")
 
 
 def candle(row: wire.CandleRow, symbol: str, interval: str) -> Ohlc:
-    open_time, open_, high, low, close, _, base, quote, confirm = row
+    open_time, open_, high, low, close, contracts, base, quote, confirm = row
     if confirm not in ("0", "1"):
         raise BadMessage(f"a candle that is neither closed nor open: {confirm[:20]!r}")
+    prices = amount(open_), amount(high), amount(low), amount(close)
+    volumes = contracts, amount(base), amount(quote)
+    return ohlc((integer(open_time), *prices, *volumes, "1" if confirm == "1" else "0"), symbol, interval)
+
+
+def ohlc(row: wire.JudgedRow, symbol: str, interval: str) -> Ohlc:
+    open_time, open_, high, low, close, _, base, quote, confirm = row
     return Ohlc(
         exchange=NAME,
         symbol=symbol,
-        timestamp=moment(integer(open_time)),
+        timestamp=moment(open_time),
         interval=interval,
-        open=amount(open_),
-        high=amount(high),
-        low=amount(low),
-        close=amount(close),
-        volume=amount(base),
-        quote_volume=amount(quote),
+        open=open_,
+        high=high,
+        low=low,
+        close=close,
+        volume=base,
+        quote_volume=quote,
         trades_count=None,
         is_closed=confirm == "1",
     )
 
 
 def trade(row: wire.Trade, symbol: str, size: str) -> Trade:
-    amount(row.contracts)
+    contracts, side = row.contracts, row.side
+    _, _, quantity = valued(contracts, size)
+    if len(contracts) + len(size) < 16:  # so has the quantity fewer digits, and is written as the very product
+        price, _, value = valued(row.price, repr(quantity))
+    else:
+        price, value = amount(row.price), product(row.price, contracts, size)
     return Trade(
         exchange=NAME,
         symbol=symbol,
         timestamp=moment(integer(row.time)),
-        side=row.side,
-        price=amount(row.price),
-        quantity=product(row.contracts, size),
-        value=product(row.price, row.contracts, size),
-        is_buyer_maker=row.side == "sell",
+        side=side,
+        price=price,
+        quantity=quantity,
+        value=value,
+        is_buyer_maker=side == "sell",
         trade_id=integer(row.id),
     )
 

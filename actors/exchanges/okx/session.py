@@ -7,6 +7,7 @@ of candles and of liquidations do not say when they were pushed.
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from sys import intern
 
 import msgspec
@@ -23,11 +24,14 @@ from actors.exchanges.okx.normalise import (
     candle,
     funding,
     liquidation,
+    ohlc,
     open_interest,
     trade,
 )
 from actors.exchanges.okx.wire import Arg
+from actors.exchanges.shapes import DIGITS, UNLIKE, Shapes
 
+TRADES, BARS = b'{"arg":{"channel":"trades",', b'{"arg":{"channel":"candle'  # how their frames begin
 OFFENDER = re.compile(r"channel:([^,\s]+)(?:,instId:([^,\s]+))?")
 SERVICE_UPGRADE, TOO_FREQUENT = "64008", "60014"
 LIQUIDATIONS = Arg("liquidation-orders", instrument_type="SWAP")  # of all contracts, or of none
@@ -50,6 +54,17 @@ def args_of(topic: Topic) -> tuple[Arg, ...]:
             raise ValueError(f"OKX pushes no {topic.kind}")
 
 
+_written = lru_cache(maxsize=1 << 10)(repr)  # of contract sizes, of which there are a handful
+
+
+def interval_of(channel: str) -> str:
+    """What `candle1m` carries."""
+    interval = OUR_INTERVALS.get(channel.removeprefix("candle"))
+    if interval is None:
+        raise BadMessage(f"unknown channel {channel[:20]!r}")
+    return interval
+
+
 class OkxSession:
     def __init__(self, instruments: Mapping[str, Instrument]) -> None:
         self._instruments = instruments
@@ -58,6 +73,7 @@ class OkxSession:
         self._rates: dict[str, FundingRate] = {}
         self._marks: dict[str, float] = {}
         self._requests = 0
+        self._shapes = Shapes()
 
     def subscribe(self, topics: Sequence[Topic]) -> list[str]:
         fresh: dict[Arg, None] = {}
@@ -94,12 +110,34 @@ class OkxSession:
     def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Item]:
         if frame in (b"pong", "pong"):
             return []
+        if isinstance(frame, bytes) and (said := self._read_at_once(frame, received_at)) is not None:
+            return said
         outer = decode(wire.decode_frame, frame, "OKX's frame")
         if outer.event:
             return self._replied(outer)
         if outer.arg is None:
             raise BadMessage("neither a push nor a reply")
-        return self._pushed(outer.arg, outer.data, received_at)
+        said = self._pushed(outer.arg, outer.data, received_at)
+        if said and outer.arg.channel.startswith("candle"):
+            self._shapes.learn(frame)
+        return said
+
+    def _read_at_once(self, frame: bytes, received_at: datetime) -> list[Item] | None:
+        """Trades, and bars of a shape that is known; None: it takes two steps."""
+        try:
+            if frame.startswith(TRADES):
+                trades = wire.decode_trade_frame(frame)
+                symbol = intern(trades.arg.symbol)
+                size = self._size(symbol)
+                return [Update(event := trade(row, symbol, size), event.timestamp) for row in trades.data]
+            if frame.startswith(BARS) and frame.translate(None, DIGITS) in self._shapes:
+                bars = wire.decode_candle_frame(frame)
+                symbol, interval = intern(bars.arg.symbol), interval_of(bars.arg.channel)
+                events = priced(ohlc(row, symbol, interval) for row in bars.data)
+                return [Update(event, received_at) for event in events]
+        except UNLIKE:
+            pass  # what is wrong with it is found in those steps
+        return None
 
     def _pushed(self, arg: Arg, data: msgspec.Raw, received_at: datetime) -> list[Item]:
         symbol = intern(arg.symbol)  # kept for long, and the same few each time
@@ -120,9 +158,7 @@ class OkxSession:
                 found = decode(wire.decode_liquidations, data, "OKX's liquidation-orders")
                 return self._on_liquidations(found, received_at)
             case channel if channel.startswith("candle"):
-                interval = OUR_INTERVALS.get(channel.removeprefix("candle"))
-                if interval is None:
-                    raise BadMessage(f"unknown channel {channel[:20]!r}")
+                interval = interval_of(channel)
                 rows = decode(wire.decode_candles, data, "OKX's candles")
                 return [Update(bar, received_at) for bar in priced(candle(row, symbol, interval) for row in rows)]
             case _:
@@ -132,7 +168,7 @@ class OkxSession:
         listed = self._instruments.get(symbol)
         if listed is None or listed.contract_size is None:
             raise BadMessage(f"of {symbol[:40]!r} it is not known how much one contract is")
-        return repr(listed.contract_size)
+        return _written(listed.contract_size)
 
     def _on_liquidations(self, rows: Sequence[wire.Liquidations], received_at: datetime) -> list[Item]:
         """Those of contracts that are listed: all that OKX has are told, the inverse ones too."""

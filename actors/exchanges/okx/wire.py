@@ -3,10 +3,10 @@
 Only shapes live here. Every number is a string, "" is none, and `sz`, `vol` and `oi` count contracts.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Raw, Struct, field
+from msgspec import Meta, Raw, Struct, field
 
 Direction = Literal["buy", "sell"]
 
@@ -53,6 +53,14 @@ class Trade(Struct, frozen=True):
     side: Direction  # the taker's
     time: str = field(name="ts")
     count: str = "1"
+
+
+class TradeFrame(Struct, frozen=True):
+    """A push of trades: those whose frame begins as all of them do are read in one step."""
+
+    arg: Arg
+    data: list[Trade]
+    event: Literal[""] = ""
 
 
 class LiquidationDetail(Struct, frozen=True):
@@ -108,8 +116,21 @@ class MarkPrice(Struct, frozen=True):
 CandleRow = tuple[str, str, str, str, str, str, str, str, str]
 """[open time, open, high, low, close, volume in contracts, in base, in quote, confirm]; confirm "1" is a closed one."""
 
+JudgedRow = tuple[Annotated[int, Meta(lt=10**16)], float, float, float, float, str, float, float, Literal["0", "1"]]
+
+
+class CandleFrame(Struct, frozen=True):
+    """One of a known shape: see actors.exchanges.shapes."""
+
+    arg: Arg
+    data: list[JudgedRow]
+    event: Literal[""] = ""
+
+
 decode_frame = msgspec.json.Decoder(Frame).decode
 decode_candles = msgspec.json.Decoder(list[CandleRow]).decode
+decode_candle_frame = msgspec.json.Decoder(CandleFrame, strict=False).decode
+decode_trade_frame = msgspec.json.Decoder(TradeFrame).decode
 decode_trades = msgspec.json.Decoder(list[Trade]).decode
 decode_liquidations = msgspec.json.Decoder(list[Liquidations]).decode
 decode_open_interests = msgspec.json.Decoder(list[OpenInterest]).decode
