@@ -10,11 +10,14 @@ raises is raised in the owner's task.
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+import outcome
 import trio
 
 from actors import turns
 
 T = TypeVar("T")
+
+NOTHING: outcome.Value[None] = outcome.Value(None)
 
 
 class Inbox(Generic[T]):
@@ -26,7 +29,6 @@ class Inbox(Generic[T]):
         self._lent: Callable[[], bool] | None = None  # while it waits and may be stood in for
         self._is_due = False  # its turn comes at the end of the present step
         self._is_cut = False  # the owner was cancelled while it was stood in for
-        self._error: Exception | None = None  # for the owner
 
     def put(self, item: T) -> None:
         """Raises trio.WouldBlock where there is no room."""
@@ -45,14 +47,17 @@ class Inbox(Generic[T]):
     def end(self) -> None:
         """Nothing more is put in: the owner takes what is left."""
         self._in.close()
-        self._is_ended = True
-        self.wake()
+        self._finish()
 
     def close(self) -> None:
         """Nothing more is taken."""
         self._out.close()
+        self._finish()
+
+    def _finish(self) -> None:
         self._is_ended = True
-        self.wake()
+        if self._lent is not None:  # while it is stood in for it is woken behind that
+            self.wake()
 
     async def wait(self, take: Callable[[], bool]) -> None:
         """Return when there is something to be taken.
@@ -66,9 +71,6 @@ class Inbox(Generic[T]):
             assert self._owner is None
             self._owner, self._lent, self._is_cut = trio.lowlevel.current_task(), take, False
             await trio.lowlevel.wait_task_rescheduled(self._abort)
-            error, self._error = self._error, None
-            if error is not None:
-                raise error
         else:
             await trio.lowlevel.checkpoint()
         if self.taken == self.given and self._is_ended:
@@ -87,18 +89,18 @@ class Inbox(Generic[T]):
         take, self._lent, self._is_due = self._lent, None, False
         if take is None:
             return
-        will_do = False
-        try:
-            will_do = take()
-        except Exception as error:
-            self._error = error
-        finally:
-            if will_do and self.taken == self.given and not (self._is_ended or self._is_cut):
-                self._lent = take
-            else:
-                self.wake()
+        done = outcome.capture(take)
+        if isinstance(done, outcome.Error):
+            self._wake(done)
+        elif not done.value or self.taken != self.given or self._is_ended or self._is_cut:
+            self._wake()
+        else:
+            self._lent = take
 
     def wake(self) -> None:
+        self._wake()
+
+    def _wake(self, told: outcome.Outcome[None] = NOTHING) -> None:
         owner, self._owner, self._lent, self._is_due = self._owner, None, None, False
         if owner is not None:
-            trio.lowlevel.reschedule(owner)
+            trio.lowlevel.reschedule(owner, told)
