@@ -17,8 +17,6 @@ from actors import turns
 
 T = TypeVar("T")
 
-NOTHING: outcome.Value[None] = outcome.Value(None)
-
 
 class Inbox(Generic[T]):
     def __init__(self, capacity: int) -> None:
@@ -100,7 +98,7 @@ class Inbox(Generic[T]):
     def wake(self) -> None:
         self._wake()
 
-    def _wake(self, told: outcome.Outcome[None] = NOTHING) -> None:
+    def _wake(self, error: outcome.Error | None = None) -> None:
         owner, self._owner, self._lent, self._is_due = self._owner, None, None, False
         if owner is not None:
-            trio.lowlevel.reschedule(owner, told)
+            trio.lowlevel.reschedule(owner, error or outcome.Value(None))
