@@ -166,6 +166,7 @@ async def run(
                 symbols=lambda: loader.running.metrics.symbols,
                 node=node,
                 sinks=sinks,
+                ingests=None if edge is None else edge.ingests,
             )
             metrics = Metrics(subjects) if config.metrics.enabled else None
             page = None if config.metrics.listen else metrics

@@ -28,6 +28,7 @@ from actors.counts import BOUNDS, Histogram
 from actors.events import Kind
 from actors.facade.desk import Desk
 from actors.feeds.everything import ALL
+from actors.mirror.ingests import Ingests
 from actors.node import Node
 from actors.sinks.sinks import Sinks
 from web.access.auth import Auth
@@ -70,6 +71,7 @@ class Subjects:
     desks: Mapping[str, Desk] = field(default_factory=dict)  # of the façade, by exchange
     symbols: Callable[[], bool] = lambda: False  # the series that are one per symbol, too
     node: Node | None = None  # among several
+    ingests: Ingests | None = None  # that an edge asks
     sinks: Sinks | None = None
 
 
@@ -140,6 +142,8 @@ class _Collector(Collector):
             yield from _archive(archive)
         if self._s.node is not None:
             yield from _node(self._s.node)
+        if self._s.ingests is not None:
+            yield from _ingests(self._s.ingests)
         if self._s.sinks is not None:
             yield from _sinks(self._s.sinks)
         yield from _process(self._s.process)
@@ -330,6 +334,15 @@ def _sinks(sinks: Sinks) -> Iterator[Metric]:
     yield _counter("sink_dropped", "Events and gaps that a sink lost", of, dropped)
     pending = [((report.name,), float(report.pending)) for report in reports]
     yield _gauge("sink_pending", "Events and gaps that wait to be written", of, pending)
+
+
+def _ingests(ingests: Ingests) -> Iterator[Metric]:
+    for name, what, counts in (
+        ("answered", "Questions that a node that collects answered", ingests.answered),
+        ("failed", "Times that such a node was not reached, or went away", ingests.failed),
+    ):
+        rows = [((node,), float(count)) for node, count in counts.items()]
+        yield _counter(f"ingest_{name}", what, ("node",), rows)
 
 
 def _process(process: ProcessCounts) -> Iterator[Metric]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from math import inf
 
 import trio
 
@@ -198,8 +199,18 @@ class MemoryEngine:
 
     async def write_bars(self, lease: Lease, topic: str, bars: Mapping[int, bytes]) -> None:
         await self._asked()
-        self._led(lease).bars[topic] = dict(sorted(bars.items())[-self._kept.bars :])
+        it = self._led(lease)
+        last = max(bars, default=inf)
+        newer = {open_ms: text for open_ms, text in it.bars.get(topic, {}).items() if open_ms > last}
+        it.bars[topic] = dict(sorted({**bars, **newer}.items())[-self._kept.bars :])
         self._answer()
+
+    async def bars_since(self, lane: str, topics: Sequence[str]) -> Mapping[str, int]:
+        await self._asked()
+        kept = self._lane(lane).bars
+        found = {topic: next(iter(kept[topic])) for topic in topics if kept.get(topic)}
+        self._answer()
+        return found
 
     async def bars(self, lane: str, topic: str) -> Sequence[bytes]:
         await self._asked()

@@ -75,6 +75,7 @@ class RemoteEngine:
         self._renew, self._present, self._recall = map(script, (scripts.RENEW, scripts.PRESENT, scripts.RECALL))
         self._holders = script(scripts.HOLDERS)
         self._write_bars, self._want = map(script, (scripts.WRITE_BARS, scripts.WANT))
+        self._bars_since = script(scripts.BARS_SINCE)
 
     @property
     def _client(self) -> "Redis[bytes]":
@@ -176,6 +177,10 @@ class RemoteEngine:
         rows = [value for open_ms, text in kept for value in (str(open_ms), text)]
         if not await self._run(self._write_bars, lease.lane, lease.token, topic, *rows):
             raise Fenced(f"{lease.lane} is no longer led by {lease.token}")
+
+    async def bars_since(self, lane: str, topics: Sequence[str]) -> Mapping[str, int]:
+        found = await self._run(self._bars_since, lane, *topics)
+        return {topic: int(id.partition(b"-")[0]) for topic, id in zip(topics, found, strict=True) if id}
 
     async def bars(self, lane: str, topic: str) -> Sequence[bytes]:
         key = self._key(lane, f"bars:{topic}")

@@ -174,9 +174,21 @@ WRITE_BARS = """
 local p = KEYS[1]
 if redis.call('GET', p .. ':lease') ~= ARGV[1] then return 0 end
 local key = p .. ':bars:' .. ARGV[2]
+local newer = #ARGV > 2 and redis.call('XRANGE', key, '(' .. ARGV[#ARGV - 1] .. '-1', '+') or {}
 redis.call('DEL', key)
 for i = 3, #ARGV, 2 do redis.call('XADD', key, ARGV[i] .. '-1', 'd', ARGV[i + 1]) end
+for _, bar in ipairs(newer) do redis.call('XADD', key, bar[1], 'd', bar[2][2]) end
 return 1
+"""
+
+# (topics...) -> of each the id of the oldest bar that is kept, or ''
+BARS_SINCE = """
+local found = {}
+for i, topic in ipairs(ARGV) do
+  local oldest = redis.call('XRANGE', KEYS[1] .. ':bars:' .. topic, '-', '+', 'COUNT', 1)
+  found[i] = oldest[1] and oldest[1][1] or ''
+end
+return found
 """
 
 # (milliseconds, names...) -> all names: KEYS[1] is a set of topics that are wanted, or of nodes that are there, by the

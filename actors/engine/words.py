@@ -205,10 +205,14 @@ class Engine(Protocol):
         """
 
     async def write_bars(self, lease: Lease, topic: str, bars: Mapping[int, bytes]) -> None:
-        """Closed bars of a topic, by their open time in Unix milliseconds, ascending; what was kept is replaced.
+        """Closed bars of a topic, by their open time in Unix milliseconds, ascending; what was kept up to the last
+        of them is replaced.
 
         Those that are said later are added. Raises Fenced, EngineFull.
         """
+
+    async def bars_since(self, lane: str, topics: Sequence[str]) -> Mapping[str, int]:
+        """The open times of the oldest closed bars that are kept, of the topics that have any."""
 
     async def bars(self, lane: str, topic: str) -> Sequence[bytes]:
         """Closed bars of a topic, ascending."""

@@ -42,6 +42,9 @@ from actors.upstream.budget import Budget
 FIRST, AGAIN, SOONEST = 0.2, 60.0, 1.0
 """Seconds between looks for a catalogue: one that is not there yet, a newer one, one that a client's word asks for."""
 
+SERIES_MAX = 2_000  # topics whose bars are held: some 40 kB each
+READ_AGAIN = 10.0  # seconds until bars that do not reach as far as they are asked for are read again
+
 T = TypeVar("T")
 
 _decode = msgspec.json.Decoder(list[Instrument]).decode
@@ -72,6 +75,7 @@ class MirrorConnector:
         self._doubt = trio.Event()
         self.catalogue = Catalogue(exchange.name, exchange.aliases, self._doubt_it)
         self._mirror, self._engine, self._ingests = mirror, engine, ingests
+        self._loaded: dict[tuple[MirrorFeed, str], None] = {}  # whose bars are held, the first that were first
         self._supervise = supervise
         self.check_capability, self.check_interval = exchange.check_capability, exchange.check_interval
 
@@ -178,14 +182,31 @@ class MirrorConnector:
         held = self._present(symbol, "funding")
         return held if isinstance(held, FundingRate) else None
 
-    # --- requests: what is not, asked of nodes with lines ---
-
     def held_ohlc(
         self, symbol: str, interval: str, *, limit: int, start: datetime | None, end: datetime | None
     ) -> list[Ohlc] | None:
-        self.catalogue.resolve(symbol)
+        symbol = self.catalogue.resolve(symbol).symbol
         self.check_interval(interval)
-        return None
+        return self._mirror.feed(symbol).ohlc(interval, limit=limit, start=start, end=end)
+
+    async def _load(self, symbol: str, interval: str) -> None:
+        """Have the bars of a topic that is told, read from the engine where that was not done of late."""
+        feed = self._mirror.feed(self.catalogue.resolve(symbol).symbol)
+        bars = feed.bars.get(interval)
+        if bars is not None and trio.current_time() < bars.filled_at + READ_AGAIN:
+            await bars.read.wait()
+            return
+        try:
+            if await feed.load(interval):
+                self._loaded[feed, interval] = None
+        except EngineAway:
+            return  # the mirror tells
+        while len(self._loaded) > SERIES_MAX:
+            oldest, name = next(iter(self._loaded))
+            del self._loaded[oldest, name]
+            oldest.bars.pop(name, None)
+
+    # --- requests: what is not, asked of nodes with lines ---
 
     def known_ohlc(
         self, symbol: str, interval: str, *, limit: int, end: datetime | None, patience: timedelta
@@ -196,9 +217,12 @@ class MirrorConnector:
         self, symbol: str, interval: str, *, limit: int, start: datetime | None, end: datetime | None
     ) -> list[Ohlc]:
         """Raises MarketError, as who was asked says."""
-        rows = self.held_ohlc(symbol, interval, limit=limit, start=start, end=end)
-        if rows is not None:
-            return rows
+        for is_read in (False, True):
+            rows = self.held_ohlc(symbol, interval, limit=limit, start=start, end=end)
+            if rows is not None:
+                return rows
+            if not is_read:
+                await self._load(symbol, interval)
         times = {"start_time": start, "end_time": end}
         query = {"limit": limit, **{name: time.isoformat() for name, time in times.items() if time is not None}}
         return await self._ask(f"ohlc/{quote(symbol)}/{interval}?{urlencode(query)}", list[Ohlc])

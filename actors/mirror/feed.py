@@ -2,27 +2,39 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from math import inf
+
+import msgspec
+import trio
 
 from actors import clock
 from actors.broadcast import Broadcast, Reader
-from actors.events import Event, FeedState, Kind, Ohlc, Topic, bar_end, from_ms
+from actors.engine.words import CLOSED_BAR, Engine
+from actors.events import Event, FeedState, Gap, Kind, Ohlc, Topic, bar_end, from_ms
 from actors.exchanges.exchange import Exchange
 from actors.feeds.health import FeedReport
 from actors.feeds.quality import TopicReport
+from actors.mirror.bars import MirrorBars
 from actors.mirror.lane import TYPES, Lane
 from actors.relayed import Numbering, Recalled, Relayed, Told
 
 AWAY, SILENT = "the engine is away", "who collects it is silent"
+
+MENDED_WITHIN = 60.0  # seconds that whoever leads may take to write bars again after a gap
+
+_decode = msgspec.json.Decoder(Ohlc).decode
 
 Recall = Callable[[str, Topic, int], Awaitable[list[Recalled] | None]]
 """(lane, topic) -> what the engine remembers, see NumberedSource."""
 
 
 class MirrorFeed:
-    def __init__(self, exchange: Exchange, symbol: str, lane: Lane, recall: Recall) -> None:
+    def __init__(self, exchange: Exchange, symbol: str, lane: Lane, engine: Engine, recall: Recall) -> None:
         self.exchange, self.symbol = exchange, symbol
         self.broadcasts: dict[Topic, Broadcast[Told]] = {}
-        self._lane, self._recall = lane, recall
+        self.bars: dict[str, MirrorBars] = {}  # by interval
+        self._torn_at: dict[str, float] = {}  # by interval: when a gap was told
+        self._lane, self._engine, self._recall = lane, engine, recall
         self._made_at = clock.now()
 
     @property
@@ -40,13 +52,67 @@ class MirrorFeed:
         text = self._lane.now.get(str(topic))
         return None if text is None else Relayed(TYPES[topic.kind], 0, text).event
 
+    # --- bars ---
+
+    def _begins(self, topic: Topic) -> tuple[datetime | None, Ohlc | None]:
+        """Where live updates go on: the open of the first bar whose close is yet to be told; and that bar, as it is."""
+        current = self.current(topic)
+        if isinstance(current, Ohlc) and not current.is_closed:
+            return current.timestamp, current
+        closed = self._lane.closed.get(str(topic))
+        return None if closed is None else bar_end(from_ms(closed), topic.interval or ""), None
+
     def closed_bars(self, interval: str, count: int) -> tuple[datetime, list[Ohlc], bool] | None:
-        """Where live updates go on; the bars before it are the exchange's history, and not held here."""
-        topic = Topic(self.exchange.name, self.symbol, "ohlc", interval)
-        current, closed = self.current(topic), self._lane.closed.get(str(topic))
-        if isinstance(current, Ohlc):
-            return bar_end(current.timestamp, interval) if current.is_closed else current.timestamp, [], False
-        return None if closed is None else (bar_end(from_ms(closed), interval), [], False)
+        """History up to where live updates go on, see Bars.history_before_live, as far as it is held here."""
+        begins, _ = self._begins(self._bar_topic(interval))
+        if begins is None:
+            return None
+        bars = self.bars.get(interval)
+        return begins, bars.before_live(count, begins) if bars is not None else [], False
+
+    def ohlc(self, interval: str, *, limit: int, start: datetime | None, end: datetime | None) -> list[Ohlc] | None:
+        """See Feed.ohlc."""
+        bars = self.bars.get(interval)
+        begins, current = self._begins(self._bar_topic(interval))
+        if bars is None or begins is None or not self.is_current:
+            return None
+        if start is None:
+            return bars.newest(limit, end, begins, current)
+        return bars.between(start, end, limit, begins, current)
+
+    async def load(self, interval: str) -> bool:
+        """Hold what the engine keeps of an interval's bars. False: nothing is told of it, or a gap was just now.
+
+        Raises EngineAway.
+        """
+        topic, lane = self._bar_topic(interval), self._lane
+        bars, epoch = MirrorBars(self.exchange, topic, self.exchange.history), lane.epoch
+        is_torn = trio.current_time() < self._torn_at.get(interval, -inf) + MENDED_WITHIN
+        if is_torn or self._begins(topic)[0] is None:
+            return False
+        self.bars[interval] = bars  # from now on it is told of closes
+        try:
+            texts = await self._engine.bars(lane.name, str(topic))
+        finally:
+            bars.read.set()
+        begins, _ = self._begins(topic)
+        if self.bars.get(interval) is bars and lane.epoch == epoch and begins is not None:
+            bars.fill([_decode(text) for text in texts], begins)
+        return True
+
+    def take_bar(self, interval: str, said: Relayed | Gap) -> None:
+        """Something is told of bars."""
+        bars = self.bars.get(interval)
+        if isinstance(said, Gap):
+            self._torn_at[interval] = trio.current_time()
+            self.bars.pop(interval, None)
+        elif bars is not None and said.text.endswith(CLOSED_BAR):
+            closed = said.event
+            if isinstance(closed, Ohlc) and not bars.close(closed):
+                del self.bars[interval]
+
+    def _bar_topic(self, interval: str) -> Topic:
+        return Topic(self.exchange.name, self.symbol, "ohlc", interval)
 
     async def recall(self, topic: Topic, behind: int) -> list[Recalled] | None:
         return await self._recall(self._lane.name, topic, behind)

@@ -5,6 +5,7 @@ at once, how long a node may take to be reached, and to go on with an answer. On
 next one, as long as nothing of its answer was told.
 """
 
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -100,6 +101,8 @@ class Ingests:
         self._turns = trio.CapacityLimiter(AT_ONCE)
         self._waiting: dict[trio.CancelScope, str] = {}  # for the answer of a node, by name
         self._refused_by: set[str] = set()
+        self.answered: Counter[str] = Counter()  # questions, by the name of the node
+        self.failed: Counter[str] = Counter()  # by that of a node that was not reached or went away
 
     async def run(self) -> None:
         """Give up waiting for nodes that are there no more, until cancelled: one that is frozen says nothing of it."""
@@ -143,8 +146,11 @@ class Ingests:
         problem = "none of them is there"
         for member in sorted(self.present, key=rank):
             try:
-                return await self._answer_of(member, question)
+                response = await self._answer_of(member, question)
+                self.answered[member.name] += 1
+                return response
             except BrokenOff as error:
+                self.failed[member.name] += 1
                 problem = f"{member.name}: {error}"
                 log.warning("ingest.unreachable", node=member.name, address=member.address, reason=str(error))
         raise NotReady(f"no node that collects answers ({problem})")

@@ -65,7 +65,7 @@ class Mirror:
     def feed(self, symbol: str) -> MirrorFeed:
         lane = self.lanes[lane_of(symbol, len(self.lanes))]
         if symbol not in lane.feeds:
-            lane.feeds[symbol] = MirrorFeed(self.exchange, symbol, lane, self._logs.recall)
+            lane.feeds[symbol] = MirrorFeed(self.exchange, symbol, lane, self._engine, self._logs.recall)
         return lane.feeds[symbol]
 
     @contextmanager
@@ -92,6 +92,7 @@ class Mirror:
 
     def _begin_anew(self, lane: Lane) -> None:
         for feed in lane.feeds.values():
+            feed.bars.clear()
             for topic, broadcast in feed.broadcasts.items():
                 broadcast.publish(Renumbered(feed.numbering(topic)))
 
@@ -105,8 +106,11 @@ class Mirror:
             topic, event = topic_named(entry.topic), said(entry)
             if isinstance(event, Relayed):
                 lane.note(topic, entry.topic, event)
-            feed = lane.feeds.get(topic.symbol)
-            if feed is not None and (broadcast := feed.broadcasts.get(topic)) is not None:
+            if (feed := lane.feeds.get(topic.symbol)) is None:
+                continue
+            if topic.interval is not None:
+                feed.take_bar(topic.interval, event)
+            if (broadcast := feed.broadcasts.get(topic)) is not None:
                 broadcast.publish(event)
 
     # --- states ---

@@ -87,6 +87,7 @@ class Writer:
         self._is_cold: set[str] = set()  # symbols that were not heard at the log's end
         self._is_caught_up: set[str] = set()  # topics of bars that are told up to the present
         self._waiting: dict[str, list[Ohlc | Gap]] = {}  # of those that are not
+        self.torn: set[str] = set()  # topics of which a gap was told in this term
 
     # --- what feeds say ---
 
@@ -123,6 +124,11 @@ class Writer:
             self._waiting = {name: waits for name, waits in self._waiting.items() if name in self._topics}
         if self.is_leading:
             self._tell_status(status)
+
+    @property
+    def bars(self) -> dict[str, Topic]:
+        """The topics of bars that spoke here, by name."""
+        return {name: topic for name, topic in self._topics.items() if topic.kind == "ohlc"}
 
     def has_heard(self, symbol: str, seconds: float) -> bool:
         """Whether a symbol's feed delivers, and did so for so long: what happened since then is remembered."""
@@ -232,6 +238,8 @@ class Writer:
             seq = self._seqs[name] = self._seqs.get(name, 0) + 1
         if not self._pending:
             self._on_news()
+        if type == Gap.type:
+            self.torn.add(name)
         self._pending.append((Entry(name, type, seq, text), closes))
 
     def _tell_status(self, status: Status) -> None:

@@ -9,6 +9,9 @@ import httpx
 import pytest
 import trio
 
+from actors.engine.remote import open_engine
+from actors.engine.words import Kept
+from actors.relay.takeover import lane_of
 from actors.simulation.server import Simulator
 from tests.actors.engine.servers import Server, running
 from tests.daemon import test_several
@@ -92,6 +95,18 @@ async def test_edges_tell_the_same_and_the_present_is_answered_from_memory(serve
             await eventually(lambda: caught.callers > 0, within=30)
 
 
+HELD = [
+    "/binance/ohlc/BTCUSDT/1m?limit=100",
+    "/binance/ohlc/btcusdt/5m?limit=3",
+    "/binance/ohlc/BTCUSDT/1m?limit=3&format=csv",
+    "/binance/oi/BTCUSDT",
+    "/binance/funding/BTCUSDT",
+    "/binance/ohlc/NONE/1m",
+    "/binance/ohlc/BTCUSDT/7m",
+    "/binance/ohlc/BTCUSDT/1m?limit=0",
+    "/symbols?q=BTC",
+    "/nothing",
+]
 PASSED = [
     "/binance/ohlc/BTCUSDT/1m?limit=1000",
     "/binance/ohlc/BTCUSDT/3m?limit=5&end_time=2026-09-20T00:00:00Z",
@@ -135,19 +150,49 @@ async def time_passes(sim: Simulator) -> AsyncIterator[None]:
         nursery.cancel_scope.cancel()
 
 
+async def test_what_an_edge_holds_is_answered_as_by_the_node_that_collects_which_is_asked_nothing(
+    server: Server,
+) -> None:
+    async with (
+        exchange(0.0) as sim,
+        trap() as caught,
+        node(sim, server.url, "in", "held") as ingest,
+        node(caught, server.url, "edge", "held", role="edge") as edge,
+        open_engine(server.url, "held", Kept(), patience=30.0) as engine,
+    ):
+        async with time_passes(sim):
+            await healthy(ingest)
+            await serves(edge)
+            topics = ["binance:BTCUSDT:ohlc:1m", "binance:BTCUSDT:ohlc:5m"]
+            lane = f"binance.{lane_of('BTCUSDT', 2)}"
+            with trio.fail_after(30):
+                while set(await engine.bars_since(lane, topics)) != set(topics):  # noqa: ASYNC110 (no event)
+                    await trio.sleep(0.05)
+        for path in HELD:
+            direct, held = await ingest.client.get(path), await edge.client.get(path)
+            assert (held.status_code, held.text) == (direct.status_code, direct.text), path
+            assert told(held) == told(direct), path
+        assert "marketd_ingest_answered_total{" not in (await edge.client.get("/metrics")).text
+
+
 async def test_what_an_edge_does_not_hold_is_answered_as_by_the_node_that_collects(server: Server) -> None:
-    async with exchange(0.0) as sim, trap() as caught, node(sim, server.url, "in", "passed") as ingest:
-        async with node(caught, server.url, "edge", "passed", role="edge") as edge:
-            async with time_passes(sim):
-                await healthy(ingest)
-                await serves(edge)
-            for path in PASSED:
-                for method in ("GET", "HEAD"):
-                    asked = {"Accept-Encoding": "gzip", "Origin": "https://page.example"}
-                    direct = await ingest.client.request(method, path, headers=asked)
-                    through = await edge.client.request(method, path, headers=asked)
-                    assert (through.status_code, through.text) == (direct.status_code, direct.text), path
-                    assert told(through) == told(direct), path
+    async with (
+        exchange(0.0) as sim,
+        trap() as caught,
+        node(sim, server.url, "in", "passed") as ingest,
+        node(caught, server.url, "edge", "passed", role="edge") as edge,
+    ):
+        async with time_passes(sim):
+            await healthy(ingest)
+            await serves(edge)
+        for path in PASSED:
+            for method in ("GET", "HEAD"):
+                asked = {"Accept-Encoding": "gzip", "Origin": "https://page.example"}
+                direct = await ingest.client.request(method, path, headers=asked)
+                through = await edge.client.request(method, path, headers=asked)
+                assert (through.status_code, through.text) == (direct.status_code, direct.text), path
+                assert told(through) == told(direct), path
+        assert "marketd_ingest_answered_total{" in (await edge.client.get("/metrics")).text
         assert caught.callers == 0
 
 

@@ -160,6 +160,7 @@ async def test_closed_bars_are_kept_ascending_each_once(engine: Engine) -> None:
     lease = await led(engine)
     await engine.write_bars(lease, BARS, {minute: b"old %d" % minute for minute in range(5)})
     assert list(await engine.bars(LANE, BARS)) == [b"old 2", b"old 3", b"old 4"]
+    assert await engine.bars_since(LANE, [TOPIC, BARS]) == {BARS: 2}
     one, two = bar(1, closed=True), bar(2, closed=True)
     await say(engine, lease, Burst(1, [one, two, bar(3, closed=False)], {BARS: [60_000, 120_000]}))
     await say(engine, lease, Burst(2, [bar(4, closed=True)], {BARS: [120_000]}))  # a bar closes once
@@ -170,6 +171,10 @@ async def test_closed_bars_are_kept_ascending_each_once(engine: Engine) -> None:
     await say(engine, lease, Burst(3, [bar(5, closed=True)], {BARS: [180_000]}))
     assert list(await engine.bars(LANE, BARS)) == list(rows.values())
     assert (await engine.present(LANE)).closed == {BARS: 180_000}
+    await engine.write_bars(lease, BARS, {30_000: b"older", 60_000: b"another"})  # what was said meanwhile stays
+    kept = [b"older", b"another", two.text, rows[180_000]]
+    assert list(await engine.bars(LANE, BARS)) == kept[-3:]
+    assert (await engine.bars_since(LANE, [BARS]))[BARS] <= 60_000
     await engine.release(lease)
     with pytest.raises(Fenced):
         await engine.write_bars(lease, BARS, {})
