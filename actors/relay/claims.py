@@ -5,6 +5,7 @@ once it stood free for a whole lease. It is awaited where a node that comes befo
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 
 import trio
 
@@ -14,6 +15,7 @@ from actors.relay.members import LOOKS, Members
 from actors.relay.takeover import holder_of, lane_of
 
 SOON = 0.1  # seconds between looks while a lane is about to be handed to us
+BEHIND = 0.01  # seconds behind the end of a lease that is not prolonged
 
 
 class Claims:
@@ -78,7 +80,7 @@ class Claims:
         """Whether a lane that nobody leads is for us to lead."""
         if lane.free_since is None:
             return False
-        heir = self.members.heir(lane.name)
+        heir = self.members.heir(lane.name, lane.left)
         return heir == self._me or (heir is not None and trio.current_time() >= lane.free_since + self._seconds)
 
     # --- to look ---
@@ -88,6 +90,7 @@ class Claims:
         names = [lane.name for lane in self._lanes]
         looked_at = trio.current_time()
         while True:
+            pause = self._seconds / LOOKS
             try:
                 holders = await self._engine.holders(names)
             except EngineAway as error:
@@ -95,7 +98,10 @@ class Claims:
             else:
                 self._answered()
                 for lane in self._lanes:
-                    lane.holder = holders.get(lane.name, (None, 0.0))[0]
+                    holder, left = holders.get(lane.name, (None, inf))
+                    self._see(lane, holder, left)
+                    if lane.lease is None:
+                        pause = min(pause, left + BEHIND)
             now = trio.current_time()
             for lane in self._lanes:
                 if now - looked_at > self._seconds:
@@ -105,8 +111,18 @@ class Claims:
             self._has_looked = self.members.is_known
             self.looked.set()
             self.looked = trio.Event()
-            pause = self._seconds / LOOKS
             await trio.sleep(min(SOON, pause) if self._is_heir_of_another() else pause)
+
+    def _see(self, lane: Lane, holder: str | None, left: float) -> None:
+        """`left`: seconds of the lease, of which there is never less than two thirds where it is prolonged in time."""
+        now = trio.current_time()
+        if holder is None and lane.holder is not None:
+            # Whoever was seen with a lease that ran out since is dead or asleep, and may be thought there for a while.
+            has_run_out = lane.is_silent and now < lane.seen_at + self._seconds / 2
+            lane.left = holder_of(lane.holder)[0] if has_run_out else None
+        lane.holder, lane.is_silent = holder, holder is not None and left < self._seconds / 2
+        if holder is not None:
+            lane.seen_at = now
 
     def _note(self, lane: Lane, now: float) -> None:
         leader = None if lane.holder is None else holder_of(lane.holder)[0]

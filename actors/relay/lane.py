@@ -1,10 +1,12 @@
 """One lane, and what is known of it here."""
 
 from dataclasses import dataclass, field
+from math import inf
 
 import trio
 
 from actors.engine.words import EngineAway, Lease, Refused
+from actors.relay.reading import Reading
 from actors.relay.writer import Writer
 
 
@@ -25,7 +27,13 @@ class Lane:
     is_awaited: bool = False  # where we lead: by a node that comes before us and could lead at once
     called: trio.Event = field(default_factory=trio.Event)  # one of the two came to be
     holder: str | None = None  # the token of who leads it, as it was seen last
-    free_since: float | None = None  # by Trio's clock; None: somebody leads it
+    is_silent: bool = False  # it does not prolong its lease
+    seen_at: float = -inf  # when that was, by Trio's clock
+    free_since: float | None = None  # None: somebody leads it
+    left: str | None = (
+        None  # of a lane that nobody leads: the node that let its lease run out, though the engine was there
+    )
+    ahead: Reading | None = None  # its log, of which the most is read while the lease of one that is silent runs out
     ours_since: float | None = None  # to follow, by the order of nodes; None: it is not
 
     def refuse(self, refusal: Refused | EngineAway) -> None:

@@ -58,9 +58,12 @@ class Members:
         collectors = [member for member in self.present if member.role != "edge"]
         return sorted(collectors, key=lambda member: blake2b(f"{lane}|{member.name}".encode(), digest_size=8).digest())
 
-    def heir(self, lane: str) -> str | None:
-        """Who is to lead a lane that nobody leads: the first that could at once, or else the first; None: nobody."""
-        order = self.order(lane)
+    def heir(self, lane: str, left: str | None = None) -> str | None:
+        """Who is to lead a lane that nobody leads: the first that could at once, or else the first; None: nobody.
+
+        `left`: the node that led it and fell silent; it is to be heir where there is no other.
+        """
+        order = sorted(self.order(lane), key=lambda member: member.name == left)
         return next((member.name for member in order if lane in member.ready), order[0].name if order else None)
 
     def before_me(self, lane: str) -> str | None:

@@ -1,6 +1,9 @@
-"""A lane's log, read in pages: whoever takes a lane over, with many others, must keep its lease while it reads."""
+"""A lane's log, read in pages: whoever takes a lane over, with many others, must keep its lease while it reads.
 
-from actors.engine.words import Engine, Told
+The most of it is read before that, while the lease of a leader that fell silent runs out.
+"""
+
+from actors.engine.words import Engine, Present, Told
 
 PAGE = 200  # bursts, each of which is some events: milliseconds
 
@@ -19,3 +22,8 @@ class Reading:
         page = await self._engine.tail(self._lane, behind, PAGE)
         self.bursts += page
         self.is_over = len(page) < PAGE
+
+    def leads_to(self, present: Present) -> bool:
+        """Nothing is missing of what was read: not so where the engine came back older meanwhile, or trimmed more."""
+        numbers = [told.n for told in self.bursts]
+        return numbers == list(range(present.n + 1 - len(numbers), present.n + 1))

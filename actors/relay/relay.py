@@ -125,8 +125,10 @@ class Relay:
 
     async def _obtain(self, lane: Lane) -> Lease:
         while True:
-            await self.claims.looked.wait()
             if not self.claims.may_take(lane):
+                await self._read_ahead(lane)
+            if not self.claims.may_take(lane):
+                await self.claims.looked.wait()
                 continue
             lane.free_since = None  # whoever takes it
             try:
@@ -154,7 +156,7 @@ class Relay:
                 present = await self._renew(lane, present, until)
             if lane.epoch not in ("", present.epoch):
                 lane.past.add(lane.epoch)
-            tail, until = await self._read(lane, lease, until)
+            tail, until = await self._read(lane, lease, until, present)
             lane.epoch, lane.n = present.epoch, present.n
             self._sharing.begin(lane.name, present.epoch, tail)
             lane.refusal, lane.called = None, trio.Event()
@@ -169,16 +171,35 @@ class Relay:
                 until = trio.current_time() + self._seconds
                 await self._insist(partial(self._engine.hold, lease, self._seconds), until)
 
-    async def _read(self, lane: Lane, lease: Lease, until: float) -> tuple[Sequence[Logged], float]:
+    async def _read(self, lane: Lane, lease: Lease, until: float, present: Present) -> tuple[Sequence[Logged], float]:
         """The log, and until when the lane is led after that."""
-        reading = Reading(self._engine, lane.name)
-        while not reading.is_over:
-            now = trio.current_time()
-            if now >= until - self._seconds + self._seconds / RENEWALS:
-                await self._insist(partial(self._engine.hold, lease, self._seconds), until)
-                until = now + self._seconds
-            await self._insist(reading.read_on, until)
-        return reading.bursts, until
+        ahead, lane.ahead = lane.ahead, None
+        readings = [Reading(self._engine, lane.name)]
+        if ahead is not None:
+            ahead.is_over = False
+            readings.append(ahead)
+        while True:
+            reading = readings.pop()
+            while not reading.is_over:
+                now = trio.current_time()
+                if now >= until - self._seconds + self._seconds / RENEWALS:
+                    await self._insist(partial(self._engine.hold, lease, self._seconds), until)
+                    until = now + self._seconds
+                await self._insist(reading.read_on, until)
+            if not readings or reading.leads_to(present):
+                return reading.bursts, until
+
+    async def _read_ahead(self, lane: Lane) -> None:
+        """Read the log of a lane whose leader is silent, in time for its takeover."""
+        if not lane.is_silent or not self.claims.follows(lane):
+            lane.ahead = None
+        elif lane.ahead is None:
+            lane.ahead = ahead = Reading(self._engine, lane.name)
+            try:
+                while lane.is_silent and not ahead.is_over:
+                    await ahead.read_on()
+            except EngineAway as error:
+                self._failed(error)
 
     def _repeat(self, present: Present, tail: Sequence[Logged]) -> None:
         for told in of_this_memory(tail):

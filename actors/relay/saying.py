@@ -67,6 +67,9 @@ class Saying:
                     continue
                 await trio.sleep_until(began + self._flush)
                 began = trio.current_time()
+            if self.is_refused:  # what was not taken is not ours to say any more: others tell how the engine is
+                self._unsaid_since = None
+                self._answered()
 
     def _bursts(self) -> dict[Lease, tuple[_Led, Burst]]:
         """What lanes that are led have to say."""

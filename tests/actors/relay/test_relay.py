@@ -9,11 +9,11 @@ import trio.testing
 from trio.testing import MockClock
 
 from actors.engine.memory import MemoryEngine
-from actors.engine.words import Burst, EngineFull, Lease, Member, Refused
+from actors.engine.words import Burst, EngineFull, Fenced, Lease, Member, Refused
 from actors.events import Topic
 from actors.relay.members import Members
 from actors.relay.relay import Relay
-from actors.relay.saying import MOST, Saying
+from actors.relay.saying import MOST, PAUSE, Saying
 from actors.relay.takeover import lane_of
 from actors.relay.writer import BURST, Knows
 from tests.actors.relay.fixtures import LEASE, supervise, trade
@@ -119,3 +119,18 @@ async def test_lanes_of_which_an_engine_takes_nothing_for_a_lease_are_let_go(
     engine.is_full = False
     await trio.sleep(LEASE)
     assert sum(engine.calls) == 2 * len(SYMBOLS)  # told once, by the next term
+
+
+async def test_what_was_not_taken_is_no_trouble_any_more_when_somebody_else_has_to_say_it(
+    engine: Counting, relays: list[Relay], autojump_clock: MockClock
+) -> None:
+    engine.is_full = True
+    hear(relays, 1)
+    await trio.testing.wait_all_tasks_blocked()
+    saying = relays[0]._saying
+    assert saying.is_refused
+    for lane in (lane for relay in relays for lane in relay.lanes):
+        lane.refuse(Fenced("another node leads it"))
+    await trio.sleep(PAUSE)
+    await trio.testing.wait_all_tasks_blocked()
+    assert not saying.is_refused
