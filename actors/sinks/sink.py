@@ -25,7 +25,7 @@ from actors.sinks.rows import Channel, Failed, Lost, Row, Writing, WritingOver, 
 
 QUEUE = 100_000  # events that may wait here
 BATCH = 500  # rows that are handed over in one turn
-PACE = 0.02  # seconds between turns: rows that come together are written together
+PACE = 0.05  # seconds between turns: rows that come together are written together
 LOOK = 1.0  # seconds between looks at a connection that nothing is written to
 PATIENCE = 5.0  # seconds without an answer before the other system is called failing
 RETRY = 1.0  # seconds before rows that were refused are offered again
