@@ -6,7 +6,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY actors actors
 COPY daemon daemon
 COPY web web
-RUN /opt/marketd/bin/pip install --no-cache-dir .
+# What one machine alone never imports; `--build-arg EXTRAS=` leaves it out, `EXTRAS=engine,kafka,arrow` adds Parquet.
+ARG EXTRAS=engine,kafka
+RUN /opt/marketd/bin/pip install --no-cache-dir ".[$EXTRAS]"
 
 FROM python:3.13-slim
 RUN useradd --system --no-create-home --shell /usr/sbin/nologin marketd \

@@ -14,6 +14,7 @@ from daemon import output
 FILES = {
     "systemd": "marketd.service",
     "compose": "compose.yaml",
+    "compose-cluster": "compose-cluster.yaml",
     "kubernetes": "kubernetes.yaml",
     "alerts": "alerts.yaml",
     "grafana": "grafana.json",

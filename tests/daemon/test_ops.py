@@ -12,8 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
+from actors.engine.remote import open_engine
+from actors.engine.words import EngineAway, EngineUnfit, Kept
+from actors.exchanges.exchange import load_exchanges
+from daemon.config import load
+from daemon.dump import dump
+from daemon.main import exchange_defaults
 from daemon.ops import FILES, text_of
 from daemon.settings import Config
+from tests.actors.engine import servers
 
 ROOT = Path(__file__).parents[2]
 SYSTEMD = shutil.which("systemd-analyze")
@@ -97,6 +104,60 @@ def test_compose() -> None:
     assert used == set(tree["configs"])
     for content in filter(None, (config.get("content") for config in tree["configs"].values())):
         assert isinstance(yaml.safe_load(content), dict)
+
+
+def interpolated(text: str) -> str:
+    """As compose does it, with the password in its .env."""
+    text = re.sub(r"\$\{ENGINE_PASSWORD:\?[^}]+\}", "hunter2", text)
+    return re.sub(r"\$\{\w+:-\}", "", text)
+
+
+@pytest.fixture
+def cluster() -> Any:
+    return yaml.safe_load(interpolated(text_of("compose-cluster")))
+
+
+def test_compose_cluster_is_a_pair_an_edge_and_a_server(cluster: Any, tmp_path: Path) -> None:
+    nodes = {name: service for name, service in cluster["services"].items() if name != "valkey"}
+    config = tmp_path / "config.toml"
+    config.write_text((ROOT / "config.toml").read_text())
+    archives, roles = set(), {}
+    for name, service in nodes.items():
+        loaded = load(config, service["environment"], defaults=exchange_defaults(load_exchanges()))
+        assert not (set(service["environment"]) - {"PORT"}) & set(os.environ)
+        assert loaded.engine.url == "redis://:hunter2@valkey:6379/0"
+        assert (loaded.engine.name, loaded.engine.address) == (name, f"http://{name}:8000")
+        assert (loaded.server.host, loaded.server.port) == ("0.0.0.0", 8000)
+        assert "hunter2" not in dump(loaded)
+        roles[name] = loaded.engine.role
+        if loaded.engine.role != "edge":
+            archives.add(loaded.archive.path)
+            assert loaded.engine.budget_share == 0.5
+        assert service["depends_on"]["valkey"]["condition"] == "service_healthy"
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+        assert "healthcheck" in service
+    assert roles == {"left": "both", "right": "both", "edge": "edge"}
+    assert len(archives) == 2
+    ports = [port for service in nodes.values() for port in service["ports"]]
+    assert len(set(ports)) == 3
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert "ports" not in cluster["services"]["valkey"]
+    mounted = {volume.split(":")[0] for service in cluster["services"].values() for volume in service["volumes"]}
+    assert mounted - {"./config.toml"} == set(cluster["volumes"])
+
+
+async def test_the_cluster_s_server_is_one_that_nodes_can_use(cluster: Any, tmp_path: Path) -> None:
+    """The settings that it is given, on a real one: it wants the password, keeps what it has and forgets nothing."""
+    settings = tmp_path / "valkey.conf"
+    settings.write_text(cluster["configs"]["valkey"]["content"])
+    with servers.running("valkey", "--include", str(settings)) as server:
+        url = server.url.replace("redis://", "redis://:hunter2@")
+        async with open_engine(url, "p", Kept()) as engine:
+            assert await engine.check(4) == 4
+            assert await engine.check(8) == 4
+        async with open_engine(server.url, "p", Kept()) as engine:
+            with pytest.raises((EngineAway, EngineUnfit)):
+                await engine.check(4)
 
 
 def test_kubernetes() -> None:
