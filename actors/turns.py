@@ -18,6 +18,7 @@ from trio.lowlevel import RunVar
 
 SLICE = 0.02  # seconds of one pass in which work is begun
 LEAST = 20  # pieces of it that are begun all the same: of those seconds other programs may have taken most
+PAGE = 10  # pieces that reading a thousand rows counts as
 PASSES = 100  # that one waits for room at most
 
 
@@ -85,8 +86,11 @@ def bound() -> None:
     _passes.set(passes)
 
 
-async def room() -> None:
-    """Return in a pass that has room for more work: mostly at once, without a checkpoint."""
+async def room(pieces: int = 1) -> None:
+    """Return in a pass that has room for more work: mostly at once, without a checkpoint.
+
+    `pieces`: what is to be done is that many times what a frame takes, some 0.1 ms.
+    """
     passes = _passes.get()
     if passes is None:
         return
@@ -94,7 +98,7 @@ async def room() -> None:
         if passes.have_room:
             break
         await trio.lowlevel.checkpoint()
-    passes.begun += 1
+    passes.begun += pieces
 
 
 def step() -> Step:

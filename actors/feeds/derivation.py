@@ -31,9 +31,16 @@ class Derivation:
         return self._next is not None and (time == self._next or (time > self._next and not self._has_empty_bars))
 
     def restart(self, minutes: Iterable[Ohlc]) -> None:
-        """Begin again from minutes that are held, ascending and without a hole; the last may be open."""
+        """Begin again from minutes that are held, ascending and without a hole; the last may be open.
+
+        Whatever was before the last minute with which a bar begins makes no difference, and there may be a day of it.
+        """
+        held = [*minutes]
+        begins = next(
+            (at for at in reversed(range(len(held))) if self._start(held[at]) == held[at].timestamp), len(held)
+        )
         self.interrupt()
-        for minute in minutes:
+        for minute in held[begins:]:
             self.apply(minute)
 
     def interrupt(self) -> None:

@@ -199,14 +199,20 @@ class History:
             raise problem
 
     async def _load(self, interval: str, bars: Bars) -> None:
-        """Raises MarketError. What was fetched is forgotten at the end: it takes ten times what is held of it."""
+        """Raises MarketError. What was fetched is forgotten at the end: it takes ten times what is held of it.
+
+        In many small pieces, since a thousand feeds do so at once. Whatever the stream says in between finds all bars,
+        packed or not, and each derivation as it was or begun anew.
+        """
         rows = await self._background.ohlc(self._symbol, interval, limit=bars.history)
-        await turns.room()
+        await turns.room(turns.PAGE)
         self._tell(interval, bars.loaded(rows))
-        if interval == BASE and self._derivations:
-            minutes = list(bars.rows)
-            for derivation in self._derivations.values():
-                derivation.restart(minutes)
+        if interval == BASE:
+            for derivation in list(self._derivations.values()):
+                await turns.room(turns.PAGE)
+                derivation.restart(bars.rows)
+        while bars.rows.pack():
+            await turns.room()
         if bars.needs_load:
             raise NotReady(f"the {interval} bars do not yet reach up to the stream's")
 

@@ -21,16 +21,17 @@ _opened = attrgetter("timestamp")
 
 
 class Rows:
-    """Up to `most` bars, ascending; where one more comes, the oldest goes."""
+    """Up to `most` bars, ascending; where one more comes, the oldest goes.
+
+    Those that it begins with are packed block by block when `pack` is called: all at once would take milliseconds.
+    """
 
     def __init__(self, where: Where, most: int, bars: Iterable[Ohlc] = ()) -> None:
         self._where, self._most = where, most
         self._blocks: list[Packed | Plain] = []  # of BLOCK bars each
         self._gone = 0  # bars of the first block that are no longer held
         self._packed = 0  # bars in blocks, without those
-        self._events: list[Ohlc] = []  # what comes behind the blocks
-        for bar in bars:
-            self.append(bar)
+        self._events = [*bars][-most:]  # what comes behind the blocks
 
     def __len__(self) -> int:
         return self._packed + len(self._events)
@@ -48,12 +49,18 @@ class Rows:
     def append(self, bar: Ohlc) -> None:
         """One more bar, newer than all; of the others only the newest may change from now on."""
         self._events.append(bar)
-        if len(self._events) == BLOCK + NEWEST:
-            self._blocks.append(pack(self._where, self._events[:BLOCK]))
-            self._packed += BLOCK
-            del self._events[:BLOCK]
+        self.pack()
         if len(self) > self._most:
             self._drop_oldest()
+
+    def pack(self) -> bool:
+        """Pack one block of what may be; whether there was one."""
+        if len(self._events) < BLOCK + NEWEST:
+            return False
+        self._blocks.append(pack(self._where, self._events[:BLOCK]))
+        self._packed += BLOCK
+        del self._events[:BLOCK]
+        return True
 
     def _drop_oldest(self) -> None:
         if not self._blocks:

@@ -163,7 +163,7 @@ class RestClient:
                 continue
             self._raise_for(answer, question.path)
             if self._caller == "background":
-                await turns.room()  # a page of a thousand rows takes some milliseconds to read
+                await turns.room(turns.PAGE)
             return answer.body
         raise AssertionError("unreachable")
 

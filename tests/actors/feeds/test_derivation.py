@@ -104,3 +104,21 @@ def test_volumes_add_up_without_noise(volumes: list[Decimal]) -> None:
     last = bars[-1]
     assert last is not None
     assert last.volume == float(sum(volumes))
+
+
+@given(st.booleans(), st.integers(-20, 20), st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=40))
+def test_what_a_restart_leaves_out_makes_no_difference(
+    has_empty_bars: bool, first: int, steps: list[tuple[int, bool]]
+) -> None:
+    """A restart against all minutes, told one by one; some are missing, some never closed."""
+    told, at = [], first
+    for step, is_closed in steps:
+        at += step if step > 2 else 1
+        told.append(minute(at, 100.0 + at, "0.1", closed=is_closed))
+    restarted, slow = (Derivation("5m", has_empty_bars=has_empty_bars) for _ in range(2))
+    restarted.restart(told)
+    for one in told:
+        slow.apply(one)
+    for later in range(at, at + 7):
+        one = minute(later, 50.0, "0.2")
+        assert restarted.apply(one) == slow.apply(one)

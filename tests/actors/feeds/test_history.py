@@ -2,15 +2,20 @@
 
 import weakref
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
+from actors import turns
 from actors.errors import UpstreamTimeout
 from actors.events import Ohlc
 from actors.exchanges.binance import EXCHANGE
+from actors.feeds import rows
 from actors.feeds.history import History
+from actors.feeds.packing import pack
 from tests.actors.feeds.test_packing import bar
 
 
@@ -101,3 +106,60 @@ async def test_a_load_that_fails_makes_room_for_others() -> None:
     assert failed.is_set()
     await load_all(1, rest, loads, lambda: None)
     assert rest.asked == ["S0 1m", "S0 5m", "S0 1m", "S0 5m"]
+
+
+class Answered:
+    """Answers at once, with as many bars as were asked for."""
+
+    async def ohlc(self, symbol: str, interval: str, *, limit: int, **_: Any) -> list[Ohlc]:
+        return [bar(index) for index in range(limit)]
+
+
+async def test_a_load_is_many_small_pieces_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for one piece in a pass somebody else has a turn between any two blocks that are packed."""
+    turns.bound()
+    monkeypatch.setattr(turns, "SLICE", 0.0)
+    monkeypatch.setattr(turns, "LEAST", 1)
+    history = history_of("BTCUSDT", Answered(), trio.CapacityLimiter(1))
+    others_turns, packed, most = 0, 0, 0
+
+    def count(*_: Any) -> Any:
+        nonlocal packed
+        packed += 1
+        return pack(*_)
+
+    async def wait_for_turns(loaded: trio.Event) -> None:
+        nonlocal others_turns, packed, most
+        while not loaded.is_set():
+            most, packed, others_turns = max(most, packed), 0, others_turns + 1
+            await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(rows, "pack", count)
+    loaded = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for_turns, loaded)
+        await history.load()
+        loaded.set()
+    blocks = (EXCHANGE.history - rows.NEWEST) // rows.BLOCK
+    assert most <= 2  # Trio may put the other first in one pass and last in the next
+    assert others_turns >= blocks
+    found = history.ohlc("1m", limit=EXCHANGE.history, start=None, end=None)
+    assert found == [bar(index) for index in range(EXCHANGE.history)]
+
+
+async def test_what_the_stream_says_while_a_load_is_packed_finds_all_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns.bound()
+    monkeypatch.setattr(turns, "SLICE", 0.0)
+    monkeypatch.setattr(turns, "LEAST", 1)
+    history = history_of("BTCUSDT", Answered(), trio.CapacityLimiter(1))
+    count = EXCHANGE.history
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(history.load)
+        while history.held_since("1m") is None:
+            await trio.lowlevel.checkpoint()
+        for at in range(count, count + 40):
+            new = bar(at)
+            history.apply(new, new.timestamp + timedelta(minutes=1))
+            await trio.lowlevel.checkpoint()
+            held = history.ohlc("1m", limit=count, start=None, end=None)
+            assert held == [bar(index) for index in range(at + 1 - count, at + 1)]

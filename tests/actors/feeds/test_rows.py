@@ -1,5 +1,6 @@
 """The run of bars that is held: a plain list says what it must answer, whatever is packed of it."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import pytest
@@ -111,15 +112,42 @@ def test_at_its_full_size_it_answers_as_a_list_would() -> None:
                 assert rows.count_before(time) == listed.count_before(time)
 
 
+def packed(most: int, bars: Iterable[Ohlc]) -> Rows:
+    rows = Rows(WHERE, most, bars)
+    while rows.pack():
+        pass
+    return rows
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_what_is_not_packed_yet_answers_as_a_list_would(steps: int) -> None:
+    rows, listed = Rows(WHERE, 200, map(bar, range(250))), Listed(200)
+    for index in range(250):
+        listed.append(bar(index))
+    for index in range(250, 480):
+        for _ in range(steps if index > 260 else 0):
+            rows.pack()
+        rows.append(bar(index))
+        listed.append(bar(index))
+        if index % 5 == 0:
+            assert exactly(list(rows)) == exactly(listed.bars)
+            assert rows.first_open == listed.bars[0].timestamp
+            for start in (0, 1, BLOCK, 150, 199):
+                assert exactly(rows.part(start, start + 45)) == exactly(listed.part(start, start + 45))
+                time = bar(index - start).timestamp
+                assert rows.count_before(time) == listed.count_before(time)
+    assert len(rows._events) < BLOCK + NEWEST  # each that came packed a block of those that waited
+
+
 def test_all_but_the_newest_are_packed() -> None:
-    rows = Rows(WHERE, 1500, map(bar, range(1500)))
+    rows = packed(1500, map(bar, range(1500)))
     assert len(rows._blocks) == (1500 - NEWEST) // BLOCK
     assert all(isinstance(block, Packed) for block in rows._blocks)
     assert NEWEST <= len(rows._events) < BLOCK + NEWEST
 
 
 def test_who_asks_again_is_given_the_same_bars() -> None:
-    rows = Rows(WHERE, 100, map(bar, range(100)))
+    rows = packed(100, map(bar, range(100)))
     before = rows.part(20, 100)
     rows.append(bar(100))  # the oldest goes
     after = rows.part(19, 100)
@@ -128,7 +156,7 @@ def test_who_asks_again_is_given_the_same_bars() -> None:
 
 
 def test_looking_through_all_of_them_keeps_nothing_unpacked() -> None:
-    rows = Rows(WHERE, 100, map(bar, range(100)))
+    rows = packed(100, map(bar, range(100)))
     module._unpacked.cache_clear()
     assert len(list(rows)) == 100
     assert module._unpacked.cache_info().currsize == 0
