@@ -44,6 +44,7 @@ SUFFIX = {"binance": "USDT", "bybit": "USDT", "hyperliquid": "", "okx": "-USDT-S
 FORCED = ("bybit", "hyperliquid")  # those whose liquidations are known one by one
 BARS = ("1m", "5m")
 MINUTE = 60_000
+OVER_ALL = ["all:large_trades", "all:liquidations"]
 HOP = 0.7  # seconds between hops
 SETTLED = 12.0  # seconds that the end waits for repairs
 KINDS = {
@@ -195,6 +196,7 @@ async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for kind in ("trades", "large_trades", *(f"ohlc:{bar}" for bar in BARS), "liquidations", "funding", "oi")
         if kind != "liquidations" or name in FORCED
     ]
+    topics += OVER_ALL
     exchanges = load_exchanges()
     report: dict[str, Any] = {}
     async with trio.open_nursery() as nursery:
@@ -249,6 +251,8 @@ async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                             if topic.startswith(f"{name}:{symbol}:"):
                                 for heard in everybody:
                                     heard.compare(topic, truths[name, coin], bars)
+                for heard in everybody:
+                    heard.compare_all("all:large_trades")
                 report = summary(trial.faults, everybody, ledger, time.monotonic() - began, options)
         finally:
             for node in nodes:

@@ -18,6 +18,8 @@ from actors.relay.takeover import lane_of, topic_named
 from tests.benchmarks.truth import Truth
 
 MOMENTS = ("trade", "large_trade", "liquidation")
+ALL = "all:"  # how topics over everything begin
+LATE = 60_000  # ms of the market, which is faster than time
 QUIET = 0.3  # seconds of silence of a lane from which on it is noted
 EARLIER = 1.0  # seconds before a fault in which a lane may have been heard last
 RETRY = 0.1  # seconds before a node that refused is asked again
@@ -26,6 +28,8 @@ RETRY = 0.1  # seconds before a node that refused is asked again
 class Frame(msgspec.Struct):
     type: str
     topic: str = ""
+    exchange: str = ""
+    symbol: str = ""
     epoch: str = ""
     seq: int | None = None
     timestamp: str = ""
@@ -79,7 +83,8 @@ class Heard:
         )  # by topic, open times of bars, with the epoch
         self.forced: defaultdict[str, defaultdict[int, list[str]]] = defaultdict(lambda: defaultdict(list))  # by ms
         self.gaps: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # announced losses, in ms
-        self._ids: defaultdict[str, dict[int | str, str]] = defaultdict(dict)  # with the epoch
+        self._ids: defaultdict[str, dict[tuple[str, str, int | str], str]] = defaultdict(dict)  # with the epoch
+        self._large: dict[tuple[str, str, int | str], int] = {}  # in ms
         self._first: dict[str, str] = {}  # the time of the first event
         self._latest: dict[str, str] = {}
         self._is_anew: dict[str, str] = {}  # topics whose next number may be any: the time of the last event before
@@ -103,7 +108,8 @@ class Heard:
         elif frame.type == "status":
             self.states[f"{frame.state}: {frame.reason}"] += 1
         elif frame.seq is not None:
-            self._note_lane(frame.topic, now)
+            if not frame.topic.startswith(ALL):
+                self._note_lane(frame.topic, now)
             self._take_numbered(frame, frame.seq, text)
         elif frame.type == "error":
             self._fault("errors", text.decode())
@@ -152,8 +158,11 @@ class Heard:
         if not self._ledger.agrees(topic, frame.epoch, seq, text):
             self._fault("different_bytes", text.decode())
         if frame.type in ("trade", "large_trade"):
-            known = self._ids[topic].get(frame.trade_id)
-            self._ids[topic][frame.trade_id] = frame.epoch
+            id = frame.exchange, frame.symbol, frame.trade_id
+            known = self._ids[topic].get(id)
+            self._ids[topic][id] = frame.epoch
+            if frame.type == "large_trade":
+                self._large[id] = _ms(frame.timestamp)
             if known == frame.epoch:
                 self._fault("trades_twice", text.decode())
             elif known is not None:  # the server forgot, and the client was told to begin anew
@@ -188,7 +197,7 @@ class Heard:
         kind = topic_named(topic)
         if kind.kind == "trades":
             for id, at in truth.trades.items():
-                if first < at < last and id not in self._ids[topic]:
+                if first < at < last and (kind.exchange, kind.symbol, id) not in self._ids[topic]:
                     self._miss("trades_lost", topic, at, id)
         elif kind.kind == "liquidations":
             for at, count in Counter(truth.liquidations).items():
@@ -201,6 +210,23 @@ class Heard:
             for bar in bars[kind.interval]:
                 if times[0] < bar["timestamp"] < times[-1] and bar["timestamp"] not in self.closed[topic]:
                     self._miss("bars_missing", topic, _ms(bar["timestamp"]), "a bar")
+
+    def compare_all(self, topic: str) -> None:
+        """Large trades over everything are those of single symbols, where a client was told of both all the while."""
+        if topic not in self._first:
+            self._fault("silent_topics", topic)
+            return
+        for id, at in self._large.items():
+            own = f"{id[0]}:{id[1]}:large_trades"
+            if own not in self._first:
+                continue
+            first = max(_ms(self._first[topic]), _ms(self._first[own]))
+            last = min(_ms(self._latest[topic]), _ms(self._latest[own]))
+            if first < at < last - LATE:
+                if id not in self._ids[topic]:
+                    self._miss("shared_lost", topic, at, id)
+                elif id not in self._ids[own]:
+                    self._miss("shared_alone", own, at, id)
 
 
 def _ms(timestamp: str) -> int:
