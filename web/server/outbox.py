@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from math import inf
@@ -81,7 +81,6 @@ class Outbox:
     __slots__ = (
         "_capacity",
         "_direct",
-        "_fileno",
         "_flush_by",
         "_flushing",
         "_nursery",
@@ -92,6 +91,7 @@ class Outbox:
         "_size",
         "_socket",
         "_tls",
+        "_write",
         "_write_deadline",
         "closed",
         "cut",
@@ -114,8 +114,9 @@ class Outbox:
         self._tls = stream if isinstance(stream, trio.SSLStream) else None
         transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
         self._socket = transport.socket
-        # Asked for at every write: -1 once the socket is closed, so a reused number is never hit.
-        self._fileno = self._socket.fileno
+        # The plain socket's own, which Trio's does not have. Once the socket is closed it fails: a descriptor's number
+        # may be another file's by then.
+        self._write: Callable[[bytes], int] = self._socket._sock.send  # type: ignore[attr-defined]
         self._nursery = nursery
         self._write_deadline = write_deadline
         self._capacity = capacity
@@ -141,10 +142,20 @@ class Outbox:
         """Send one or several whole WebSocket frames; does nothing once closed."""
         if self.closed:
             return
-        if self._size and self._size + len(frames) > self._capacity:
+        if self._direct:  # here and not in a function of its own: this is what a delivery costs
+            try:
+                sent = self._write(frames)
+            except BlockingIOError:
+                sent = 0
+            except OSError:  # the peer is gone; the reader finds out too and tells the app
+                self.end()
+                return
+            if sent < len(frames):
+                self._queue_from(frames, sent)
+        elif self._size and self._size + len(frames) > self._capacity:
             self._overflow()
         else:
-            self._put(frames)
+            self._queue(frames)
 
     def close(self, code: int, reason: str = "") -> None:
         """Queue a close frame after what is pending; the connection ends once it is `answered`, or soon without.
@@ -205,21 +216,24 @@ class Outbox:
         self.end()
         self._nursery.cancel_scope.cancel()
 
-    def _put(self, data: bytes | memoryview) -> None:
-        if self._direct:
-            try:
-                sent = os.write(self._fileno(), data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:  # the peer is gone; the reader finds out too and tells the app
-                self.end()
-                return
-            if sent == len(data):
-                return
-            if sent:
-                data = memoryview(data)[sent:]
-                self._partial = True
-        self._queue(data)
+    def _put(self, data: bytes) -> None:
+        if not self._direct:
+            self._queue(data)
+            return
+        try:
+            sent = self._write(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.end()
+            return
+        self._queue_from(data, sent)
+
+    def _queue_from(self, data: bytes, sent: int) -> None:
+        """What the socket did not take of it."""
+        if sent < len(data):
+            self._partial = sent > 0
+            self._queue(memoryview(data)[sent:] if sent else data)
 
     def _queue(self, data: bytes | memoryview) -> None:
         if not data:
@@ -266,9 +280,9 @@ class Outbox:
             chunk = self._take_chunk()
             await self._tls.send_all(chunk)
             return len(chunk)
-        await trio.lowlevel.wait_writable(self._fileno())
+        await trio.lowlevel.wait_writable(self._socket)
         try:
-            sent = os.writev(self._fileno(), list(islice(self._pending, _WRITEV_FRAMES)))
+            sent = os.writev(self._socket.fileno(), list(islice(self._pending, _WRITEV_FRAMES)))
         except BlockingIOError:
             return 0
         self._drop_sent(sent)
