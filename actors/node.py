@@ -29,7 +29,7 @@ from actors.relay.relay import Relay
 from actors.relay.saying import Saying
 from actors.relay.shelf import Shelf
 from actors.relay.takeover import holder_of, topic_named
-from actors.relay.wanted import Wanted
+from actors.relay.wanted import REFUSED, Wanted
 
 LOOK = 0.25  # seconds between looks for what is to be collected here
 ASK = 1.0  # seconds before an engine that was never reached is asked again
@@ -253,6 +253,9 @@ class Node:
             while True:
                 with suppress(EngineAway):  # relay and mirror tell
                     wanted.names = set(await self.engine.wanted(connector.name))
+                    for name, reason in wanted.to_refuse().items():
+                        if relay.lane(topic_named(name).symbol).lease is not None:  # who stands by may have room later
+                            await self.engine.refuse(connector.name, name, reason, REFUSED)
                 wanted.collect({name for name in wanted.names if claims.follows(relay.lane(topic_named(name).symbol))})
                 ours = self.collect(connector.name, self._symbols[connector.name])
                 if ours != connector.symbols:

@@ -150,7 +150,7 @@ def create_app(
     async def sse() -> Response:
         if elsewhere is not None:
             raise NotReady(elsewhere(), retry_after=RETRY)
-        return respond(
+        return await respond(
             topics_of(request.args),
             request.headers.get("Last-Event-ID"),
             fanouts,

@@ -63,6 +63,7 @@ class MemoryEngine:
         self._lanes: dict[str, _Lane] = {}
         self._count: int | None = None
         self._wanted: dict[str, dict[str, float]] = {}
+        self._refused: dict[str, dict[str, tuple[str, float]]] = {}
         self._catalogues: dict[str, bytes] = {}
         self._members: dict[str, tuple[Member, float]] = {}
         self._news = trio.Event()
@@ -228,6 +229,18 @@ class MemoryEngine:
         await self._asked()
         now = trio.current_time()
         found = [topic for topic, until in self._wanted.get(exchange, {}).items() if until > now]
+        self._answer()
+        return found
+
+    async def refuse(self, exchange: str, topic: str, reason: str, seconds: float) -> None:
+        await self._asked()
+        self._refused.setdefault(exchange, {})[topic] = reason, trio.current_time() + seconds
+        self._answer()
+
+    async def refused(self, exchange: str) -> Mapping[str, str]:
+        await self._asked()
+        now = trio.current_time()
+        found = {topic: reason for topic, (reason, until) in self._refused.get(exchange, {}).items() if until > now}
         self._answer()
         return found
 

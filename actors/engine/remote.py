@@ -74,7 +74,7 @@ class RemoteEngine:
         self._share = script(scripts.SHARE)
         self._renew, self._present, self._recall = map(script, (scripts.RENEW, scripts.PRESENT, scripts.RECALL))
         self._holders = script(scripts.HOLDERS)
-        self._write_bars, self._want = map(script, (scripts.WRITE_BARS, scripts.WANT))
+        self._write_bars, self._want, self._refuse = map(script, (scripts.WRITE_BARS, scripts.WANT, scripts.REFUSE))
         self._bars_since = script(scripts.BARS_SINCE)
 
     @property
@@ -197,6 +197,15 @@ class RemoteEngine:
             lambda: self._want(keys=[self._wants(exchange)], args=["0"], client=self._client)
         )
         return [topic.decode() for topic in found]
+
+    async def refuse(self, exchange: str, topic: str, reason: str, seconds: float) -> None:
+        keys, arguments = [f"{self._prefix}:refused:{exchange}"], [_ms(seconds), topic, reason]
+        await self._asked(lambda: self._refuse(keys=keys, args=arguments, client=self._client))
+
+    async def refused(self, exchange: str) -> Mapping[str, str]:
+        keys = [f"{self._prefix}:refused:{exchange}"]
+        found: Any = await self._asked(lambda: self._refuse(keys=keys, client=self._client))
+        return {topic.decode(): reason.decode() for topic, reason in _pairs(found)}
 
     async def write_catalogue(self, exchange: str, text: bytes) -> None:
         await self._asked(lambda: self._client.set(self._catalogue(exchange), text))

@@ -207,3 +207,23 @@ local found = {}
 for i, key in ipairs(KEYS) do found[i] = {redis.call('GET', key) or '', redis.call('PTTL', key)} end
 return found
 """
+
+# (milliseconds, topic, reason; or nothing) -> topics and reasons: KEYS[1] has for each the time until which it stands
+REFUSE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if ARGV[1] then
+  redis.call('HSET', KEYS[1], ARGV[2], string.format('%.0f', now + tonumber(ARGV[1])) .. '|' .. ARGV[3])
+  redis.call('PEXPIRE', KEYS[1], math.max(tonumber(ARGV[1]), redis.call('PTTL', KEYS[1])))
+end
+local found, all = {}, redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local until_ms, reason = string.match(all[i + 1], '^(%d+)|(.*)$')
+  if tonumber(until_ms) > now then
+    found[#found + 1], found[#found + 2] = all[i], reason
+  else
+    redis.call('HDEL', KEYS[1], all[i])
+  end
+end
+return found
+"""

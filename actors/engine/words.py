@@ -223,6 +223,12 @@ class Engine(Protocol):
     async def wanted(self, exchange: str) -> Sequence[str]:
         """The topics that somebody wants."""
 
+    async def refuse(self, exchange: str, topic: str, reason: str, seconds: float) -> None:
+        """Say for so long that a topic that is wanted cannot be collected, and why."""
+
+    async def refused(self, exchange: str) -> Mapping[str, str]:
+        """By topic that cannot be collected the reason."""
+
     async def write_catalogue(self, exchange: str, text: bytes) -> None:
         """What an exchange lists: a JSON list of Instrument. Raises EngineFull."""
 

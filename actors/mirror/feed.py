@@ -10,6 +10,7 @@ import trio
 from actors import clock
 from actors.broadcast import Broadcast, Reader
 from actors.engine.words import CLOSED_BAR, Engine
+from actors.errors import UpstreamLimited
 from actors.events import Event, FeedState, Gap, Kind, Ohlc, Topic, bar_end, from_ms
 from actors.exchanges.exchange import Exchange
 from actors.feeds.health import FeedReport
@@ -24,17 +25,26 @@ MENDED_WITHIN = 60.0  # seconds that whoever leads may take to write bars again 
 
 _decode = msgspec.json.Decoder(Ohlc).decode
 
+LOOK = 0.05  # seconds between looks whether a topic is collected
+
 Recall = Callable[[str, Topic, int], Awaitable[list[Recalled] | None]]
 """(lane, topic) -> what the engine remembers, see NumberedSource."""
 
 
+Refusal = Callable[[Topic], str | None]
+"""Why a topic cannot be collected; None: nothing is known of that."""
+
+
 class MirrorFeed:
-    def __init__(self, exchange: Exchange, symbol: str, lane: Lane, engine: Engine, recall: Recall) -> None:
+    def __init__(
+        self, exchange: Exchange, symbol: str, lane: Lane, engine: Engine, recall: Recall, refusal: Refusal
+    ) -> None:
         self.exchange, self.symbol = exchange, symbol
         self.broadcasts: dict[Topic, Broadcast[Told]] = {}
         self.bars: dict[str, MirrorBars] = {}  # by interval
         self._torn_at: dict[str, float] = {}  # by interval: when a gap was told
         self._lane, self._engine, self._recall = lane, engine, recall
+        self._refusal = refusal
         self._made_at = clock.now()
 
     @property
@@ -51,6 +61,20 @@ class MirrorFeed:
     def current(self, topic: Topic) -> Event | None:
         text = self._lane.now.get(str(topic))
         return None if text is None else Relayed(TYPES[topic.kind], 0, text).event
+
+    def is_collected(self, topic: Topic) -> bool:
+        """Whether a topic is told; else it may yet be. Raises UpstreamLimited where it is known that it cannot be."""
+        if (refusal := self._refusal(topic)) is not None:
+            raise UpstreamLimited(refusal)
+        if str(topic) in self._lane.seqs:
+            return True
+        told = self._lane.states.get(self.symbol)
+        return topic.kind != "ohlc" and told is not None and told.state in ("live", "stale")
+
+    async def collected(self, topic: Topic) -> None:
+        """Wait until a topic is told. Raises UpstreamLimited."""
+        while not self.is_collected(topic):  # noqa: ASYNC110 (plain state)
+            await trio.sleep(LOOK)
 
     # --- bars ---
 

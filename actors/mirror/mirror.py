@@ -4,7 +4,6 @@ It keeps nothing but the last number and value of each topic; what was said befo
 lane's log does not go on, or its memory is another one, every topic of the lane is told that it begins anew.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,11 +20,10 @@ from actors.exchanges.exchange import Exchange, Supervise
 from actors.mirror.everywhere import Everywhere
 from actors.mirror.feed import AWAY, SILENT, MirrorFeed
 from actors.mirror.lane import Lane, said
-from actors.mirror.logs import PAUSE, Logs
+from actors.mirror.logs import Logs
+from actors.mirror.wants import Wants
 from actors.relay.takeover import lane_of, topic_named
 from actors.relayed import Relayed, Renumbered
-
-WANTED = 30.0  # seconds that a topic is collected after the last word that somebody wants it
 
 
 class Mirror:
@@ -52,8 +50,7 @@ class Mirror:
         self._supervise = supervise
         self.lanes = [Lane(f"{exchange.name}.{number}") for number in range(lanes)]
         self._logs = Logs(engine, self.lanes, take=self._take, begin_anew=self._begin_anew, note=self._note)
-        self._wanted: Counter[str] = Counter()
-        self._asks = trio.Event()
+        self._wants = Wants(engine, exchange.name, self._tell_refusal)
 
     @property
     def holes(self) -> int:
@@ -65,29 +62,32 @@ class Mirror:
     def feed(self, symbol: str) -> MirrorFeed:
         lane = self.lanes[lane_of(symbol, len(self.lanes))]
         if symbol not in lane.feeds:
-            lane.feeds[symbol] = MirrorFeed(self.exchange, symbol, lane, self._engine, self._logs.recall)
+            lane.feeds[symbol] = MirrorFeed(
+                *(self.exchange, symbol, lane, self._engine, self._logs.recall), lambda topic: self._refusal(topic)
+            )
         return lane.feeds[symbol]
 
     @contextmanager
     def reading(self, topic: Topic) -> Iterator[MirrorFeed]:
-        """What tells a topic, which is collected by somebody for as long as the block lasts and a while after."""
-        name = str(topic)
-        self._wanted[name] += 1
-        if self._wanted[name] == 1:
-            self._asks.set()
-        try:
-            yield self.feed(topic.symbol)
-        finally:
-            self._wanted[name] -= 1
-            if not self._wanted[name]:
-                del self._wanted[name]
+        """What tells a topic, which is collected by somebody for as long as the block lasts and a while after.
+
+        Raises UpstreamLimited where it is known that nobody can.
+        """
+        feed = self.feed(topic.symbol)
+        feed.is_collected(topic)
+        with self._wants.wanting(str(topic)):
+            yield feed
+
+    def _refusal(self, topic: Topic) -> str | None:
+        return None if self.is_away else self._wants.refused.get(str(topic))
 
     # --- reading ---
 
     async def run(self) -> None:
         """Read until cancelled."""
         async with trio.open_nursery() as nursery:
-            for name, task in (("mirror", self._logs.follow), ("wants", self._want), ("holders", self._watch)):
+            nursery.start_soon(partial(self._supervise, "refusals", self._wants.look, exchange=self.exchange.name))
+            for name, task in (("mirror", self._logs.follow), ("wants", self._wants.say), ("holders", self._watch)):
                 nursery.start_soon(partial(self._supervise, name, task, exchange=self.exchange.name))
 
     def _begin_anew(self, lane: Lane) -> None:
@@ -148,6 +148,13 @@ class Mirror:
             broadcast.publish(status)
         self._everywhere.tell_status(status)
 
+    def _tell_refusal(self, name: str, reason: str) -> None:
+        """To those who read a topic already: whoever leads its lane now has no room for it."""
+        topic = topic_named(name)
+        where: Any = {"exchange": topic.exchange, "symbol": topic.symbol, "timestamp": clock.now()}
+        if (broadcast := self.feed(topic.symbol).broadcasts.get(topic)) is not None:
+            broadcast.publish(Status(**where, state="failed", reason=reason, next_retry=None))
+
     async def _watch(self) -> None:
         """Look who leads each lane. A leader that did not prolong its lease for half of it is silent."""
         while True:
@@ -164,16 +171,3 @@ class Mirror:
                     lane.is_silent = is_silent
                     for feed in lane.feeds.values():
                         self._tell_state(lane, feed, ("stale", SILENT) if is_silent else None)
-
-    async def _want(self) -> None:
-        """Say again and again what this node's clients want."""
-        while True:
-            self._asks = trio.Event()
-            if self._wanted:
-                try:
-                    await self._engine.want(self.exchange.name, list(self._wanted), WANTED)
-                except EngineAway:
-                    await trio.sleep(PAUSE)
-                    continue
-            with trio.move_on_after(WANTED / 3):
-                await self._asks.wait()

@@ -233,6 +233,32 @@ async def test_a_node_asks_for_its_share_of_what_the_exchange_allows(server: Ser
         }
 
 
+async def test_what_whoever_collects_has_no_room_for_is_refused_wherever_it_is_asked_for(server: Server) -> None:
+    engine: Any = {"url": server.url, "prefix": "room", "lease_seconds": LEASE, "lanes": 2}
+
+    def one(sim: Simulator, **about: Any) -> Any:
+        return serving(configuration(sim, ["BTCUSDT"], engine=Engine(**engine | about)), fast(subscriptions=5))
+
+    async with exchange() as sim, one(sim, name="a") as both, one(sim, name="e", role="edge") as edge:
+        await healthy(both)
+        await healthy(edge)
+        known = "binance allows 5 subscriptions in all"
+        for served in (both, edge):
+            async with served.stream("/ws") as stream:
+                await stream.say({"op": "subscribe", "id": 7, "topics": ["binance:ETHUSDT:trades", TOPICS[0]]})
+                await eventually(lambda: stream.of("error") and len(trades(stream)) > 2, within=30)
+                [error] = stream.of("error")
+                assert (error["code"], error["id"], error["topic"]) == ("upstream_limited", 7, "binance:ETHUSDT:trades")
+                assert known in error["detail"]
+                assert {trade["symbol"] for trade in trades(stream)} == {"BTCUSDT"}
+            async with served.stream("/ws/binance/ETHUSDT/ohlc?interval=1m") as stream:
+                await eventually(lambda: stream.of("error"), within=30)
+                assert stream.of("error")[0]["code"] == "upstream_limited"
+            response = await served.ask("/sse", topics="binance:ETHUSDT:trades")
+            assert (response.status_code, response.json()["code"]) == (503, "upstream_limited")
+        assert collected(await both.get("/health")) == ["BTCUSDT"]
+
+
 async def test_spikes_are_looked_for_in_what_is_collected(server: Server) -> None:
     about: Any = {"streams": Streams(intervals=("1m",)), "oi_vol": OiVol(timeframes=("5m",))}
     engine = Engine(url=server.url, name="a", prefix="spikes", lease_seconds=LEASE, lanes=2)

@@ -160,7 +160,7 @@ class Multiplex:
         if acknowledged:
             self._acknowledge(command.id, list(acknowledged))
         for subscription, position in begun:
-            if position is None and command.backfill is None:
+            if position is None and command.backfill is None and _is_collected(subscription.fanout):
                 subscription.fanout.join(subscription.client)
             else:
                 self._nursery.start_soon(self._bring_up, subscription, position, command)
@@ -217,6 +217,7 @@ class Multiplex:
         with subscription.scope:
             try:
                 await trio.lowlevel.checkpoint_if_cancelled()  # it may have been left before this task began
+                await fanout.trunk.collected()
                 if since is not None:
                     await fanout.recall(since)
                 cursor = None if since is None else fanout.resume(since)
@@ -334,6 +335,14 @@ def _id_of(message: str | bytes | None) -> int | str | None:
     except UNREADABLE:
         return None
     return id if isinstance(id, int | str) and len(str(id)) <= 64 else None
+
+
+def _is_collected(fanout: Fanout) -> bool:
+    """Whether nothing is to be waited for; what is refused meanwhile is told by whoever waits."""
+    try:
+        return fanout.trunk.is_collected()
+    except MarketError:
+        return False
 
 
 def _past(name: str, bar: Ohlc) -> bytes:

@@ -48,6 +48,7 @@ async def serve_topic(outbox: Outbox, fanouts: Fanouts, account: Account, wanted
     """One client's life on a per-path stream."""
     query = wanted.query
     with following(account, fanouts, wanted) as fanout:
+        await fanout.trunk.collected()
         if not query.batch_ms:
             await follow(outbox, Client(metered(outbox, account), wants_status=query.status), fanout)
             return

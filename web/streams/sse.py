@@ -23,6 +23,7 @@ from web.streams.fanouts import Fanouts
 from web.streams.memory import Cursor, Forgotten, Position
 from web.streams.shares import following
 from web.streams.topics import SPIKES, find_by_name
+from web.streams.trunk import COLLECTED_WITHIN
 
 TOPICS_MAX = 50  # of one stream: every event carries a position for each of them
 CHUNK = 256  # events sent at once
@@ -52,7 +53,7 @@ def topics_of(args: MultiArgs) -> list[str]:
     return names
 
 
-def respond(
+async def respond(
     names: Sequence[str], last_event_id: str | None, fanouts: Fanouts, auth: Auth, *, head_only: bool
 ) -> Response:
     """The stream, for as long as the client's key is good.
@@ -64,6 +65,9 @@ def respond(
             stack.enter_context(following(visit.account, fanouts, find_by_name(name, sources), remember=True))
             for name in names
         ]
+        with trio.move_on_after(COLLECTED_WITHIN):
+            for fanout in held:
+                await fanout.trunk.collected()
         hold = stack.pop_all()
     if head_only:
         hold.close()

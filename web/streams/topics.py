@@ -61,6 +61,17 @@ class NumberedSource(Source, Protocol):
 
 
 @runtime_checkable
+class SharedSource(Source, Protocol):
+    """One that somebody else collects, where there is room for it."""
+
+    def is_collected(self, topic: Topic) -> bool:
+        """Whether a topic is told; else it may yet be. Raises UpstreamLimited where it is known that it cannot be."""
+
+    async def collected(self, topic: Topic) -> None:
+        """Wait until a topic is told. Raises UpstreamLimited."""
+
+
+@runtime_checkable
 class BarSource(Source, Protocol):
     """One that keeps bars: a feed."""
 

@@ -23,12 +23,13 @@ from web.server.outbox import TRY_AGAIN_LATER
 from web.streams.fanout import Audience, Client, Fanout, Outlet
 from web.streams.memory import Encoded, Log, Room, encoded
 from web.streams.pacing import Conflater
-from web.streams.topics import NumberedSource, Source
+from web.streams.topics import NumberedSource, SharedSource, Source
 
 # Events that may wait for the trunk; it never waits, so more means the program is overloaded. Trades of a repair and
 # what waited for them are published at one moment: tens of thousands.
 CAPACITY = 100_000
 BEGUN_WITHIN = 10.0  # seconds that clients of a source which numbers wait for its first numbers
+COLLECTED_WITHIN = 3.0  # seconds that clients wait to be told whether somebody has room to collect what they want
 REACHED_WITHIN = 10.0  # seconds that a client waits for what it was told elsewhere
 BURST = 256  # events taken before other tasks get their turn
 
@@ -191,6 +192,18 @@ class Trunk:
                 if ahead[0] <= self.seq:
                     ahead[1].set()
             self._ahead = [ahead for ahead in self._ahead if not ahead[1].is_set()]
+
+    # --- a source that others collect ---
+
+    def is_collected(self) -> bool:
+        """Whether the topic is told, or may be waited for as it is. Raises UpstreamLimited."""
+        return not isinstance(self.source, SharedSource) or self.source.is_collected(self.topic)
+
+    async def collected(self) -> None:
+        """Wait, within a limit, until it is known that the topic is told. Raises UpstreamLimited."""
+        if isinstance(self.source, SharedSource):
+            with trio.move_on_after(COLLECTED_WITHIN):
+                await self.source.collected(self.topic)
 
     # --- a source that numbers ---
 

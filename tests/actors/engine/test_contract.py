@@ -320,3 +320,15 @@ async def test_a_node_is_there_until_its_time_is_over_or_it_says_otherwise(engin
             await trio.sleep(SHORT / 5)
     await engine.announce(node("a"), LONG)
     assert [member.name for member in await engine.members()] == ["a", "b"]
+
+
+async def test_topics_are_refused_for_a_while(engine: Engine) -> None:
+    assert await engine.refused("binance") == {}
+    await engine.refuse("binance", BARS, "no room: 1000 | 1000", LONG)
+    await engine.refuse("binance", TOPIC, "no room", SHORT)
+    await engine.refuse("bybit", "bybit:X:trades", "no room", LONG)
+    with trio.fail_after(30):
+        while await engine.refused("binance") != {BARS: "no room: 1000 | 1000"}:  # noqa: ASYNC110 (time ends it)
+            await trio.sleep(SHORT / 5)
+    await engine.refuse("binance", BARS, "another reason", LONG)
+    assert await engine.refused("binance") == {BARS: "another reason"}

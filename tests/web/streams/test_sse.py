@@ -63,7 +63,7 @@ async def opened(daemon: Daemon, last_event_id: str | None) -> tuple[Any, list[t
     """A stream of two topics, and what it begins with: (id, event)."""
     auth = Auth(Clients(Limits()))
     with visiting(auth.visit((), "")):
-        response: Any = respond([TRADES, OTHER], last_event_id, daemon.fanouts, auth, head_only=False)
+        response: Any = await respond([TRADES, OTHER], last_event_id, daemon.fanouts, auth, head_only=False)
     stream = aiter(response.response)
     text = (await anext(stream)).decode()
     told = []
