@@ -117,14 +117,15 @@ def choose_all() -> list[int]:
 
 @contextmanager
 def daemon(
-    name: str, role: str, folder: Path, market: str, engine: Server | None, profile: Path | None
+    name: str, role: str, folder: Path, market: str, engine: Server | None, options: argparse.Namespace
 ) -> Iterator[tuple[int, str]]:
     config, log = folder / f"{name}.toml", folder / f"{name}.log"
     text = daemon_config(market, count=SYMBOLS).replace("[streams]\n", f"[streams]\nhistory = {HISTORY}\n")
     if engine is not None:
-        text += f'[engine]\nurl = "{engine.url}"\nname = "{name}"\nrole = "{role}"\n'
+        text += f'[engine]\nurl = "{engine.url}"\nname = "{name}"\nrole = "{role}"\nflush_ms = {options.flush}\n'
     config.write_text(text)
-    python = [sys.executable, *(("-m", "cProfile", "-o", str(profile / f"{name}.prof")) if profile else ()), "-m"]
+    profile = ("-m", "cProfile", "-o", str(options.profile / f"{name}.prof")) if options.profile else ()
+    python = [sys.executable, *profile, "-m"]
     with started([*python, "daemon", "--config", str(config)], log, choose_all()) as process:
         address = wait_for_address(process, log)
         wait_until(lambda: is_ready(address, has_engine=engine is not None), f"{name} is ready")
@@ -159,9 +160,9 @@ def daemons(options: argparse.Namespace, told: Told) -> Iterator[tuple[str, floa
         market = stack.enter_context(speaking("engine_market", folder, *arguments))
         first, second = hear(market.process, market.log, Addresses, START_WITHIN).addresses
         market.ask(Rates([IDLE, IDLE]), Sent)
-        pids = {"alone": stack.enter_context(daemon("alone", "both", folder, first, None, options.profile))[0]}
+        pids = {"alone": stack.enter_context(daemon("alone", "both", folder, first, None, options))[0]}
         for name, role in (("leader", options.role), ("warm", options.role), ("edge", "edge")):
-            pids[name] = stack.enter_context(daemon(name, role, folder, second, server, options.profile))[0]
+            pids[name] = stack.enter_context(daemon(name, role, folder, second, server, options))[0]
         arguments = ["--role", "mirror", "--url", server.url, "--limit", limit]
         mirror = stack.enter_context(speaking("engine_peer", folder, *arguments))
         hear(mirror.process, mirror.log, Ready, START_WITHIN)
@@ -297,7 +298,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each window (default 5)")
     parser.add_argument("--only", nargs="+", choices=ONLY, default=[*ONLY], help="these parts")
     parser.add_argument("--role", default="ingest", choices=("ingest", "both"), help="of the pair (default ingest)")
-    parser.add_argument("--flush", type=float, default=5.0, help="milliseconds, of latency (default 5)")
+    parser.add_argument("--flush", type=float, default=5.0, help="milliseconds that an event may wait (default 5)")
     parser.add_argument("--profile", type=Path, metavar="DIR", help="run the daemons under cProfile")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
     options = parser.parse_args(arguments)
