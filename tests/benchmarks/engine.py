@@ -25,17 +25,21 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import trio
 
+from actors.engine.memory import MemoryEngine
+from actors.engine.words import Member
+from actors.relay.members import Members
 from tests.actors.engine.servers import Server, running
 
 from .engine_calls import Cost, memory, say_and_read
 from .engine_market import Addresses, Rates, Sent
-from .engine_peer import Heard, Ready
+from .engine_peer import LANES, Heard, Ready
 from .feeder import daemon_config
 from .processes import (
     START_WITHIN,
@@ -132,12 +136,29 @@ def daemon(
         yield process.pid, address
 
 
+def leading(other: str) -> str:
+    """The name of a node that comes before another one in all lanes."""
+    lanes = [f"binance.{number}" for number in range(LANES)]
+    for number in count():
+        names = [f"leader{number}", other]
+        members = Members(MemoryEngine(), Member(name=other, role="both", address=""), seconds=1.0)
+        members.present = [Member(name=name, role="both", address="") for name in names]
+        if all(members.order(lane)[0].name == names[0] for lane in lanes):
+            return names[0]
+    raise AssertionError
+
+
 def is_ready(address: str, *, has_engine: bool) -> bool:
     with urllib.request.urlopen(f"http://{address}/health", timeout=20) as answer:
         health = msgspec.json.decode(answer.read())
     if any(feed["state"] != "live" for feed in health["feeds"]) or len(health["feeds"]) < SYMBOLS:
         return False
     return not has_engine or all(lane["leader"] for lane in health["engine"]["lanes"])
+
+
+def leaders(address: str) -> set[str]:
+    with urllib.request.urlopen(f"http://{address}/health", timeout=20) as answer:
+        return {lane["leader"] for lane in msgspec.json.decode(answer.read())["engine"]["lanes"]}
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:
@@ -161,12 +182,15 @@ def daemons(options: argparse.Namespace, told: Told) -> Iterator[tuple[str, floa
         first, second = hear(market.process, market.log, Addresses, START_WITHIN).addresses
         market.ask(Rates([IDLE, IDLE]), Sent)
         pids = {"alone": stack.enter_context(daemon("alone", "both", folder, first, None, options))[0]}
-        for name, role in (("leader", options.role), ("warm", options.role), ("edge", "edge")):
-            pids[name] = stack.enter_context(daemon(name, role, folder, second, server, options))[0]
+        leader = leading("warm")
+        for name, role in ((leader, options.role), ("warm", options.role), ("edge", "edge")):
+            what = "leader" if name == leader else name
+            pids[what], edge = stack.enter_context(daemon(name, role, folder, second, server, options))
         arguments = ["--role", "mirror", "--url", server.url, "--limit", limit]
         mirror = stack.enter_context(speaking("engine_peer", folder, *arguments))
         hear(mirror.process, mirror.log, Ready, START_WITHIN)
         pids |= {"mirror": mirror.process.pid, "server": server.pid}
+        wait_until(lambda: leaders(edge) == {leader}, "one leads all lanes")
         for number in range(options.rounds):
             for rate in RATES:
                 for measured in MEASURED:
