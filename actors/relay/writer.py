@@ -24,12 +24,14 @@ from actors.events import (
     Event,
     FundingRate,
     Gap,
+    Liquidation,
     Ohlc,
     OiSpike,
     OpenInterest,
     Said,
     Status,
     Topic,
+    Trade,
     bar_end,
     from_ms,
     ms,
@@ -92,15 +94,17 @@ class Writer:
     # --- what feeds say ---
 
     def take(self, topic: Topic, said: Event | Gap) -> None:
-        now = trio.current_time()
-        self._topics.setdefault(name_of(topic), topic)
-        if isinstance(said, Event):
-            self._since.setdefault(topic.symbol, now)
+        now, name = trio.current_time(), name_of(topic)
+        if name not in self._topics:
+            self._topics[name] = topic
+        if topic.symbol not in self._since and isinstance(said, Event):
+            self._since[topic.symbol] = now
         if topic.kind in REMEMBERED:
             self._recent.append(_Heard(now, topic, said))
-            self._forget_old(now)
+            if self._recent[0].at < now - REACH:
+                self._forget_old(now)
         if self.is_leading:
-            self._tell(topic, said)
+            self._tell(name, topic, said)
 
     def _forget_old(self, now: float) -> None:
         while self._recent and self._recent[0].at < now - REACH:
@@ -158,14 +162,14 @@ class Writer:
         if present.n:
             self._note_unheard(asked_at - self._tail.age, present)
         for heard in list(self._recent):
-            self._tell(heard.topic, heard.said)
+            self._tell(name_of(heard.topic), heard.topic, heard.said)
         for name, topic in self._topics.items():
             feed = self._feed_of(topic.symbol)
             current = feed.current(topic) if feed is not None else None
             if topic.kind == "ohlc":
                 self._catch_up(name, topic)
             if current is not None:
-                self._tell(topic, current)
+                self._tell(name, topic, current)
 
     def stop(self) -> None:
         """Somebody else leads, or nobody."""
@@ -210,11 +214,14 @@ class Writer:
 
     # --- what is said ---
 
-    def _tell(self, topic: Topic, said: Said) -> None:
-        name = name_of(topic)
+    def _tell(self, name: str, topic: Topic, said: Said) -> None:
         if self._owed and topic.kind in MOMENTS and isinstance(said, Event):  # a bar's time is its open
             self._announce(topic.symbol, said.timestamp)
-        match said:
+        match said:  # what is most comes first
+            case Trade() | Liquidation():
+                text = _encode(said)
+                if self._tail is None or not self._tail.has(name, said, text):
+                    self._add(name, said.type, text)
             case Ohlc() | Gap() if topic.kind == "ohlc":
                 if name in self._is_caught_up:
                     self._tell_of_bars(name, topic, said)
@@ -227,10 +234,6 @@ class Writer:
                 self._tell_value(name, said)
             case OiSpike():
                 self._tell_spike(name, said)
-            case _:
-                text = _encode(said)
-                if self._tail is None or not self._tail.has(name, said, text):
-                    self._add(name, said.type, text)
 
     def _add(self, name: str, type: str, text: bytes, closes: int | None = None, *, numbered: bool = True) -> None:
         seq = None
