@@ -1,7 +1,8 @@
 """Daemons that stand in for each other, killed and frozen at random moments, and their server too: what clients heard.
 
-Two daemons of role both follow the simulated exchanges, a real server is between them. A client stays on each node and
-comes back with `since` when it is cut off; one hops between them every 0.7 s. After each fault all must be well again
+Two daemons of role both follow the simulated exchanges, a real server is between them; or two of role ingest, and two
+edges serve clients. A client stays on each node that serves and comes back with `since` when it is cut off; one hops
+between them every 0.7 s. After each fault all must be well again
 before the next. In the end what clients were told is compared with what happened, and with each other. As silence of
 a fault the longest of any lane counts, at clients of nodes that went on: until its lease ended, until somebody led it
 again, and until the client heard of it. Linux only.
@@ -57,10 +58,17 @@ KINDS = {
     "server killed, AOF": 3,
     "server killed, nothing kept": 1,
     "server full": 1,
+    "edge killed": 2,
+    "edge frozen": 1,
     "leader frozen for longer than the log": 0,
     "warm node frozen for longer than the log": 0,
 }
-"""Faults by how often they are chosen; 0: only where they are asked for."""
+"""Faults by how often they are chosen, where there is such a node; 0: only where they are asked for."""
+ROLES = {
+    "pair": {"left": "both", "right": "both"},
+    "edges": {"left": "ingest", "right": "ingest", "here": "edge", "there": "edge"},
+}
+NOWHERE = "http://127.0.0.1:9"  # where an edge would find its exchange, if it looked for it
 FULL = 6.0  # seconds
 
 
@@ -77,7 +85,7 @@ class Fault(msgspec.Struct):
 
 
 class Trial:
-    """`nodes` lead and serve; the clients that stay are theirs, in order."""
+    """`clients`: those that stay, by the node that serves them."""
 
     def __init__(
         self, nodes: list[Node], server: KeptServer, leaders: Leaders, lease: float, rng: random.Random
@@ -87,10 +95,18 @@ class Trial:
         self.faults: list[Fault] = []
 
     def leader(self) -> Node:
-        return max(self.nodes, key=lambda node: len(self.leaders.of(node.name)))
+        return max(self.leading, key=lambda node: len(self.leaders.of(node.name)))
 
     def warm(self) -> Node:
-        return next(node for node in self.nodes if node is not self.leader())
+        return next(node for node in self.leading if node is not self.leader())
+
+    @property
+    def leading(self) -> list[Node]:
+        return [node for node in self.nodes if node.role != "edge"]
+
+    @property
+    def serving(self) -> list[Node]:
+        return [node for node in self.nodes if node.role != "ingest"]
 
     async def kill(self, node: Node) -> None:
         node.kill()
@@ -133,6 +149,8 @@ class Trial:
             node = self.leader()
         elif kind.startswith("warm"):
             node = self.warm()
+        elif kind.startswith("edge"):
+            node = self.rng.choice(self.serving)
         acts: dict[str, Callable[[], Awaitable[None]]] = {
             "server frozen": self.freeze_server,
             "server full": self.fill_server,
@@ -147,7 +165,7 @@ class Trial:
             await acts[kind]()
         await self.settled(http)
         healthy = trio.current_time() - began
-        hearing = [self.clients[one.name] for one in self.nodes if one is not node]
+        hearing = [self.clients[one.name] for one in self.serving if one is not node]
         silence = max(
             (heard.silence(began, trio.current_time()) for heard in hearing), key=lambda one: one.ended - one.began
         )
@@ -174,9 +192,11 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def draw(count: int, only: str, rng: random.Random) -> list[str]:
+def draw(count: int, only: str, topology: str, rng: random.Random) -> list[str]:
     """So many kinds, each as often as its share, in random order."""
-    kinds = {kind: share for kind, share in KINDS.items() if only in kind}
+    kinds = {
+        kind: share for kind, share in KINDS.items() if only in kind and ("edge" not in kind or topology == "edges")
+    }
     deck = [kind for kind, share in kinds.items() for _ in range(share if any(kinds.values()) else 1)]
     found: list[str] = []
     while len(found) < count:
@@ -212,10 +232,13 @@ async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         server = KeptServer(options.server, folder / "server")
         await trio.to_thread.run_sync(server.start)
         nodes = []
-        for name in ("left", "right"):
-            engine = {"url": server.url, "name": name, "lease_seconds": options.lease, "lanes": options.lanes}
-            text = configuration(sims, symbols, BARS, engine, list(exchanges))
-            nodes.append(Node(name, "both", folder, text))
+        for name, role in ROLES[options.topology].items():
+            engine = {"url": server.url, "role": role, "name": name}
+            engine |= {"lease_seconds": options.lease, "lanes": options.lanes}
+            urls = {one: (sim.rest_url, sim.ws_url) for one, sim in sims.items()}
+            if role == "edge":
+                urls = {one: (NOWHERE, NOWHERE.replace("http", "ws")) for one in sims}
+            nodes.append(Node(name, role, folder, configuration(urls, symbols, BARS, engine, list(exchanges))))
         try:
             for node in nodes:
                 node.start()
@@ -230,14 +253,14 @@ async def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     clients.start_soon(leaders.watch)
                     await trial.settled(http)
                     ledger = Ledger()
-                    trial.clients = {node.name: Heard(node.name, ledger, options.lanes) for node in nodes}
-                    for node in nodes:
+                    trial.clients = {node.name: Heard(node.name, ledger, options.lanes) for node in trial.serving}
+                    for node in trial.serving:
                         clients.start_soon(follow, lambda url=node.url: url, topics, trial.clients[node.name])
-                    hopper, hops = Heard("hopper", ledger, options.lanes), cycle(nodes)
+                    hopper, hops = Heard("hopper", ledger, options.lanes), cycle(trial.serving)
                     clients.start_soon(follow, lambda: next(hops).url, topics, hopper, HOP)
                     await trio.sleep(3)
                     began = time.monotonic()
-                    for kind in draw(options.faults, options.only, rng):
+                    for kind in draw(options.faults, options.only, options.topology, rng):
                         await trial.provoke(kind, market, http)
                     await trio.sleep(SETTLED)
                     clients.cancel_scope.cancel()
@@ -277,6 +300,7 @@ def summary(
     for heard in everybody:
         totals.update(heard.faults)
     return {
+        "topology": options.topology,
         "server": options.server,
         "lease": options.lease,
         "faults": len(faults),
@@ -298,6 +322,7 @@ def summary(
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", type=int, default=50)
+    parser.add_argument("--topology", choices=sorted(ROLES), default="pair")
     parser.add_argument("--server", choices=sorted(programs()), default="valkey")
     parser.add_argument("--lease", type=float, default=1.0, help="seconds")
     parser.add_argument("--lanes", type=int, default=4, help="of each exchange")

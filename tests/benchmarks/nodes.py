@@ -16,7 +16,6 @@ import trio
 
 from actors.engine.remote import RemoteEngine
 from actors.engine.words import EngineAway
-from actors.simulation.server import Simulator
 from tests.actors.engine.servers import Server, programs
 from tests.benchmarks.processes import ROOT
 
@@ -142,23 +141,23 @@ class Leaders:
 
 
 def configuration(
-    sims: Mapping[str, Simulator],
+    urls: Mapping[str, tuple[str, str]],
     symbols: Mapping[str, Sequence[str]],
     intervals: Sequence[str],
     engine: Mapping[str, Any],
     exchanges: Sequence[str],
 ) -> str:
-    """`exchanges`: all that there are; those without a simulator are switched off."""
+    """`urls`: of REST and WebSocket, by exchange. `exchanges`: all that there are; the others are switched off."""
     lines = ["[streams]", f"intervals = {list(intervals)}", "[oi_vol]", "timeframes = []"]
     lines += ["[archive]", "enabled = false"]
     lines += ["[supervision]", "reconnect_delay = 0.2", "max_reconnect_delay = 1.0"]
     lines += ["[engine]", *(f"{key} = {_toml(value)}" for key, value in engine.items())]
     for name in exchanges:
         lines.append(f"[exchanges.{name}]")
-        if (sim := sims.get(name)) is None:
+        if name not in urls:
             lines.append("enabled = false")
             continue
-        lines += [f"symbols = {list(symbols[name])}", f'rest_url = "{sim.rest_url}"', f'ws_url = "{sim.ws_url}"']
+        lines += [f"symbols = {list(symbols[name])}", f'rest_url = "{urls[name][0]}"', f'ws_url = "{urls[name][1]}"']
     return "\n".join(lines) + "\n"
 
 
