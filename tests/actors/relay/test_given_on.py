@@ -67,17 +67,21 @@ def test_whatever_happens_all_that_is_told_is_given_on(steps: list[Step]) -> Non
     run(steps)
 
 
-def test_of_two_nodes_one_gives_on() -> None:
-    written = run([("edge", 20.0)])
-    assert {len(nodes) for nodes in written.by.values()} == {1}
+def repeated(written: Written) -> list[list[str]]:
+    """Who gave on what more than one node did."""
+    return [nodes for nodes in written.by.values() if len(nodes) > 1]
+
+
+def test_of_several_nodes_one_gives_on_but_for_the_last_before_a_lane_was_handed_over() -> None:
+    written = run([("edge", 60.0)])
+    assert len(repeated(written)) < len(written.by) / 4
 
 
 def test_a_successor_gives_the_last_of_its_predecessor_on_once_more() -> None:
     written = run([("edge", 20.0), ("kill", 3 * LEASE)])
-    twice = [nodes for nodes in written.by.values() if len(nodes) > 1]
-    assert twice
-    assert all(sorted(nodes) == ["node1", "node2"] for nodes in twice)
-    assert len(twice) < len(written.by) / 2
+    assert repeated(written)
+    assert all(len(set(nodes)) == len(nodes) for nodes in written.by.values())
+    assert len(repeated(written)) < len(written.by) / 2
 
 
 def test_without_that_some_would_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
