@@ -36,6 +36,7 @@ from actors.exchanges.catalogue import Catalogue
 from actors.exchanges.exchange import Exchange, Supervise
 from actors.mirror.feed import MirrorFeed
 from actors.mirror.ingests import Ingests
+from actors.mirror.lane import NOBODY
 from actors.mirror.mirror import Mirror
 from actors.upstream.budget import Budget
 
@@ -130,7 +131,7 @@ class MirrorConnector:
             return None
         feeds = self.feeds
         if not feeds:
-            return None if all(lane.holder for lane in self._mirror.lanes) else "no node collects it"
+            return None if all(lane.holder for lane in self._mirror.lanes) else NOBODY
         return next((reason for feed in feeds.values() if (reason := feed.health.reason)), "no feed is live yet")
 
     def duplicates(self) -> Counter[Kind]:

@@ -19,8 +19,6 @@ from actors.mirror.bars import MirrorBars
 from actors.mirror.lane import TYPES, Lane
 from actors.relayed import Numbering, Recalled, Relayed, Told
 
-AWAY, SILENT = "the engine is away", "who collects it is silent"
-
 MENDED_WITHIN = 60.0  # seconds that whoever leads may take to write bars again after a gap
 
 _decode = msgspec.json.Decoder(Ohlc).decode
@@ -148,14 +146,16 @@ class MirrorFeed:
         return self.report()
 
     def report(self) -> FeedReport:
-        """As who collects it told it last, unless that one is silent. Restarts are its own matter."""
+        """As who collects it told it last, unless there is trouble between that one and here.
+
+        Restarts are its own matter.
+        """
         told = self._lane.states.get(self.symbol)
         state: FeedState = told.state if told is not None else "starting"
         reason = told.reason if told is not None else None
-        if self._lane.is_away:
-            state, reason = "down", AWAY
-        elif self._lane.is_silent and state == "live":
-            state, reason = "stale", SILENT
+        trouble = self._lane.trouble
+        if trouble is not None and (trouble[0] == "down" or state == "live"):
+            state, reason = trouble
         return FeedReport(
             exchange=self.exchange.name,
             symbol=self.symbol,
@@ -175,7 +175,7 @@ class MirrorFeed:
     @property
     def is_current(self) -> bool:
         """What is held here of its present is the present."""
-        return self.report().state in ("live", "stale") and not self._lane.is_silent
+        return self._lane.trouble is None and self.report().state in ("live", "stale")
 
     def last_heard(self) -> dict[Kind, datetime]:
         """Nothing of single kinds."""

@@ -13,6 +13,8 @@ from actors.relayed import Relayed
 if TYPE_CHECKING:
     from actors.mirror.feed import MirrorFeed
 
+AWAY, SILENT, NOBODY = "the engine is away", "who collects it is silent", "no node collects it"
+
 TYPES = {"ohlc": "ohlc", "funding": "funding_rate", "oi": "open_interest"}
 """Of topics that have a present."""
 
@@ -43,8 +45,8 @@ class Lane:
         self.heard: dict[str, datetime] = {}
         self.received_at: datetime | None = None  # when what is told at the moment came from the engine
         self.holder: str | None = None
-        self.is_away = True  # nothing comes from the engine
-        self.is_silent = False
+        self.trouble: tuple[FeedState, str] | None = "down", AWAY  # between the feeds and here
+        self.free_since: float | None = None  # by Trio's clock: nobody leads it; None: somebody does, or nobody looked
         self.feeds: dict[str, MirrorFeed] = {}
 
     def is_continued_by(self, told: Told) -> bool:

@@ -18,8 +18,8 @@ from actors.engine.words import Told as Logged
 from actors.events import FeedState, Status, Topic
 from actors.exchanges.exchange import Exchange, Supervise
 from actors.mirror.everywhere import Everywhere
-from actors.mirror.feed import AWAY, SILENT, MirrorFeed
-from actors.mirror.lane import Lane, said
+from actors.mirror.feed import MirrorFeed
+from actors.mirror.lane import AWAY, NOBODY, SILENT, Lane, said
 from actors.mirror.logs import Logs
 from actors.mirror.wants import Wants
 from actors.relay.takeover import lane_of, topic_named
@@ -124,22 +124,20 @@ class Mirror:
         if (failure is not None) != self.is_away:
             self.is_away = failure is not None
             for lane in self.lanes:
-                lane.is_away = self.is_away
-                for feed in lane.feeds.values():
-                    self._tell_state(lane, feed, ("down", AWAY) if self.is_away else None)
+                self._note_trouble(lane, ("down", AWAY) if self.is_away else None)
 
-    def _tell_state(self, lane: Lane, feed: MirrorFeed, trouble: tuple[FeedState, str] | None) -> None:
-        """Trouble between the feed and here; None: it is over, and the feed's own state counts again."""
-        now = clock.now()
-        where: Any = {"exchange": self.exchange.name, "symbol": feed.symbol, "timestamp": now}
-        if trouble is not None:
-            state, reason = trouble
-            status = Status(**where, state=state, reason=reason, next_retry=None)
-        elif feed.symbol in lane.states:
-            status = msgspec.structs.replace(lane.states[feed.symbol], timestamp=now)
-        else:
+    def _note_trouble(self, lane: Lane, trouble: tuple[FeedState, str] | None) -> None:
+        """Trouble between the feeds and here; None: there is none, and the feed's own state counts."""
+        if trouble == lane.trouble:
             return
-        self._tell_status(lane, status)
+        lane.trouble, now = trouble, clock.now()
+        for feed in lane.feeds.values():
+            if trouble is not None:
+                where: Any = {"exchange": self.exchange.name, "symbol": feed.symbol, "timestamp": now}
+                state, reason = trouble
+                self._tell_status(lane, Status(**where, state=state, reason=reason, next_retry=None))
+            elif feed.symbol in lane.states:
+                self._tell_status(lane, msgspec.structs.replace(lane.states[feed.symbol], timestamp=now))
 
     def _tell_status(self, lane: Lane, status: Status) -> None:
         """To the readers of every topic of a feed."""
@@ -156,7 +154,8 @@ class Mirror:
             broadcast.publish(Status(**where, state="failed", reason=reason, next_retry=None))
 
     async def _watch(self) -> None:
-        """Look who leads each lane. A leader that did not prolong its lease for half of it is silent."""
+        """Look who leads each lane. One that did not prolong its lease for half of it is silent, and down what nobody
+        leads for two of them."""
         while True:
             await trio.sleep(self._seconds / 4)
             try:
@@ -166,8 +165,11 @@ class Mirror:
             for lane in self.lanes:
                 token, left = holders.get(lane.name, (None, 0.0))
                 lane.holder = token
-                is_silent = bool(lane.epoch) and left < self._seconds / 2
-                if is_silent != lane.is_silent:
-                    lane.is_silent = is_silent
-                    for feed in lane.feeds.values():
-                        self._tell_state(lane, feed, ("stale", SILENT) if is_silent else None)
+                now = trio.current_time()
+                lane.free_since = None if token is not None else now if lane.free_since is None else lane.free_since
+                if not lane.epoch or self.is_away:
+                    continue
+                if lane.free_since is not None and now >= lane.free_since + 2 * self._seconds:
+                    self._note_trouble(lane, ("down", NOBODY))
+                else:
+                    self._note_trouble(lane, ("stale", SILENT) if left < self._seconds / 2 else None)

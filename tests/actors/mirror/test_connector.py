@@ -29,7 +29,7 @@ from tests.actors.relay.fixtures import bar, supervise
 
 EXCHANGE = load_exchanges()["binance"]
 TOPIC = Topic("binance", "BTCUSDT", "ohlc", "1m")
-LANE, MINUTE = "binance.0", 60_000
+LANE, MINUTE, LEASE = "binance.0", 60_000, 3600.0
 OPEN = START_MS // MINUTE * MINUTE  # of the bar with the number 0
 
 encode = msgspec.json.Encoder().encode
@@ -71,7 +71,7 @@ class Edge:
         self.number = 0  # of the bar that is open
         self.n = self.seq = 0
         everywhere = Everywhere(engine, supervise=supervise)
-        self.mirror = Mirror(exchange, engine, lanes=1, seconds=3600, everywhere=everywhere, supervise=supervise)
+        self.mirror = Mirror(exchange, engine, lanes=1, seconds=LEASE, everywhere=everywhere, supervise=supervise)
         self.nobody = Nobody()
         self.connector = MirrorConnector(
             exchange, self.mirror, engine, cast(Ingests, self.nobody), symbols=["BTCUSDT"], supervise=supervise
@@ -251,3 +251,31 @@ async def test_what_is_not_held_or_not_current_is_asked_of_who_collects(autojump
         assert one.connector.feeds["BTCUSDT"].report().reason == "the engine is away"
         with pytest.raises(NotReady, match="limit=5"):
             await one.ohlc(5)
+
+
+async def test_a_feed_is_stale_while_its_leader_is_silent_and_down_once_nobody_leads_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with edge() as one:
+        await one.begin()
+        feed, connector = one.mirror.feed("BTCUSDT"), one.connector
+        with feed.subscribe(TOPIC, 100) as reader:
+
+            async def states(seconds: float) -> list[tuple[str, str | None]]:
+                await trio.sleep(seconds)
+                told = [await reader.receive() for _ in range(reader.given - len(taken))]
+                taken.extend(told)
+                return [(said.state, said.reason) for said in told if isinstance(said, Status)]
+
+            taken: list[Any] = []
+            assert await states(0.6 * LEASE) == []
+            await one.engine.release(one.lease)
+            assert await states(0.6 * LEASE) == [("stale", "who collects it is silent")]
+            assert (feed.report().state, connector.is_live, connector.not_ready_reason()) == ("stale", True, None)
+            assert await states(3 * LEASE) == [("down", "no node collects it")]
+            assert (feed.report().state, connector.is_live) == ("down", False)
+            assert connector.not_ready_reason() == "no node collects it"
+            again = await one.engine.take(LANE, "other", 1e6, "1-a")
+            assert again is not None
+            one.lease = again
+            assert await states(LEASE) == [("live", None)]
