@@ -25,6 +25,7 @@ from .frames import TRADES_PER_BAR, Frames, now_ms, text_frame
 
 TICK = 0.001  # seconds
 BARS = 1500  # of history
+OTHERS = 20  # trades a second of each symbol that is followed besides
 MOST_BEHIND = 1.0  # seconds that a busy machine may cost before the rate is given up
 
 
@@ -74,6 +75,11 @@ class Stamped(Frames):
         return [self.mark(symbol, now_ms()) for symbol in self._symbols]
 
 
+def further(count: int, number: int) -> str:
+    """A symbol that is listed, beside the first `count`."""
+    return symbols(count + number + 1)[-1]
+
+
 class Market:
     """What one daemon hears."""
 
@@ -81,6 +87,8 @@ class Market:
         self._feeder = Feeder(1, BARS)
         self._frames = Stamped(names)
         self._next = iter(self._frames)
+        self._known = {f"{name.lower()}@aggTrade" for name in names}
+        self._others: dict[str, Stamped] = {}  # by stream, of symbols that somebody follows besides
         self._sockets: dict[ServerConnection, set[str]] = {}
         self.rate = 0.0
         self.sent = 0
@@ -112,6 +120,16 @@ class Market:
         for socket, frames in parts.items():
             socket.transport.write(b"".join(frames))  # the frames of one packet, past the library's own framing
 
+    def tell_others(self) -> None:
+        """A trade of each symbol that is followed besides."""
+        for socket, streams in self._sockets.items():
+            for stream in streams - self._known:
+                symbol, _, kind = stream.upper().partition("@")
+                if kind == "AGGTRADE":
+                    frames = self._others.setdefault(stream, Stamped([symbol]))
+                    frames.next_round()
+                    socket.transport.write(text_frame(frames.trade(symbol, now_ms())))
+
     def answer(self, socket: ServerConnection, request: Request) -> Response | None:
         if request.path.partition("?")[0].rstrip("/").endswith("stream"):
             return None
@@ -128,6 +146,8 @@ async def send(markets: list[Market]) -> None:
             raise RuntimeError("the machine is too busy to send")
         for market in markets:
             market.tick(now - last, with_marks=int(now) > int(last))
+            if int(now * OTHERS) > int(last * OTHERS):
+                market.tell_others()
         last = now
 
 
