@@ -123,6 +123,8 @@ class Claims:
         lane.holder, lane.is_silent = holder, holder is not None and left < self._seconds / 2
         if holder is not None:
             lane.seen_at = now
+            if lane.lease is None and not lane.is_silent:
+                lane.writer.told_elsewhere()
 
     def _note(self, lane: Lane, now: float) -> None:
         leader = None if lane.holder is None else holder_of(lane.holder)[0]

@@ -39,6 +39,7 @@ from actors.events import (
 from actors.relay.takeover import MOMENTS, REMEMBERED, Tail, name_of, topic_named
 
 BURST = 250  # entries of one burst at most: the engine does nothing else while it takes those of all lanes
+LATER = 0.5  # seconds by which another node may tell a thing after it was heard here
 HISTORY = 1500  # closed bars that are looked through for those the log lacks
 BARS_WITHIN = 10.0  # seconds that a topic's bars wait for closes that its feed has yet to fetch
 UNHEARD = "nobody listened to the exchange"
@@ -72,6 +73,7 @@ class Writer:
         self._forgot_at: dict[str, float] = {}  # by topic: when the last of it was heard that is no longer remembered
         self._since: dict[str, float] = {}  # by symbol: all that happened since then was heard here
         self._live_since: dict[str, float] = {}  # by symbol: since when its feed delivers
+        self._told_until = -inf  # what was heard before that was told, by whoever led
         self._states: dict[str, Status] = {}  # by symbol
         self._forget()
 
@@ -83,6 +85,7 @@ class Writer:
         self._told: dict[str, object] = {}  # the last value of topics of which only changes are said
         self._pending: deque[tuple[Entry, int | None]] = deque()  # with the open time of a bar that it closes
         self._burst: Burst | None = None  # under way
+        self._collected_at = -inf  # it ends what was heard before that
         self._tail: Tail | None = None
         self._led_at = trio.current_time()
         self._owed: dict[str, datetime] = {}  # by topic: since when nobody listened
@@ -102,12 +105,12 @@ class Writer:
         if topic.kind in REMEMBERED:
             self._recent.append(_Heard(now, topic, said))
             if self._recent[0].at < now - REACH:
-                self._forget_old(now)
+                self._forget_until(now - REACH)
         if self.is_leading:
             self._tell(name, topic, said)
 
-    def _forget_old(self, now: float) -> None:
-        while self._recent and self._recent[0].at < now - REACH:
+    def _forget_until(self, at: float) -> None:
+        while self._recent and self._recent[0].at < at:
             old = self._recent.popleft()
             self._forgot_at[name_of(old.topic)] = old.at
 
@@ -154,7 +157,8 @@ class Writer:
         self._n, self._seqs = present.n, dict(present.seqs)
         self._expected = _expected(present)
         self._tail = Tail(present, tail)
-        self._forget_old(trio.current_time())
+        # What readers of a memory that is no more were told is not told again in another one, which begins.
+        self._forget_until(trio.current_time() - REACH if present.n else self._told_until)
         for name, text in present.now.items():
             self._told[name] = text
         for status in self._states.values():
@@ -188,6 +192,8 @@ class Writer:
                 if open_ms is not None:
                     closed.setdefault(entry.topic, []).append(open_ms)
             self._burst = Burst(self._n + 1, [entry for entry, _ in said], closed)
+            if not self._pending:
+                self._collected_at = trio.current_time()
         return self._burst
 
     @property
@@ -203,6 +209,11 @@ class Writer:
         """The engine has the burst."""
         assert self._burst is not None
         self._n, self._burst = self._burst.n, None
+        self._told_until = max(self._told_until, self._collected_at)
+
+    def told_elsewhere(self) -> None:
+        """Another node leads and is well, though it may hear later than we do."""
+        self._told_until = max(self._told_until, trio.current_time() - LATER)
 
     def _look(self) -> None:
         """What only time brings."""

@@ -74,6 +74,34 @@ def liquidation(value: float) -> Liquidation:
     return Liquidation(**where, side="buy", price=1.0, quantity=value, value=value)
 
 
+async def test_a_memory_that_begins_is_not_told_what_readers_of_the_last_one_were(autojump_clock: MockClock) -> None:
+    writer, engine = writer_of(), Engine()
+    engine.give(writer)
+    for number in range(1, 4):
+        writer.take(TRADES, trade("BTCUSDT", number))
+        await trio.sleep(0.1)
+    assert ids(writer) == [(1, 1), (2, 2), (3, 3)]
+    writer.take(TRADES, trade("BTCUSDT", 4))
+    assert writer.burst() is not None  # whose answer is lost, with the engine's memory
+    await trio.sleep(0.1)
+    writer.take(TRADES, trade("BTCUSDT", 5))
+    writer.stop()
+    writer.take(TRADES, trade("BTCUSDT", 6))
+    engine.give(writer)
+    assert ids(writer) == [(1, 4), (2, 5), (3, 6)]
+
+
+async def test_who_stood_by_tells_a_memory_that_begins_what_it_heard_last(autojump_clock: MockClock) -> None:
+    writer, engine = writer_of(), Engine()
+    for number in range(1, 11):
+        writer.take(TRADES, trade("BTCUSDT", number))
+        await trio.sleep(0.1)
+    writer.told_elsewhere()
+    writer.take(TRADES, trade("BTCUSDT", 11))
+    engine.give(writer)
+    assert [id for _, id in ids(writer)] == [6, 7, 8, 9, 10, 11]
+
+
 async def test_a_successor_says_what_the_log_lacks_under_the_next_numbers(autojump_clock: MockClock) -> None:
     writer, engine = writer_of(), Engine()
     for number in range(1, 6):
