@@ -23,10 +23,16 @@ PASSES = 100  # that one waits for room at most
 
 
 class Passes(trio.abc.Instrument):
-    """When the present pass began, and how much work was begun in it."""
+    """When the present pass began, and how much work was begun in it.
+
+    Who finds no room asks again in the next pass, and only so many do as will find some: a thousand that ask would be a
+    long pass by themselves. The others wait in a line behind them.
+    """
 
     def __init__(self) -> None:
         self.since, self.begun = perf_counter(), 0
+        self._asking = 0
+        self._line = trio.lowlevel.ParkingLot()
 
     def after_io_wait(self, timeout: float) -> None:
         self.since, self.begun = perf_counter(), 0
@@ -34,6 +40,20 @@ class Passes(trio.abc.Instrument):
     @property
     def have_room(self) -> bool:
         return self.begun < LEAST or perf_counter() - self.since < SLICE
+
+    async def wait(self) -> None:
+        """Until there is room, or for PASSES passes at the head of the line."""
+        if self._asking >= LEAST:
+            await self._line.park()
+        self._asking += 1
+        try:
+            for _ in range(PASSES):
+                await trio.lowlevel.checkpoint()
+                if self.have_room:
+                    break
+        finally:
+            self._asking -= 1
+            self._line.unpark()
 
 
 class Follower(Protocol):
@@ -94,10 +114,8 @@ async def room(pieces: int = 1) -> None:
     passes = _passes.get()
     if passes is None:
         return
-    for _ in range(PASSES):
-        if passes.have_room:
-            break
-        await trio.lowlevel.checkpoint()
+    if not passes.have_room:
+        await passes.wait()
     passes.begun += pieces
 
 

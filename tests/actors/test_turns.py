@@ -55,6 +55,60 @@ async def test_nobody_waits_for_all_the_work_there_is(clock: Clock) -> None:
     assert await longest_wait(clock, workers=400, pieces=3) <= 2 * (turns.SLICE + UNIT) + 1e-9
 
 
+class Turns(trio.abc.Instrument):
+    """How many tasks had a turn in each pass."""
+
+    def __init__(self) -> None:
+        self.passes = [0]
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.passes.append(0)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.passes[-1] += 1
+
+
+async def test_of_all_who_wait_for_room_only_those_ask_that_will_find_some(clock: Clock) -> None:
+    turns.bound()
+    counted = Turns()
+    trio.lowlevel.add_instrument(counted)
+    order: list[int] = []
+
+    async def work(number: int) -> None:
+        await turns.room()
+        clock.now += turns.SLICE
+        order.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(400):
+            nursery.start_soon(work, number)
+    assert sorted(order) == [*range(400)]
+    first, *others = sorted(counted.passes, reverse=True)
+    assert first >= 400  # all begin at once
+    assert len(others) >= 400 / (2 * turns.LEAST)
+    assert max(others) <= 2 * turns.LEAST + 2
+
+
+async def test_who_is_cancelled_in_the_line_leaves_it_to_the_others(clock: Clock) -> None:
+    turns.bound()
+    done = 0
+
+    async def work() -> None:
+        nonlocal done
+        await turns.room()
+        clock.now += turns.SLICE
+        done += 1
+
+    async with trio.open_nursery() as nursery, trio.open_nursery() as impatient:
+        for _ in range(200):
+            impatient.start_soon(work)
+            nursery.start_soon(work)
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        impatient.cancel_scope.cancel()
+    assert 200 <= done < 400
+
+
 async def test_unbounded_passes_have_room_for_all(clock: Clock) -> None:
     assert await longest_wait(clock, workers=400, pieces=3) >= 200 * UNIT
 

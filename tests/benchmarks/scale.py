@@ -190,9 +190,9 @@ async def turn(watch: Watch, market: Market) -> None:
     watched = await watch()
     sys.stdout.write(
         f"the end of an hour, passes of the scheduler by CPU: {histogram(watched.passes)}, the longest "
-        f"{watched.longest:.1f} ms\n"
-        f"the same on the wall: {histogram(watched.passes_by_wall)}, the longest {watched.longest_by_wall:.1f} ms, the "
-        f"longest turn of one task {watched.longest_turn:.1f} ms ({watched.longest_turn_of})\n"
+        f"{watched.longest:.1f} ms ({watched.longest_of}), the longest turn of one task {watched.longest_turn:.1f} ms "
+        f"({watched.longest_turn_of})\n"
+        f"the same on the wall: {histogram(watched.passes_by_wall)}, the longest {watched.longest_by_wall:.1f} ms\n"
     )
 
 

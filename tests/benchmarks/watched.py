@@ -27,11 +27,13 @@ LIMITS = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # milliseconds, the upper ends of
 
 class Watched(msgspec.Struct, frozen=True):
     """Passes by how long they took (the last class has no upper end), by the processor and by the clock on the wall;
-    the longest of each and, on the wall, the longest turn of one task in ms; series of bars that there are and that are
-    loaded, their bars, and how many of these are packed into so many bytes."""
+    the longest of each in ms, what had its turn in the former, and the longest turn of one task by the processor;
+    series of bars that there are and that are loaded, their bars, how many of these are packed and in how many bytes.
+    """
 
     passes: list[int]
     longest: float
+    longest_of: str
     passes_by_wall: list[int]
     longest_by_wall: float
     longest_turn: float
@@ -49,15 +51,17 @@ class Passes(trio.abc.Instrument):
     def __init__(self) -> None:
         self._began: tuple[float, float] | None = None
         self._turn = 0.0
+        self._turns: dict[str, list[float]] = {}  # of this pass, by the coroutine that a task runs: ms
         self.begin()
 
     def begin(self) -> None:
-        self.counts, self.longest = [0] * (len(LIMITS) + 1), 0.0
+        self.counts, self.longest, self.longest_of = [0] * (len(LIMITS) + 1), 0.0, ""
         self.counts_by_wall, self.longest_by_wall = [0] * (len(LIMITS) + 1), 0.0
         self.longest_turn, self.longest_turn_of = 0.0, ""
 
     def after_io_wait(self, timeout: float) -> None:
         self._began = time.thread_time(), time.perf_counter()
+        self._turns = {}
 
     def before_io_wait(self, timeout: float) -> None:
         if self._began is not None:
@@ -65,13 +69,18 @@ class Passes(trio.abc.Instrument):
             took = 1000 * (time.perf_counter() - self._began[1])
             self.counts[bisect_left(LIMITS, used)] += 1
             self.counts_by_wall[bisect_left(LIMITS, took)] += 1
-            self.longest, self.longest_by_wall = max(self.longest, used), max(self.longest_by_wall, took)
+            self.longest_by_wall = max(self.longest_by_wall, took)
+            if used > self.longest:
+                self.longest = used
+                most = sorted(self._turns.items(), key=lambda turns: -sum(turns[1]))[:4]
+                self.longest_of = ", ".join(f"{len(of)} of {name} {sum(of):.1f} ms" for name, of in most)
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._turn = time.perf_counter()
+        self._turn = time.thread_time()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        took = 1000 * (time.perf_counter() - self._turn)
+        took = 1000 * (time.thread_time() - self._turn)
+        self._turns.setdefault(task.name, []).append(took)
         if took > self.longest_turn:
             self.longest_turn, self.longest_turn_of = took, task.name
 
@@ -93,6 +102,7 @@ def answer(passes: Passes) -> None:
         watched = Watched(
             passes=passes.counts,
             longest=passes.longest,
+            longest_of=passes.longest_of,
             passes_by_wall=passes.counts_by_wall,
             longest_by_wall=passes.longest_by_wall,
             longest_turn=passes.longest_turn,
