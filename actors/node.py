@@ -114,6 +114,10 @@ class WrongLanes(Exception):
     """The engine was set up with another number of lanes."""
 
 
+class NameTaken(Exception):
+    """Another node that is there is called as this one."""
+
+
 class Node:
     def __init__(
         self,
@@ -208,7 +212,7 @@ class Node:
         return f"this node serves no streams; nodes that do: {', '.join(there) or 'none is there'}"
 
     async def run(self, connectors: Mapping[str, Connector]) -> None:
-        """Raises EngineUnfit, WrongLanes."""
+        """Raises EngineUnfit, WrongLanes, NameTaken."""
         await self._check()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.supervise, "members", self.members.run)
@@ -235,7 +239,26 @@ class Node:
             self.links.answered("check")
             if found != self.settings.lanes:
                 raise WrongLanes(f"the engine was set up with {found} lanes, not {self.settings.lanes}")
-            return
+            break
+        await self._check_name()
+
+    async def _check_name(self) -> None:
+        """What this very node said of itself before it was started again is over after a lease."""
+        me, until = self.members.me, trio.current_time() + 1.25 * self.settings.seconds
+        while True:
+            try:
+                found = {member.name: member.address for member in await self.engine.members()}
+            except EngineAway as error:
+                self.links.failed("check", error)
+                await trio.sleep(ASK)
+                continue
+            self.links.answered("check")
+            other = found.get(me.name, me.address)
+            if other == me.address:
+                return
+            if trio.current_time() >= until:
+                raise NameTaken(f"another node is called {me.name}: {other}")
+            await trio.sleep(self.settings.seconds / 8)
 
     def collect(self, exchange: str, symbols: Sequence[str]) -> tuple[str, ...]:
         """Collect these symbols of an exchange together with the other nodes; those among them that are ours now."""

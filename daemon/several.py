@@ -15,7 +15,7 @@ from actors.engine.words import EngineUnfit, Kept
 from actors.exchanges.exchange import Exchange, Supervise
 from actors.mirror.connector import MirrorConnector, leader_for
 from actors.mirror.ingests import Ingests, open_ingests
-from actors.node import Node, NodeSettings, WrongLanes
+from actors.node import NameTaken, Node, NodeSettings, WrongLanes
 from daemon.kinds import ConfigError
 from daemon.settings import Config
 
@@ -103,5 +103,7 @@ async def run_node(node: Node, connectors: Mapping[str, Connector]) -> None:
         await node.run(connectors)
     except EngineUnfit as error:
         raise ConfigError("engine.url", str(error)) from None
+    except NameTaken as error:
+        raise ConfigError("engine.name", str(error)) from None
     except WrongLanes as error:
         raise ConfigError("engine.lanes", str(error)) from None

@@ -1,7 +1,8 @@
 """What of an exchange is this node's: to lead, to follow, and to give away. The leading itself is the relay's.
 
 A lane is ours to lead where this is the first node that could, see Members; another's that nobody leads may be taken
-once it stood free for a whole lease. It is awaited where a node that comes before this one is ready for it.
+once it stood free for a whole lease. It is awaited where a node that comes before this one is ready for it, or any node
+while this one is cut off from the exchange, for a lease already.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -76,6 +77,14 @@ class Claims:
             return False
         return all(lane.writer.has_heard(symbol, self._seconds) for symbol in self._expected[lane.name])
 
+    def successor(self, lane: Lane) -> str | None:
+        """Who is to lead a lane that we lead; None: we are."""
+        before = self.members.before_me(lane.name)
+        expected = self._expected[lane.name] if self._expected is not None else ()
+        if before is None and any(lane.writer.is_deaf(symbol, self._seconds) for symbol in expected):
+            return self.members.able(lane.name)
+        return before
+
     def may_take(self, lane: Lane) -> bool:
         """Whether a lane that nobody leads is for us to lead."""
         if lane.free_since is None:
@@ -136,7 +145,7 @@ class Claims:
             lane.ours_since = None
         elif lane.ours_since is None:
             lane.ours_since = now
-        lane.is_awaited = lane.lease is not None and self.members.before_me(lane.name) is not None
+        lane.is_awaited = lane.lease is not None and self.successor(lane) not in (None, self._me)
         if lane.is_awaited:
             lane.called.set()
 

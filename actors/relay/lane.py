@@ -24,7 +24,7 @@ class Lane:
     entries: int = 0
     say_seconds: float = 0.0  # that the last burst took
     refusal: Refused | EngineAway | None = None  # why what it says is not taken
-    is_awaited: bool = False  # where we lead: by a node that comes before us and could lead at once
+    is_awaited: bool = False  # where we lead: by a node that is to lead it, and could at once
     called: trio.Event = field(default_factory=trio.Event)  # one of the two came to be
     holder: str | None = None  # the token of who leads it, as it was seen last
     is_silent: bool = False  # it does not prolong its lease

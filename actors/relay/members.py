@@ -58,6 +58,10 @@ class Members:
         collectors = [member for member in self.present if member.role != "edge"]
         return sorted(collectors, key=lambda member: blake2b(f"{lane}|{member.name}".encode(), digest_size=8).digest())
 
+    def able(self, lane: str) -> str | None:
+        """The first that could lead a lane at once; None: nobody could."""
+        return next((member.name for member in self.order(lane) if lane in member.ready), None)
+
     def heir(self, lane: str, left: str | None = None) -> str | None:
         """Who is to lead a lane that nobody leads: the first that could at once, or else the first; None: nobody.
 

@@ -115,7 +115,7 @@ class Relay:
             log.info("lane.led", lane=lane.name, term=lane.lease.token)
             try:
                 await self._lead(lane, lane.lease)
-                log.info("lane.handed_over", lane=lane.name, to=self.claims.members.before_me(lane.name))
+                log.info("lane.handed_over", lane=lane.name, to=self.claims.successor(lane))
             except (Fenced, EngineAway) as error:
                 log.warning("lane.lost", lane=lane.name, reason=str(error))
             finally:

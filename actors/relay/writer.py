@@ -74,6 +74,7 @@ class Writer:
         self._since: dict[str, float] = {}  # by symbol: all that happened since then was heard here
         self._live_since: dict[str, float] = {}  # by symbol: since when its feed delivers
         self._told_until = -inf  # what was heard before that was told, by whoever led
+        self._down_since: dict[str, float] = {}  # by symbol: since when it does not
         self._states: dict[str, Status] = {}  # by symbol
         self._forget()
 
@@ -116,8 +117,12 @@ class Writer:
 
     def take_status(self, status: Status) -> None:
         self._states[status.symbol] = status
+        now = trio.current_time()
+        if status.state == "down":
+            self._down_since.setdefault(status.symbol, now)
+        else:
+            self._down_since.pop(status.symbol, None)
         if status.state in ("live", "stale"):
-            now = trio.current_time()
             self._since.setdefault(status.symbol, now)
             self._live_since.setdefault(status.symbol, now)
         else:
@@ -140,6 +145,10 @@ class Writer:
     def has_heard(self, symbol: str, seconds: float) -> bool:
         """Whether a symbol's feed delivers, and did so for so long: what happened since then is remembered."""
         return self._live_since.get(symbol, inf) <= trio.current_time() - seconds
+
+    def is_deaf(self, symbol: str, seconds: float) -> bool:
+        """Whether a symbol's feed has been cut off for so long."""
+        return self._down_since.get(symbol, inf) <= trio.current_time() - seconds
 
     def was_asleep(self) -> None:
         """The process stood still: what the feeds deliver is yet to be what happens now."""

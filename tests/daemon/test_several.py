@@ -354,6 +354,12 @@ async def test_a_server_that_cannot_be_used_ends_the_daemon_with_one_line(server
             async with node(sim, server.url, "b", "lanes", lanes=3) as served:
                 await trio.sleep(30)
         assert wrong(caught) == "engine.lanes: the engine was set up with 2 lanes, not 3"
+        async with node(sim, server.url, "a", "lanes") as served:
+            await healthy(served)
+            with pytest.raises(BaseExceptionGroup) as caught:
+                async with node(sim, server.url, "a", "lanes"):
+                    await trio.sleep(30)
+            assert wrong(caught) == f"engine.name: another node is called a: {served.url}"
     with running("valkey", "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru") as forgetful:
         async with exchange() as sim:
             with pytest.raises(BaseExceptionGroup) as caught:

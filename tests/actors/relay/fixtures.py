@@ -90,7 +90,7 @@ class FakeFeed:
         self.closed = list(closed)
         self.open: Ohlc | None = None
 
-    def hear(self, said: Event) -> None:
+    def hear(self, said: Event | Gap) -> None:
         if isinstance(said, Ohlc):
             if said.is_closed:
                 self.closed.append(said)
@@ -195,10 +195,13 @@ class Node:
         self.relay.claims.expect(SYMBOLS)
         self.feeds: dict[str, FakeFeed] = {}
         self.scope = trio.CancelScope()
-        self._heard: list[tuple[float, Topic, Event]] = []
+        self.deaf_since: datetime | None = None  # cut off from the exchange
+        self._heard: list[tuple[float, Topic, Event | Gap]] = []
         self._news = trio.Event()
 
     def hear(self, topic: Topic, said: Event) -> None:
+        if self.deaf_since is not None:
+            return
         self._heard.append((trio.current_time() + self.latency, topic, said))
         self._news.set()
 
@@ -235,7 +238,7 @@ class Node:
             await self.way.awake.wait()
             for symbol in SYMBOLS:
                 is_ours = self.relay.claims.follows(self.relay.lane(symbol))
-                if is_ours and symbol not in self.feeds:
+                if is_ours and symbol not in self.feeds and self.deaf_since is None:
                     await trio.sleep(CONNECTING)
                     self.feeds[symbol] = FakeFeed(self.market.closed[symbol])
                     self.relay.take(Topic("binance", symbol, "trades"), state(symbol, "live"))
@@ -253,6 +256,31 @@ class Node:
     def freeze(self) -> None:
         if self.way.awake.is_set():
             self.way.awake = trio.Event()
+
+    def cut_off(self) -> None:
+        """From the exchange."""
+        if self.deaf_since is None:
+            self.deaf_since = now()
+            for symbol in self.feeds:
+                self._tell_state(symbol, "down")
+
+    def mend(self) -> None:
+        """What was closed meanwhile is known again; what happened once is announced as lost."""
+        if self.deaf_since is None:
+            return
+        since, self.deaf_since = self.deaf_since, None
+        for symbol, feed in self.feeds.items():
+            feed.closed, feed.open = list(self.market.closed[symbol]), None
+            self._tell_state(symbol, "live")
+            for kind in ("trades", "liquidations"):
+                topic = Topic("binance", symbol, kind)
+                where: Any = {"exchange": "binance", "symbol": symbol, "timestamp": now()}
+                lost = Gap(**where, start=since, end=now(), reason="cut off", repaired=False)
+                self._heard.append((trio.current_time() + self.latency, topic, lost))
+        self._news.set()
+
+    def _tell_state(self, symbol: str, told: FeedState) -> None:
+        self.relay.take(Topic("binance", symbol, "trades"), state(symbol, told))
 
     def thaw(self) -> None:
         self.way.awake.set()

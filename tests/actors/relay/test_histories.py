@@ -42,7 +42,21 @@ Step = tuple[str, float]
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["kill", "freeze", "thaw", "start", "return", "away", "back", "lose", "edge", "stop", "mute"],
+            [
+                "kill",
+                "freeze",
+                "thaw",
+                "start",
+                "return",
+                "away",
+                "back",
+                "lose",
+                "edge",
+                "stop",
+                "mute",
+                "cut",
+                "mend",
+            ],
         ),
         st.floats(0.0, 2 * LEASE),
     ),
@@ -91,6 +105,11 @@ class History:
                 for node in self.nodes:
                     node.thaw()
                     node.way.refuses.clear()
+            case "cut" if self.nodes:
+                self.nodes[0].cut_off()
+            case "mend":
+                for node in self.nodes:
+                    node.mend()
             case "away":
                 self.engine.is_away = True
             case "back":
@@ -115,6 +134,7 @@ class History:
         """All is well again, for long enough."""
         self.step("back")
         self.step("thaw")
+        self.step("mend")
         self.engine.answers_lost = 0
         self.step("start")
         await trio.sleep(CALM)
@@ -198,6 +218,7 @@ def test_what_may_happen_to_several_machines(steps: list[Step]) -> None:
 
 # "node1" comes before "node2" in both lanes, and between it and "node3" each comes first in one.
 RETURNS: list[Step] = [("kill", 6.0), ("return", 9.0)]
+CUT_OFF: list[Step] = [("cut", 7.0), ("mend", 9.0)]
 JOINS: list[Step] = [("edge", 5.0)]
 
 
@@ -211,6 +232,7 @@ JOINS: list[Step] = [("edge", 5.0)]
             [("start", 9.0), ("stop", 9.0), ("return", 9.0)], LEASE / 4, id="one of three is stopped, comes back"
         ),
         pytest.param([*RETURNS, ("edge", 1.0), *RETURNS], 1.25 * LEASE, id="again and again"),
+        pytest.param(CUT_OFF, 2 * LEASE, id="the leader is cut off from the exchange"),
         pytest.param([("kill", 38.5), ("return", 9.0)], 1.25 * LEASE, id="it comes back around a bar's end"),
     ],
 )
@@ -270,6 +292,7 @@ MUTANTS: list[Any] = [
     ),
     pytest.param(Writer, {"_tell_spike": always}, PAST_A_SPIKE, id="spikes are told by whoever sees them"),
     pytest.param(Claims, {"_is_ready": lambda *_: True}, RETURNS, id="handed back before it is ready"),
+    pytest.param(Writer, {"is_deaf": lambda *_: False}, CUT_OFF, id="who is cut off from the exchange leads on"),
     pytest.param(MemoryEngine, {"present": in_steps}, JOINS, id="joining in several steps"),
 ]
 
@@ -281,5 +304,5 @@ def test_the_check_sees_what_is_wrong(
     for name, does in wrong.items():
         monkeypatch.setattr(place, name, does)
     with pytest.raises(ExceptionGroup) as caught:
-        run(steps, lossless=steps in (RETURNS, JOINS))
+        run(steps, lossless=steps in (RETURNS, JOINS, CUT_OFF))
     assert caught.value.subgroup(AssertionError) is not None
