@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import httpx
+import msgspec
 import pytest
 import trio
+import trio_websocket
 
 from actors.engine.remote import open_engine
 from actors.engine.words import Kept
@@ -193,6 +195,12 @@ async def test_what_an_edge_does_not_hold_is_answered_as_by_the_node_that_collec
                 assert (through.status_code, through.text) == (direct.status_code, direct.text), path
                 assert told(through) == told(direct), path
         assert "marketd_ingest_answered_total{" in (await edge.client.get("/metrics")).text
+        with pytest.raises(trio_websocket.ConnectionRejected) as caught_at:
+            async with trio_websocket.open_websocket_url(f"{edge.url.replace('http', 'ws')}/as/binance/ws"):
+                pass
+        told_there = msgspec.json.decode(caught_at.value.body or b"")
+        assert (caught_at.value.status_code, told_there["code"]) == (503, "not_ready")
+        assert ingest.url in told_there["detail"]
         assert caught.callers == 0
 
 

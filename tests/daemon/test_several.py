@@ -396,7 +396,8 @@ def test_one_machine_alone_never_imports_what_several_need() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
-def test_its_password_is_not_shown() -> None:
-    config = Config(engine=Engine(url="redis://:secret@10.0.0.5:6379/0"), exchanges={})
+def test_its_password_and_an_edge_s_key_are_not_shown() -> None:
+    config = Config(engine=Engine(url="redis://:secret@10.0.0.5:6379/0", token="mk_secret"), exchanges={})
     assert "secret" not in dump(config)
+    assert 'token = "***"' in dump(config)
     assert 'url = "redis://***@10.0.0.5:6379/0"' in dump(config)
