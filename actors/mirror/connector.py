@@ -193,6 +193,8 @@ class MirrorConnector:
     async def _load(self, symbol: str, interval: str) -> None:
         """Have the bars of a topic that is told, read from the engine where that was not done of late."""
         feed = self._mirror.feed(self.catalogue.resolve(symbol).symbol)
+        if not feed.is_current:  # what is held would be no answer
+            return
         bars = feed.bars.get(interval)
         if bars is not None and trio.current_time() < bars.filled_at + READ_AGAIN:
             await bars.read.wait()

@@ -100,7 +100,7 @@ class Ingests:
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._turns = trio.CapacityLimiter(AT_ONCE)
         self._waiting: dict[trio.CancelScope, str] = {}  # for the answer of a node, by name
-        self._refused_by: set[str] = set()
+        self._problems: dict[str, str] = {}  # by the name of a node: why it did not answer the last question
         self.answered: Counter[str] = Counter()  # questions, by the name of the node
         self.failed: Counter[str] = Counter()  # by that of a node that was not reached or went away
 
@@ -148,11 +148,15 @@ class Ingests:
             try:
                 response = await self._answer_of(member, question)
                 self.answered[member.name] += 1
+                if self._problems.pop(member.name, None) is not None:
+                    log.info("ingest.answers", node=member.name)
                 return response
             except BrokenOff as error:
                 self.failed[member.name] += 1
                 problem = f"{member.name}: {error}"
-                log.warning("ingest.unreachable", node=member.name, address=member.address, reason=str(error))
+                if self._problems.get(member.name) != str(error):  # said once, however many ask
+                    log.warning("ingest.fails", node=member.name, address=member.address, reason=str(error))
+                self._problems[member.name] = str(error)
         raise NotReady(f"no node that collects answers ({problem})")
 
     async def _answer_of(self, member: Member, question: Question) -> httpx.Response:
@@ -182,11 +186,7 @@ class Ingests:
             raise BrokenOff("it is gone")
         if response.status_code in (401, 403) and "www-authenticate" in response.headers:
             await response.aclose()
-            if member.name not in self._refused_by:
-                log.error("ingest.key_refused", node=member.name, status=response.status_code)
-            self._refused_by.add(member.name)
             raise BrokenOff("it refuses this edge's key, see engine.token")
-        self._refused_by.discard(member.name)
         return response
 
     async def get(self, target: str, kind: type[T]) -> T:

@@ -20,7 +20,7 @@ from actors.engine.words import STATUS, Burst, Entry, Lease
 from actors.errors import NotReady, UnknownSymbol
 from actors.events import Gap, Instrument, Ohlc, Status, Topic, from_ms, ms
 from actors.exchanges.exchange import Exchange, load_exchanges
-from actors.mirror.connector import MirrorConnector
+from actors.mirror.connector import READ_AGAIN, MirrorConnector
 from actors.mirror.everywhere import Everywhere
 from actors.mirror.feed import MENDED_WITHIN
 from actors.mirror.ingests import Ingests
@@ -243,7 +243,9 @@ async def test_what_is_not_held_or_not_current_is_asked_of_who_collects(autojump
         with pytest.raises(UnknownSymbol):
             await one.connector.ohlc("NONE", "1m", limit=1, start=None, end=None)
         assert one.nobody.asked == 3
+        readings = one.engine.readings
         await one.begin("down")
+        await trio.sleep(READ_AGAIN)
         with pytest.raises(NotReady, match="limit=5"):
             await one.ohlc(5)
         one.engine.is_away = True
@@ -251,6 +253,7 @@ async def test_what_is_not_held_or_not_current_is_asked_of_who_collects(autojump
         assert one.connector.feeds["BTCUSDT"].report().reason == "the engine is away"
         with pytest.raises(NotReady, match="limit=5"):
             await one.ohlc(5)
+        assert one.engine.readings == readings  # in vain, and late
 
 
 async def test_a_feed_is_stale_while_its_leader_is_silent_and_down_once_nobody_leads_it(

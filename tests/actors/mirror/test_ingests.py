@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+import structlog.testing
 import trio
 
 from actors.engine.words import Member
@@ -103,8 +104,11 @@ async def test_a_node_that_refuses_the_key_is_none() -> None:
         await call.answer(b"{}", "401 Unauthorized", "WWW-Authenticate: Bearer")
 
     async with collector("a", refuses) as a, asking([a.member], token="mk_x") as ingests:
-        with pytest.raises(NotReady, match=r"it refuses this edge's key, see engine\.token"):
-            await ask(ingests)
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(3):
+                with pytest.raises(NotReady, match=r"it refuses this edge's key, see engine\.token"):
+                    await ask(ingests)
+        assert [entry["event"] for entry in logs] == ["ingest.fails"]  # said once
 
 
 @pytest.mark.parametrize(
