@@ -46,7 +46,7 @@ class _Lane:
     now: dict[str, bytes] = field(default_factory=dict)
     closed: dict[str, int] = field(default_factory=dict)
     bars: dict[str, dict[int, bytes]] = field(default_factory=dict)
-    shared: dict[tuple[str, str], int] = field(default_factory=dict)  # by lane and epoch the last burst
+    shared: dict[str, Mark] = field(default_factory=dict)  # by lane: how far it is shared
 
     @property
     def place(self) -> str:
@@ -134,8 +134,10 @@ class MemoryEngine:
             raise RolledBack(f"{ALL} ends at {it.epoch}, {it.n}, not at {known.epoch}, {known.n}")
         seqs, entries, shared = dict(it.seqs), [], dict(it.shared)
         for lane, epoch, n, entry in shares:
-            if n > it.shared.get((lane, epoch), 0):
-                shared[lane, epoch] = n
+            of = self._lane(lane)
+            before = it.shared.get(lane)
+            if epoch == of.epoch and n <= of.n and (before is None or before.epoch != epoch or n > before.n):
+                shared[lane] = Mark(epoch, n)
                 if entry.seq is not None:
                     seqs[entry.topic] = seqs.get(entry.topic, 0) + 1
                     entry = entry._replace(seq=seqs[entry.topic])

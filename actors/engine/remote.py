@@ -122,9 +122,15 @@ class RemoteEngine:
         return refused
 
     async def share(self, shares: Sequence[Share], known: Mark) -> Mark:
-        said = [value for share in shares for value in _in_parts(share)]
-        found = await self._run(self._share, ALL, LOG_MS, *self._kept[:2], known.epoch, str(known.n), *said)
-        ours, n, agrees = found
+        sources: dict[tuple[str, str], int] = {}
+        said: list[str | bytes] = []
+        for share in shares:
+            source = sources.setdefault((share.lane, share.epoch), len(sources) + 1)
+            said += [str(source), str(share.n), *_in_parts(share.entry)]
+        keys = [f"{self._prefix}:{{{lane}}}" for lane in (ALL, *(lane for lane, _ in sources))]
+        about = [LOG_MS, *self._kept[:2], known.epoch, str(known.n), *(epoch for _, epoch in sources)]
+        with self._owning() as own:
+            ours, n, agrees = await self._asked(lambda: own.run(self._share, keys, [*about, *said]))
         if not agrees:
             raise RolledBack(f"{ALL} ends at {ours.decode()}, {n}, not at {known.epoch}, {known.n}")
         return Mark(ours.decode(), n)
@@ -329,11 +335,11 @@ def _in_topics(burst: Burst) -> list[str | bytes]:
     return found
 
 
-def _in_parts(share: Share) -> tuple[str | bytes, ...]:
-    """One thing as SHARE takes it, which packs the number between the two parts."""
-    topic, type, seq, text = share.entry
+def _in_parts(entry: Entry) -> tuple[str | bytes, ...]:
+    """An entry as SHARE takes it, which packs the number between the two parts."""
+    topic, type, seq, text = entry
     before = b"\x94" + _encode(topic) + _encode(type)  # a list of four
-    return f"{share.lane}|{share.epoch}", str(share.n), topic, "" if seq is None else "1", before, _encode(text)
+    return topic, "" if seq is None else "1", before, _encode(text)
 
 
 def _told(entries: Any) -> list[Told]:

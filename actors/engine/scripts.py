@@ -93,8 +93,9 @@ return answers
 """
 )
 
-# (log ms, memory ms, memory bursts, the known epoch and n of what is shared, then of each thing: its lane and epoch,
-# the n of its burst there, its topic, "1" where it is to be numbered, and its msgpack before and behind the number)
+# KEYS: of what is shared, then of each source, a lane in one epoch. (log ms, memory ms, memory bursts, the known epoch
+# and n of what is shared, each source's epoch, then of each thing: the number of its source, the n of its burst there,
+# its topic, "1" where it is to be numbered, and its msgpack before and behind the number)
 # -> epoch, n, whether these agree with what is known
 SHARE = (
     _APPEND
@@ -103,13 +104,22 @@ local p, known = KEYS[1], ARGV[4]
 local epoch = redis.call('GET', p .. ':epoch') or ''
 local n = tonumber(redis.call('HGET', p .. ':seqs', 'n') or '0')
 if known ~= '' and (known ~= epoch or tonumber(ARGV[5]) > n) then return {epoch, n, 0} end
-local lasts, newest, seqs = {}, {}, {}
-local whole, topics, parts = {}, {}, {}
-for i = 6, #ARGV, 6 do
-  local source, burst, topic, number = ARGV[i], ARGV[i + 1], ARGV[i + 2], string.char(0xc0)
-  lasts[source] = lasts[source] or tonumber(redis.call('HGET', p .. ':shared', source) or '0')
-  if tonumber(burst) > lasts[source] then
-    newest[source] = burst
+local above, upto, newest = {}, {}, {}
+for i = 2, #KEYS do
+  local lane, its = KEYS[i], ARGV[i + 4]
+  above[i], upto[i] = 0, -1
+  if (redis.call('GET', lane .. ':epoch') or '') == its then
+    upto[i] = tonumber(redis.call('HGET', lane .. ':seqs', 'n') or '0')
+    local shared = redis.call('HGET', p .. ':shared', lane) or ''
+    if string.sub(shared, 1, #its + 1) == its .. '|' then above[i] = tonumber(string.sub(shared, #its + 2)) end
+  end
+end
+local whole, seqs, topics, parts = {}, {}, {}, {}
+for i = #KEYS + 5, #ARGV, 6 do
+  local source, burst = tonumber(ARGV[i]) + 1, tonumber(ARGV[i + 1])
+  if burst > above[source] and burst <= upto[source] then
+    local topic, number = ARGV[i + 2], string.char(0xc0)
+    newest[source] = ARGV[i + 1]
     if not parts[topic] then
       topics[#topics + 1], parts[topic] = topic, {}
     end
@@ -127,7 +137,7 @@ local function list(entries)
   return string.char(0xdc, math.floor(#entries / 256), #entries % 256) .. table.concat(entries)
 end
 local id, ms = append(p, n + 1)
-for source, burst in pairs(newest) do redis.call('HSET', p .. ':shared', source, burst) end
+for i, burst in pairs(newest) do redis.call('HSET', p .. ':shared', KEYS[i], ARGV[i + 4] .. '|' .. burst) end
 trimmed(p .. ':log', id, ms - tonumber(ARGV[1]), list(whole))
 for _, topic in ipairs(topics) do
   local key = p .. ':t:' .. topic

@@ -171,9 +171,10 @@ class Engine(Protocol):
     async def share(self, shares: Sequence[Share], known: Mark) -> Mark:
         """Append what lanes said to ALL, as one burst that the engine numbers; returns how far ALL has come.
 
-        Each burst of a lane is shared once, and whole, in each epoch of the lane: those not above the last one that was
-        are left out. So whoever got no answer shares again, and a successor all that its predecessor said. `known`: how
-        far ALL had come when that was last seen. Raises RolledBack, EngineFull.
+        Each burst of a lane is shared once, and whole: those not above the last one that was are left out. So whoever
+        got no answer shares again, and a successor all that its predecessor said. Left out is also what the lane does
+        not hold: its memory is another one, or older, and whoever leads it says what that lacks. `known`: how far ALL
+        had come when that was last seen. Raises RolledBack, EngineFull.
         """
 
     async def renew(self, lane: str, old: str, new: str) -> None:

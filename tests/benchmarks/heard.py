@@ -81,7 +81,9 @@ class Heard:
         self.closed: defaultdict[str, dict[str, str]] = defaultdict(
             dict
         )  # by topic, open times of bars, with the epoch
-        self.forced: defaultdict[str, defaultdict[int, list[str]]] = defaultdict(lambda: defaultdict(list))  # by ms
+        self.forced: defaultdict[str, defaultdict[int, list[str]]] = defaultdict(
+            lambda: defaultdict(list)
+        )  # by ms, the epoch of each
         self.gaps: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # announced losses, in ms
         self._ids: defaultdict[str, dict[tuple[str, str, int | str], str]] = defaultdict(dict)  # with the epoch
         self._large: dict[tuple[str, str, int | str], int] = {}  # in ms
@@ -147,7 +149,8 @@ class Heard:
             self._first.setdefault(topic, frame.timestamp)
         elif topic in self._is_anew:
             if left := self._is_anew.pop(topic):
-                self.gaps[topic].append((_ms(left), _ms(frame.timestamp)))
+                earlier = LATE if topic.startswith(ALL) else 0  # another lane's may have come before
+                self.gaps[topic].append((_ms(left) - earlier, _ms(frame.timestamp)))
         elif frame.epoch != position["epoch"]:
             self._fault("epoch_changed_in_silence", f"{topic}: {position} then {frame}")
         elif seq != position["seq"] + 1:
@@ -168,7 +171,7 @@ class Heard:
             elif known is not None:  # the server forgot, and the client was told to begin anew
                 self.faults["again_in_new_epoch_announced"] += 1
         elif frame.type == "liquidation":
-            self.forced[topic][_ms(frame.timestamp)].append(text.decode())
+            self.forced[topic][_ms(frame.timestamp)].append(frame.epoch)
         elif frame.is_closed:
             known = self.closed[topic].get(frame.timestamp)
             self.closed[topic][frame.timestamp] = frame.epoch
@@ -202,9 +205,12 @@ class Heard:
         elif kind.kind == "liquidations":
             for at, count in Counter(truth.liquidations).items():
                 told = self.forced[topic][at]
-                if first < at < last and len(told) != count:
-                    kind_of_fault = "liquidations_lost" if len(told) < count else "liquidations_twice"
-                    self._miss(kind_of_fault, topic, at, f"{count} were told as {told}")
+                if first < at < last and len(told) < count:
+                    self._miss("liquidations_lost", topic, at, f"{count} were told in {told}")
+                elif max(Counter(told).values(), default=0) > count:
+                    self._miss("liquidations_twice", topic, at, f"{count} were told in {told}")
+                elif len(told) > count:
+                    self.faults["again_in_new_epoch_announced"] += 1
         elif kind.interval is not None and self.closed[topic]:
             times = sorted(self.closed[topic])
             for bar in bars[kind.interval]:

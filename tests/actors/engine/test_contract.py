@@ -221,12 +221,22 @@ def share(n: int, text: bytes, topic: str = LIQUIDATIONS, *, lane: str = LANE, e
     return Share(lane, epoch, n, Entry(topic, "liquidation", 7, text))
 
 
+async def hold(engine: Engine, lane: str = LANE, epoch: str = "1-a") -> None:
+    """A lane that has said ten bursts."""
+    lease = await engine.take(lane, "a", LONG, epoch)
+    assert lease is not None
+    for n in range(1, 11):
+        await say(engine, lease, Burst(n, [trade(n)], {}))
+
+
 async def shared(engine: Engine) -> list[tuple[str, int | None, bytes]]:
     """All that stands in the log of ALL."""
     return [(e.topic, e.seq, e.text) for told in await engine.tail(ALL) for e in told.entries if e.topic]
 
 
 async def test_many_writers_share_and_the_engine_numbers(engine: Engine) -> None:
+    for lane, epoch in ((LANE, "1-a"), ("okx.0", "1-b"), ("okx.1", "1-b")):
+        await hold(engine, lane, epoch)
     assert await engine.share([share(4, b"1"), share(4, b"2", LARGE)], UNKNOWN) == Mark("", 1)
     note = Share("okx.0", "1-b", 9, Entry(LIQUIDATIONS, "gap", None, b"3"))
     others = [share(2, b"4", lane="okx.0", epoch="1-b"), note, share(1, b"5", lane="okx.1", epoch="1-b")]
@@ -247,25 +257,37 @@ async def test_many_writers_share_and_the_engine_numbers(engine: Engine) -> None
 
 
 async def test_what_a_lane_said_is_shared_once_however_often_and_by_whomever(engine: Engine) -> None:
+    await hold(engine)
     first = [share(4, b"1"), share(6, b"2"), share(6, b"3")]
     for _ in range(3):
         mark = await engine.share(first, UNKNOWN)
     assert mark == Mark("", 1)
-    # The lane's next leader says all that the log has, and on; the one before comes late.
+    # The lane's next leader shares all that the log has, and on; the one before comes late.
     await engine.share([*first, share(7, b"4")], UNKNOWN)
-    await engine.share([share(7, b"4")], UNKNOWN)
-    await engine.share([share(5, b"5", epoch="2-c"), share(7, b"4")], UNKNOWN)  # the lane's memory is another one
-    await engine.share([share(7, b"4")], UNKNOWN)
-    assert [(seq, text) for _, seq, text in await shared(engine)] == [(n, b"%d" % n) for n in range(1, 6)]
+    assert await engine.share([share(7, b"4")], UNKNOWN) == Mark("", 2)
+    assert [(seq, text) for _, seq, text in await shared(engine)] == [(n, b"%d" % n) for n in range(1, 5)]
+
+
+async def test_what_a_lane_does_not_hold_is_not_shared(engine: Engine) -> None:
+    """It came back older, or its memory is another one: whoever leads it says that again."""
+    await hold(engine)
+    await engine.share([share(9, b"1"), share(11, b"ahead of the lane"), share(10, b"2")], UNKNOWN)
+    await engine.share([share(1, b"of no lane", lane="okx.0")], UNKNOWN)
+    await engine.renew(LANE, "1-a", "2-b")
+    await engine.share([share(10, b"late"), share(11, b"3", epoch="2-b")], UNKNOWN)
+    await engine.share([share(11, b"3", epoch="2-b")], UNKNOWN)
+    assert [(seq, text) for _, seq, text in await shared(engine)] == [(1, b"1"), (2, b"2"), (3, b"3")]
 
 
 async def test_many_things_are_shared_at_once(engine: Engine) -> None:
+    await hold(engine)
     for n in range(2):
         await engine.share([share(n + 1, b"x" * 300) for _ in range(700)], UNKNOWN)
     assert [seq for _, seq, _ in await shared(engine)] == list(range(1, 1401))
 
 
 async def test_where_the_engine_lacks_what_was_shared_another_memory_is_begun(engine: Engine) -> None:
+    await hold(engine)
     await engine.renew(ALL, "", "1-x")
     mark = await engine.share([share(1, b"1")], Mark("1-x", 1))
     assert mark == Mark("1-x", 2)

@@ -50,8 +50,15 @@ async def running(*sharings: Sharing) -> AsyncIterator[None]:
         nursery.cancel_scope.cancel()
 
 
+def hold(engine: MemoryEngine, lane: str, epoch: str) -> None:
+    """As of a lane that said all that is shared here."""
+    it = engine._lane(lane)
+    it.epoch, it.n = epoch, 1_000_000
+
+
 def led(engine: MemoryEngine, tail: Sequence[Told] = ()) -> Sharing:
     sharing = Sharing(engine)
+    hold(engine, LANE, "1-a")
     sharing.begin(LANE, "1-a", tail)
     return sharing
 
@@ -100,8 +107,8 @@ async def test_what_a_memory_that_was_left_held_is_not_shared(autojump_clock: Mo
 async def test_an_engine_that_is_older_begins_another_memory(autojump_clock: MockClock) -> None:
     engine = MemoryEngine()
     await engine.renew(ALL, "", "1-x")
-    older = engine.snapshot()
     sharing = led(engine)
+    older = engine.snapshot()
     async with running(sharing):
         sharing.add(LANE, 1, entries(1))
         await trio.sleep(1)
@@ -121,6 +128,7 @@ async def test_an_engine_that_is_older_begins_another_memory(autojump_clock: Moc
 async def test_what_lanes_say_meanwhile_goes_together(autojump_clock: MockClock) -> None:
     engine = MemoryEngine()
     sharing = led(engine)
+    hold(engine, "binance.1", "1-b")
     sharing.begin("binance.1", "1-b", ())
     async with running(sharing):
         for n in range(1, 11):
