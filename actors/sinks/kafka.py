@@ -5,6 +5,7 @@ key stay in order without the rights and the state on the broker that an idempot
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -24,6 +25,7 @@ DEFAULTS: Mapping[str, object] = {
     "acks": "all",
     "max.in.flight.requests.per.connection": 1,
     "message.timeout.ms": 0,  # a row is given up by nobody but us
+    "topic.metadata.propagation.max.ms": 5_000,  # a topic that is not there is said so then, and asked for again
     "linger.ms": 5,
     "queue.buffering.max.messages": AT_ONCE,
     "queue.buffering.max.kbytes": 65_536,
@@ -33,6 +35,9 @@ DEFAULTS: Mapping[str, object] = {
     "reconnect.backoff.max.ms": 2_000,
     "statistics.interval.ms": 1_000,  # they say whether a broker is there
 }
+
+_MOMENT = re.compile(r" \(after \d+ms in state \w+.*\)\Z")
+"""Of each try another one, in what is the same reason."""
 
 _quiet = logging.getLogger("marketd.kafka")
 _quiet.addHandler(logging.NullHandler())
@@ -100,7 +105,7 @@ class Kafka:
 
     def _on_error(self, error: KafkaError) -> None:
         if self.problem is None or error.name() != "_ALL_BROKERS_DOWN":  # which says less than what is known
-            self.problem = error.str()
+            self.problem = _MOMENT.sub("", error.str())
         if error.fatal():
             self._over = error.str()
         if error.name() in DOWN:
@@ -127,7 +132,10 @@ class Kafka:
             return False
         except KafkaException as exception:
             error = exception.args[0]
-            self._failed.append(Failed(row, error.str(), error.name() in FINAL))
+            if error.name() not in FINAL:  # rows that were sent before it are yet to be refused: it stays behind them
+                self.problem, self.is_up = error.str(), False
+                return False
+            self._failed.append(Failed(row, error.str(), True))
         return True
 
     def look(self) -> tuple[int, list[Failed]]:

@@ -52,7 +52,7 @@ class Writing(Protocol):
         """What was heard last of why that is not so."""
 
     def send(self, row: Row) -> bool:
-        """Take a row over; False: not now, there are too many."""
+        """Take a row over; False: not now: there are too many, or it is refused for a `problem`."""
 
     def look(self) -> tuple[int, list[Failed]]:
         """What became of rows since the last time: how many were written, and which were not, in their order.

@@ -64,6 +64,27 @@ async def test_one_that_nobody_answers_is_down_and_says_why(topic: str) -> None:
     assert (written, [failure.row for failure in failed]) == (0, [Row(topic, b"k", b"v")])
 
 
+async def test_a_topic_that_is_not_there_is_waited_for_and_the_order_stays(cluster: str, topic: str) -> None:
+    url = f"kafka://{cluster}?allow.auto.create.topics=false&topic.metadata.propagation.max.ms=200"
+    sink = Sink(SinkSettings("k", "kafka", [parsed("*:*:trades")], topic), lambda: Kafka(url))
+    other = Producer({"bootstrap.servers": cluster, "logger": quiet})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sink.run)
+        said = 0
+        while not (sink.is_failing and said > 50):  # some are refused later, some at once
+            tell(sink, [said])
+            said += 1
+            await trio.sleep(0.01)
+        assert sink.report().reason == "Broker: Unknown topic or partition"
+        other.list_topics(topic, timeout=20)  # which has it made
+        await eventually(lambda: sink.written == said, within=30)
+        assert (sink.report().state, sink.dropped) == ("ok", 0)
+        nursery.cancel_scope.cancel()
+    other.close()
+    rows = await trio.to_thread.run_sync(consumed, cluster, topic)
+    assert [msgspec.json.decode(value)["trade_id"] for _, value in rows] == list(range(said))
+
+
 async def test_a_row_that_is_too_long_is_refused_for_good(cluster: str, topic: str) -> None:
     kafka = Kafka(f"kafka://{cluster}?message.max.bytes=2000")
     try:
