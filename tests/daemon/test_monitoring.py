@@ -12,7 +12,7 @@ import trio
 import yaml
 
 from daemon.ops import text_of
-from daemon.settings import Archive, Metrics
+from daemon.settings import Archive, Metrics, Sink
 from tests.daemon.fixtures import world
 
 PROMTOOL = shutil.which("promtool")
@@ -50,6 +50,8 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
     "MarketdBusy": ({f'{LATE}"0.25"}}': "0x80", f'{LATE}"0.5"}}': "0+10x80", f'{LATE}"+Inf"}}': "0+10x80"}, "8m", "3m"),
     "MarketdArchiveFailing": ({f"marketd_archive_up{ONE}": "1x4 0x40"}, "4m", "2m"),
     "MarketdDiskFull": ({f"marketd_archive_free_bytes{ONE}": "100000-20x400"}, "1h", "10m"),
+    "MarketdSinkFailing": ({'marketd_sink_up{instance="a:8000", sink="kafka"}': "1x4 0x40"}, "4m", "2m"),
+    "MarketdSinkLosing": ({'marketd_sink_dropped_total{instance="a:8000", sink="kafka"}': "0x8 1x40"}, "4m", "1m"),
     "MarketdDescriptors": (
         {f"process_open_fds{ONE}": "900x40", f"process_max_fds{ONE}": "1000x40", f"marketd_build_info{ONE}": "1x40"},
         "6m",
@@ -100,7 +102,17 @@ def test_the_dashboard_chooses_its_source_and_has_a_row_for_each_group() -> None
     dashboard = msgspec.json.decode(text_of("grafana"))
     assert dashboard["templating"]["list"][0]["type"] == "datasource"
     rows = [panel["title"] for panel in panels() if panel["type"] == "row"]
-    assert rows == ["Feeds", "Lines", "Events", "REST of the exchanges", "Clients", "HTTP", "Archive", "Process"]
+    assert rows == [
+        "Feeds",
+        "Lines",
+        "Events",
+        "REST of the exchanges",
+        "Clients",
+        "HTTP",
+        "Archive",
+        "Sinks",
+        "Process",
+    ]
     shown = [panel for panel in panels() if panel["type"] != "row"]
     assert all(panel["datasource"]["uid"] == "${datasource}" for panel in shown)
     assert len({panel["id"] for panel in panels()}) == len(panels())
@@ -110,7 +122,8 @@ def test_the_dashboard_chooses_its_source_and_has_a_row_for_each_group() -> None
 
 async def test_what_they_ask_for_is_there(tmp_path: Path) -> None:
     archive = Archive(path=str(tmp_path / "marketd.db"))
-    async with world(rate=2.0, archive=archive, metrics=Metrics(enabled=True)) as w:
+    sink = Sink(kind="kafka", url="kafka://own?test.mock.num.brokers=1", topics=("*:*:trades",))
+    async with world(rate=2.0, archive=archive, sink=(sink,), metrics=Metrics(enabled=True)) as w:
         page = (await w.client.get("/metrics")).text
     declared = set(re.findall(r"^# TYPE (\S+)", page, re.MULTILINE))
     asked = {name for text in expressions() for name in re.findall(r"\b(?:marketd|process)_\w+", text)}
