@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from actors.errors import BadMessage
-from actors.events import Ohlc, amount, from_ms
+from actors.events import Ohlc, amount, at_ms
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # the latter two come out of msgspec too
 
@@ -31,7 +31,7 @@ def moment(milliseconds: int) -> datetime:
     """The UTC time of an exchange's Unix milliseconds; BadMessage for 0, which is no time."""
     if milliseconds == 0:
         raise BadMessage("a time of 0")
-    return from_ms(milliseconds)
+    return at_ms(milliseconds)
 
 
 def optional_moment(milliseconds: int | str | None) -> datetime | None:

@@ -21,6 +21,7 @@ FeedState = Literal["starting", "live", "stale", "down", "failed"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_EXACT_MS = 1000 << 32  # until 2106 seconds as a float are exact to a quarter of a microsecond
 _ROUND = 1.5 * 2**52  # added to a float below 2^51 and taken away again, it leaves a whole number
 
 # Fixed-length bars only; `1M` varies and is handled where a bar's end is computed.
@@ -248,15 +249,20 @@ def last_ms(end: datetime | None) -> int | None:
     return None if end is None else ceil_ms(end) - 1
 
 
-@lru_cache(maxsize=1 << 14)  # bars open at the same moments on every symbol: one datetime of 48 bytes serves them all
-def from_ms(milliseconds: int) -> datetime:
+def at_ms(milliseconds: int) -> datetime:
     """The UTC time of Unix milliseconds; BadMessage outside the years 1970 to 9999."""
+    if 0 <= milliseconds < _EXACT_MS:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
     if milliseconds < 0:
         raise BadMessage(f"time {milliseconds} ms is before 1970")
     try:
         return EPOCH + timedelta(milliseconds=milliseconds)
     except OverflowError:
         raise BadMessage(f"time {milliseconds} ms is out of range") from None
+
+
+from_ms = lru_cache(maxsize=1 << 14)(at_ms)
+"""The same; bars open at the same moments on every symbol: one datetime of 48 bytes serves them all."""
 
 
 def bar_end(open_time: datetime, interval: str) -> datetime:

@@ -24,6 +24,7 @@ from actors.events import (
     Topic,
     Trade,
     amount,
+    at_ms,
     bar_end,
     ceil_ms,
     from_ms,
@@ -234,3 +235,25 @@ def test_most_values_need_no_decimals(monkeypatch: pytest.MonkeyPatch) -> None:
         ("0.02", "0.01", 0.0002),
     ):
         assert valued(price, quantity) == (float(price), float(quantity), value)
+
+
+@given(
+    st.one_of(
+        st.integers(0, 253402300799999), st.integers(0, 2**33 * 1000), st.integers(0, 1000).map((1000 << 32).__sub__)
+    )
+)
+@example((1000 << 32) - 1)
+@example(1000 << 32)
+@example(253402300799999)
+def test_milliseconds_are_exact(milliseconds: int) -> None:
+    time = at_ms(milliseconds)
+    assert time == EPOCH + timedelta(milliseconds=milliseconds)
+    assert time.tzinfo is UTC
+    assert ms(time) == milliseconds
+
+
+@pytest.mark.parametrize("milliseconds", [-1, 253402300800000, 10**30])
+def test_milliseconds_of_no_year_are_refused(milliseconds: int) -> None:
+    for read in (at_ms, from_ms):
+        with pytest.raises(BadMessage):
+            read(milliseconds)
