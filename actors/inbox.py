@@ -87,13 +87,15 @@ class Inbox(Generic[T]):
         take, self._lent, self._is_due = self._lent, None, False
         if take is None:
             return
-        done = outcome.capture(take)
-        if isinstance(done, outcome.Error):
-            self._wake(done)
-        elif not done.value or self.taken != self.given or self._is_ended or self._is_cut:
-            self._wake()
-        else:
+        try:
+            will_do = take()
+        except BaseException as error:
+            self._wake(outcome.Error(error))
+            return
+        if will_do and self.taken == self.given and not (self._is_ended or self._is_cut):
             self._lent = take
+        else:
+            self._wake()
 
     def wake(self) -> None:
         self._wake()

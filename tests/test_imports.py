@@ -53,8 +53,9 @@ KEEPERS = {
 }
 SIMULATED = {"trio_websocket"}
 
-# Who may catch everything: the restart loop, and the boundary where one client's fault must stay its own.
-CATCHERS = {"daemon/supervisor.py", "web/server/connections.py"}
+# Who may catch everything: the restart loop, the boundary where one client's fault must stay its own, and who hands an
+# error to the task that it belongs to.
+CATCHERS = {"daemon/supervisor.py", "web/server/connections.py", "actors/inbox.py"}
 
 # What converts one exchange's captures has to say which.
 NAMES_AN_EXCHANGE = {"actors/recording/cryptofeed.py"}

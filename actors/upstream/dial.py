@@ -17,6 +17,7 @@ from trio_websocket import ConnectionClosed as ConnectionClosed
 
 from actors.errors import LineLost
 from actors.upstream.inbound import Heard, InboundStream
+from actors.upstream.tcp import Tcp
 from actors.upstream.way import DIRECT, NoWay, Way
 
 CONNECT_WITHIN = 10.0  # seconds
@@ -94,6 +95,8 @@ async def _connect(url: str, tls: ssl.SSLContext | None, way: Way) -> trio.abc.S
         with trio.fail_after(CONNECT_WITHIN):
             way.trust(tls)
             tcp = await way.open_tcp(host, parts.port or (443 if parts.scheme == "wss" else 80))
+            if isinstance(tcp, trio.SocketStream):
+                tcp = Tcp(tcp)
             if tls is None or parts.scheme != "wss":
                 return tcp
             stream = trio.SSLStream(tcp, tls, server_hostname=host, https_compatible=True)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from math import inf
 from typing import Any, NamedTuple, Protocol
 
@@ -40,6 +41,14 @@ RETRY_AFTER_DEFAULT = {429: 60.0, 418: 120.0}  # seconds, where the exchange doe
 LIMITED_PAUSE = 10.0  # seconds, where neither the status nor the exchange says
 RETRY_AFTER_MAX = 3 * 86_400.0  # Binance's longest ban
 FORBIDDEN_PAUSE = 300.0  # seconds between tries while a firewall turns us away
+
+HEADERS = {
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",
+    "Connection": "keep-alive",
+    "User-Agent": "marketd",
+}
+REPEATED = 512  # requests that are kept made
 
 Params = Mapping[str, str | int | None]
 Explain = Callable[[int, bytes], MarketError | None]
@@ -218,17 +227,22 @@ class RestClient:
 
 
 class HttpxHost:
-    """A REST host over httpx's connection pool."""
+    """A REST host over httpx's connection pool.
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
+    Without httpx's client: of cookies, redirects and logins there are none here, and they cost as much as the rest.
+    """
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, base_url: str) -> None:
+        self._transport = transport
+        self._base_url = base_url.rstrip("/")
+        self._get = lru_cache(maxsize=REPEATED)(self._make_get)  # polls ask the same again and again
 
     async def ask(self, question: Question) -> Answer:
         path = question.path
         asked_at = clock.now()
         try:
             with trio.fail_after(TIMEOUT):
-                response = await self._client.send(self._request(question), stream=True)
+                response = await self._transport.handle_async_request(self._request(question))
                 try:
                     body = bytearray()
                     async for chunk in response.aiter_raw():
@@ -246,9 +260,12 @@ class HttpxHost:
 
     def _request(self, question: Question) -> httpx.Request:
         if question.method == "GET":
-            return self._client.build_request("GET", question.path, params=dict(question.query))
-        headers = {"Content-Type": "application/json"}
-        return self._client.build_request(question.method, question.path, content=question.body, headers=headers)
+            return self._get(question.path, tuple(question.query.items()))
+        headers = HEADERS | {"Content-Type": "application/json"}
+        return httpx.Request(question.method, self._base_url + question.path, headers=headers, content=question.body)
+
+    def _make_get(self, path: str, query: tuple[tuple[str, str], ...]) -> httpx.Request:
+        return httpx.Request("GET", self._base_url + path, params=query or None, headers=HEADERS)
 
 
 def tls_for(*urls: str) -> ssl.SSLContext | None:
@@ -263,17 +280,14 @@ async def open_http(base_url: str, tls: ssl.SSLContext | None = None, way: Way =
     """The connection pool to one REST host."""
     way.trust(tls)
     bounds: Any = {"max_connections": CONNECTIONS, "max_keepalive_connections": 20, "keepalive_expiry": 30}
-    async with httpx.AsyncClient(
-        transport=None if way == DIRECT else Transport(way, tls, **bounds),
-        base_url=base_url,
-        verify=tls or False,  # there is none only where nothing is encrypted, and redirects are not followed
-        timeout=None,  # RestClient bounds each request as a whole
-        limits=httpx.Limits(**bounds),
-        headers={"Accept-Encoding": "identity", "User-Agent": "marketd"},
-        follow_redirects=False,
-        trust_env=False,
-    ) as client:
-        yield HttpxHost(client)
+    # There is no `tls` only where nothing is encrypted, and redirects are not followed.
+    transport: httpx.AsyncBaseTransport = (
+        httpx.AsyncHTTPTransport(verify=tls or False, limits=httpx.Limits(**bounds), trust_env=False)
+        if way == DIRECT
+        else Transport(way, tls, **bounds)
+    )
+    async with transport:
+        yield HttpxHost(transport, base_url)
 
 
 def retry_after(value: str | None) -> float | None:
