@@ -36,6 +36,7 @@ class _Identity(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Identity).decode
+_encode = msgspec.json.Encoder().encode
 
 
 @lru_cache(maxsize=CACHED)
@@ -86,15 +87,26 @@ class Tail:
         self.age = (present.at_ms - said[-1].at_ms) / 1000 if said else 0.0  # seconds
         self._told: Counter[tuple[str, object]] = Counter()
         self._oldest: dict[str, int] = {}  # by topic: until then all was told, or was before anything was
+        self._newest: dict[str, int] = {}  # by symbol: the time of its last event
         is_whole = not tail or tail[0].n == 1
         for logged in tail:
             for entry in logged.entries:
-                if entry.seq is None or topic_named(entry.topic).kind not in MOMENTS:
+                if entry.seq is None or (topic := topic_named(entry.topic)).kind not in MOMENTS:
                     continue
                 found = _decode(entry.text)
                 self._told[entry.topic, found.trade_id if found.trade_id is not None else entry.text] += 1
                 # Of the very first moment some may have been cut off, where anything was.
-                self._oldest.setdefault(entry.topic, ms(found.timestamp) - is_whole)
+                at = ms(found.timestamp)
+                self._oldest[entry.topic] = min(self._oldest.get(entry.topic, at), at - is_whole)
+                self._newest[topic.symbol] = max(self._newest.get(topic.symbol, at), at)
+
+    def tells(self, name: str, said: Said) -> bool:
+        """Whether an event is among what is told there."""
+        return self._told[name, said.trade_id if isinstance(said, Trade) else _encode(said)] > 0
+
+    def newest(self, symbol: str) -> datetime | None:
+        """When the last event of a symbol that is told there happened; None: there is none."""
+        return from_ms(self._newest[symbol]) if symbol in self._newest else None
 
     def has(self, name: str, said: Said, text: bytes) -> bool:
         """Whether an event is told there; each that is told answers for one that is asked about."""

@@ -307,16 +307,37 @@ class Writer:
         assert self._tail is not None
         if self._tail.at is None:
             return
+        apart = self._apart(tail_at)
         for name in present.seqs:
             topic = topic_named(name)
-            if self._since.get(topic.symbol, inf) > tail_at or self._forgot_at.get(name, tail_at) > tail_at:
+            is_cold = self._since.get(topic.symbol, inf) > tail_at or self._forgot_at.get(name, tail_at) > tail_at
+            if is_cold or topic.symbol in apart:
                 self._is_cold.add(topic.symbol)
                 if topic.kind in MOMENTS:
-                    self._owed[name] = self._tail.at
+                    newest = self._tail.newest(topic.symbol) if topic.symbol in apart else None
+                    self._owed[name] = min(newest or self._tail.at, self._tail.at)
         for symbol in {topic_named(name).symbol for name in self._owed}:
             heard = (one.said.timestamp for one in self._recent if one.topic.symbol == symbol)
             if (first := next(heard, None)) is not None:
                 self._announce(symbol, first)
+
+    def _apart(self, tail_at: float) -> set[str]:
+        """Symbols of which nothing that was heard here is in the log, though it was before the log's end.
+
+        What was said last may have happened long before: it was said by one that had much to catch up with, or knew
+        nothing of this symbol yet. Nothing but what both know shows that there is no hole between.
+        """
+        assert self._tail is not None
+        before, common = set(), set()
+        for heard in self._recent:
+            symbol = heard.topic.symbol
+            if symbol in common or heard.topic.kind not in MOMENTS or not isinstance(heard.said, Event):
+                continue
+            if self._tail.tells(name_of(heard.topic), heard.said):
+                common.add(symbol)
+            elif heard.at < tail_at - LATER:
+                before.add(symbol)
+        return before - common
 
     def _announce(self, symbol: str, until: datetime) -> None:
         """Until the first thing that was heard of a symbol, nobody had listened."""

@@ -82,6 +82,7 @@ class Fault(msgspec.Struct):
     freed: float | None
     led: float | None
     healthy: float  # until all was well again
+    frames: dict[str, int]  # that the clients who stay were told meanwhile
 
 
 class Trial:
@@ -158,6 +159,7 @@ class Trial:
             "server killed, nothing kept": partial(self.kill_server, forget=True),
         }
         began = trio.current_time()
+        before = {name: heard.frames for name, heard in self.clients.items()}
         if node is not None:
             frozen = LOG_SECONDS + 5 if "log" in kind else self.lease * self.rng.uniform(1.4, 3.0)
             await (self.kill(node) if "killed" in kind else self.freeze(node, frozen))
@@ -172,8 +174,9 @@ class Trial:
         freed, led = self.leaders.course(silence.lane, began)
         self.leaders.changes.clear()
         name = node.name if node is not None else "server"
+        frames = {name: heard.frames - before[name] for name, heard in self.clients.items()}
         self.faults.append(
-            Fault(kind, name, round(silence.ended - silence.began, 2), silence.lane, freed, led, healthy)
+            Fault(kind, name, round(silence.ended - silence.began, 2), silence.lane, freed, led, healthy, frames)
         )
         say(f"{len(self.faults)}. {msgspec.json.encode(self.faults[-1]).decode()}")
 

@@ -245,6 +245,40 @@ async def test_a_cold_start_announces_from_the_logs_end_to_the_first_thing_heard
     assert [one["trade_id"] for one in told] == [9, 10]
 
 
+async def test_who_heard_nothing_of_what_was_told_announces_though_it_listened_before_the_logs_end(
+    autojump_clock: MockClock,
+) -> None:
+    """The leader had much to catch up with: the last that it said happened before this node began to listen."""
+    engine = Engine()
+    happened = [trade("BTCUSDT", number) for number in range(1, 4)]
+    await trio.sleep(5)
+    writer = writer_of()
+    for number in (7, 8):
+        writer.take(TRADES, trade("BTCUSDT", number))
+        await trio.sleep(1)
+    engine.say(TRADES, *happened)
+    await trio.sleep(1)
+    engine.give(writer)
+    gap, *told = [one for _, _, one in said(writer)]
+    assert gap["from"] == msgspec.to_builtins(happened[-1].timestamp)
+    assert gap["to"] == told[0]["timestamp"]
+    assert [one["trade_id"] for one in told] == [7, 8]
+
+
+async def test_what_happened_out_of_turn_in_the_log_is_not_thought_told(autojump_clock: MockClock) -> None:
+    """One that began late told the newest; another one began with what was before, and died."""
+    writer, engine = writer_of(), Engine()
+    happened = []
+    for number in range(1, 11):
+        happened.append(trade("BTCUSDT", number))
+        writer.take(TRADES, happened[-1])
+        await trio.sleep(1)
+    engine.say(TRADES, *happened[7:])
+    engine.say(TRADES, *happened[:3])
+    engine.give(writer)
+    assert [id for _, id in ids(writer)] == [4, 5, 6, 7]
+
+
 async def test_what_no_longer_fits_into_memory_is_announced(autojump_clock: MockClock) -> None:
     writer, engine = writer_of(), Engine()
     first = trade("BTCUSDT", 1)
