@@ -101,6 +101,7 @@ class Ingests:
         self._turns = trio.CapacityLimiter(AT_ONCE)
         self._waiting: dict[trio.CancelScope, str] = {}  # for the answer of a node, by name
         self._problems: dict[str, str] = {}  # by the name of a node: why it did not answer the last question
+        self._limited_by: set[str] = set()  # names of nodes that held us to a client's limits
         self.answered: Counter[str] = Counter()  # questions, by the name of the node
         self.failed: Counter[str] = Counter()  # by that of a node that was not reached or went away
 
@@ -187,6 +188,11 @@ class Ingests:
         if response.status_code in (401, 403) and "www-authenticate" in response.headers:
             await response.aclose()
             raise BrokenOff("it refuses this edge's key, see engine.token")
+        if response.status_code == 429 and member.name not in self._limited_by:
+            self._limited_by.add(member.name)
+            log.warning(
+                "ingest.limits_us", node=member.name, detail="all clients of this edge are one there: see limits.exempt"
+            )
         return response
 
     async def get(self, target: str, kind: type[T]) -> T:

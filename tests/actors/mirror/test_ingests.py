@@ -133,6 +133,18 @@ async def test_a_refusal_is_the_error_that_it_was_there(
         assert caught.value.retry_after == retry_after
 
 
+async def test_a_node_that_limits_the_edge_is_named_once_in_the_log() -> None:
+    async def limits(call: Call) -> None:
+        await call.answer(b'{"code":"rate_limited","detail":"no","retry_after":1}', "429 Too Many Requests")
+
+    async with collector("a", limits) as a, asking([a.member]) as ingests:
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(2):
+                async with ingests.asked(Question("GET", b"/")) as passage:
+                    assert passage.status == 429
+        assert [(entry["event"], entry["node"]) for entry in logs] == [("ingest.limits_us", "a")]
+
+
 async def test_an_answer_of_another_kind_is_an_error() -> None:
     async with collector("a", yes) as a, asking([a.member]) as ingests:
         with pytest.raises(UpstreamError, match="answered something else"):
