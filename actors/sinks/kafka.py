@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from actors.sinks.rows import Failed, Row, WritingOver
 
 AT_ONCE = 20_000  # rows that the client may have
-FINAL = frozenset({"MSG_SIZE_TOO_LARGE", "INVALID_MSG", "INVALID_MSG_SIZE", "INVALID_RECORD", "TOPIC_EXCEPTION"})
+FINAL = frozenset({"MSG_SIZE_TOO_LARGE", "INVALID_MSG", "INVALID_MSG_SIZE", "INVALID_RECORD"})
 """Errors that say that a row is not taken, whenever it is offered."""
 DOWN = frozenset({"_ALL_BROKERS_DOWN", "_AUTHENTICATION", "_SSL", "_RESOLVE"})
 
@@ -27,6 +27,7 @@ DEFAULTS: Mapping[str, object] = {
     "message.timeout.ms": 0,  # a row is given up by nobody but us
     "topic.metadata.propagation.max.ms": 5_000,  # a topic that is not there is said so then, and asked for again
     "linger.ms": 5,
+    "batch.size": 262_144,  # bytes: one that is larger than a broker takes would be refused with all its rows
     "queue.buffering.max.messages": AT_ONCE,
     "queue.buffering.max.kbytes": 65_536,
     "compression.type": "lz4",

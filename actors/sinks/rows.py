@@ -29,7 +29,11 @@ class Row(NamedTuple):
 
 
 class _Where(msgspec.Struct):
+    """Of the JSON of an event or a gap."""
+
     timestamp: datetime
+    start: datetime | None = msgspec.field(default=None, name="from")
+    end: datetime | None = msgspec.field(default=None, name="to")
 
 
 class Failed(NamedTuple):
@@ -117,9 +121,15 @@ class Lost:
         )
 
 
-def times_of(text: bytes | Event | Gap) -> tuple[datetime, datetime]:
-    """What is lost with an event or a gap: from its time on, until just behind it."""
-    if isinstance(text, Gap):
-        return text.start, text.end
-    at = msgspec.json.decode(text, type=_Where).timestamp if isinstance(text, bytes) else text.timestamp
+def times_of(said: bytes | Event | Gap) -> tuple[datetime, datetime]:
+    """What is lost with a gap, or with an event: from its time on, until just behind it. `bytes`: its JSON."""
+    if isinstance(said, bytes):
+        where = msgspec.json.decode(said, type=_Where)
+        if where.start is not None and where.end is not None:
+            return where.start, where.end
+        at = where.timestamp
+    elif isinstance(said, Gap):
+        return said.start, said.end
+    else:
+        at = said.timestamp
     return at, at + timedelta(milliseconds=1)

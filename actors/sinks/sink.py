@@ -8,12 +8,10 @@ row whose answer was lost is written again.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import structlog
 import trio
-from msgspec import Struct
 
 from actors import clock
 from actors.engine.words import EPOCH, STATUS, Entry
@@ -21,6 +19,7 @@ from actors.events import Event, Gap, Said, Status, Topic
 from actors.relay.takeover import new_epoch, topic_named
 from actors.relayed import Relayed
 from actors.sinks.patterns import Pattern, matching
+from actors.sinks.report import SinkReport, State
 from actors.sinks.rows import Channel, Failed, Lost, Row, Writing, WritingOver, encode, times_of
 
 QUEUE = 100_000  # events that may wait here
@@ -32,21 +31,6 @@ RETRY = 1.0  # seconds before rows that were refused are offered again
 LAST_WRITE = 2.0  # seconds at the end for what waits
 
 log = structlog.get_logger()
-
-State = Literal["starting", "ok", "failing"]
-
-
-class SinkReport(Struct, frozen=True, kw_only=True):
-    """A sink's health, as `/health` shows it. Counts are of events and gaps, since the daemon started."""
-
-    name: str
-    kind: str
-    state: State
-    since: datetime
-    reason: str | None
-    written: int
-    pending: int
-    dropped: int
 
 
 class SinkSettings(NamedTuple):
@@ -188,10 +172,11 @@ class Sink:
                 finally:
                     self._offer_again(*writing.close())
                 await trio.sleep(RETRY)
-        finally:
+        except trio.Cancelled:
             if self.pending:
                 self.dropped += self.pending
                 self._log.error("sink.not_ended", reason=self._reason, pending=self.pending)
+            raise
 
     async def _write(self, writing: Writing) -> None:
         while True:
@@ -262,7 +247,9 @@ class Sink:
                 channel = self._named.get(name) or self._channels.get(topic_named(name))
                 if channel is not None:
                     self._lose(channel, failure.row.value)
-                self._log.error("sink.refused", topic=name, reason=failure.reason)
+                if not self._is_dropping:
+                    self._is_dropping = True
+                    self._log.error("sink.refused", topic=name, reason=failure.reason)
             else:
                 self._failed.append(failure)
 

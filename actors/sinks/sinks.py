@@ -8,7 +8,8 @@ import trio
 from actors.engine.words import Entry
 from actors.events import Said, Topic
 from actors.exchanges.exchange import Supervise
-from actors.sinks.sink import Sink, SinkReport
+from actors.sinks.report import SinkReport
+from actors.sinks.sink import Sink
 
 
 class Sinks:

@@ -16,7 +16,7 @@ from actors.exchanges.exchange import Capability
 from actors.feeds.health import FeedReport
 from actors.feeds.quality import TopicReport
 from actors.node import EngineReport
-from actors.sinks.sink import SinkReport
+from actors.sinks.report import SinkReport
 from actors.sinks.sinks import Sinks
 from actors.upstream.budget import BudgetReport
 from web import parameters as p

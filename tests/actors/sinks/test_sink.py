@@ -233,6 +233,32 @@ async def test_what_does_not_fit_is_counted_and_announced_before_anything_newer(
     assert events[-1] == "sink.recovered"
 
 
+async def test_a_gap_that_is_lost_is_part_of_the_one_that_is_said(autojump_clock: MockClock) -> None:
+    hole = Gap(
+        exchange="binance",
+        symbol="BTCUSDT",
+        timestamp=EPOCH + timedelta(seconds=9),
+        start=EPOCH + timedelta(seconds=1),
+        end=EPOCH + timedelta(seconds=8),
+        reason="the connection was lost",
+        repaired=False,
+    )
+    broker = Broker(room=0)
+    async with running(broker, bound=2) as sink:
+        sink.take(TRADES, trade(0))
+        await trio.sleep(1)  # it is about to be sent
+        sink.take(TRADES, hole)
+        sink.take_said("e", [Entry(str(TRADES), "gap", None, msgspec.json.encode(hole))])
+        tell(sink, [8, 9])
+        broker.room = 10
+        await trio.sleep(1)
+        assert [row.get("trade_id") for row in broker.rows()] == [0, None, None, 8, 9]
+        # Two channels stand for the topic here, which is told by a feed and by an engine at once.
+        assert {(row["from"], row["to"]) for row in broker.rows() if row["type"] == "gap"} == {
+            ("1970-01-01T00:00:01Z", "1970-01-01T00:00:08Z")
+        }
+
+
 async def test_what_is_refused_is_offered_again_in_its_order(autojump_clock: MockClock) -> None:
     broker = Broker(room=4)
     broker.refuses = dict.fromkeys(range(2, 100), False)
