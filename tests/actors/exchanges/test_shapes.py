@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from actors.events import Instrument, Ohlc
 from actors.exchanges import shapes
 from actors.exchanges.exchange import Update, load_exchanges
 from actors.exchanges.shapes import DIGITS, Shapes
+from tests.recordings import RECORDINGS
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 EXCHANGES = load_exchanges()
@@ -118,12 +120,35 @@ def test_the_quick_reading_says_what_the_careful_one_says(name: str, frames: dic
     twins = Twins(name)
     twins.compare(frames[name])
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(st.one_of(with_other_numbers(frames[name]), with_other_pieces(frames[name])))
     def compare(frame: str) -> None:
         twins.compare(frame)
 
     compare()
+
+
+def test_a_capture_of_half_a_minute_is_read_alike_both_ways() -> None:
+    path = RECORDINGS / "cryptofeed" / "BINANCE_FUTURES.ws.1.0"
+    if not path.exists():
+        pytest.skip(f"no recordings at {path}")
+    twins, bars, known = Twins("binance"), 0, 0
+    for line in path.read_text().splitlines():
+        stamp, found, frame = line.partition(": ")
+        if found and stamp.replace(".", "").isdigit():
+            if '"e":"kline"' in frame:
+                bars += 1
+                known += frame.encode().translate(None, DIGITS) in twins.quick._shapes
+            twins.compare(frame)
+    assert bars > 50
+    assert known > bars * 0.8, known  # most look like one before
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_broken_frames_are_read_alike_both_ways(name: str) -> None:
+    twins = Twins(name)
+    for frame in import_module(f"actors.exchanges.{name}.simulator").BAD_FRAMES.values():
+        twins.compare(frame.decode(errors="replace"))
 
 
 # Each of these msgspec's lax mode reads as a number, a time or a truth, and would be wrong about.
@@ -182,8 +207,7 @@ def test_bars_are_read_by_their_shape(name: str, monkeypatch: pytest.MonkeyPatch
     """With the careful reading out of order the next bar is read all the same: it has the shape of the last one."""
     session = new_session(name)
     session.receive(BARS[name].encode(), NOW)
-    wire = __import__(f"actors.exchanges.{name}.wire", fromlist=["wire"])
-    monkeypatch.setattr(wire, "decode_frame", None)
+    monkeypatch.setattr(import_module(f"actors.exchanges.{name}.wire"), "decode_frame", None)
     frame = BARS[name].replace("64969.40", "64968.40").replace("84017.8", "84016.8").replace("83756.0", "83755.0")
     [update] = session.receive(frame.replace("64470", "64469").encode(), NOW)
     assert isinstance(update, Update)
