@@ -39,6 +39,7 @@ class _Lane:
     term: int = 0
     epoch: str = ""
     n: int = 0
+    renewed: int = 0  # n of the burst that says so
     ms: int = 0
     log: list[Told] = field(default_factory=list)
     memory: dict[str, list[Told]] = field(default_factory=dict)
@@ -124,6 +125,8 @@ class MemoryEngine:
                 refused[lease] = RolledBack(f"{lease.lane} ends at {it.n}, not at {burst.n - 1}")
             elif burst.n > it.n:
                 self._append(it, burst)
+            elif burst.n == it.renewed:
+                refused[lease] = RolledBack(f"another memory of {lease.lane} begins at {burst.n}")
         self._answer()
         return refused
 
@@ -154,6 +157,7 @@ class MemoryEngine:
         it = self._lane(lane)
         if it.epoch == old:
             it.epoch = new
+            it.renewed = it.n + 1
             self._append(it, Burst(it.n + 1, [Entry("", EPOCH, None, b'"%b"' % new.encode())], {}))
         self._answer()
 

@@ -65,7 +65,8 @@ for _, p in ipairs(KEYS) do
   if redis.call('GET', p .. ':lease') ~= ARGV[i] then said = -1
   else
     local last = tonumber(redis.call('HGET', p .. ':seqs', 'n') or '0')
-    if n <= last then said = 0 elseif n > last + 1 then said = -2 end
+    if n > last + 1 or (n <= last and n == tonumber(redis.call('GET', p .. ':renewed') or '-1')) then said = -2
+    elseif n <= last then said = 0 end
   end
   answers[#answers + 1] = said
   local id, ms
@@ -159,6 +160,7 @@ if (redis.call('GET', p .. ':epoch') or '') ~= ARGV[1] then return 0 end
 redis.call('SET', p .. ':epoch', ARGV[2])
 local n = tonumber(redis.call('HGET', p .. ':seqs', 'n') or '0') + 1
 local id, ms = append(p, n)
+redis.call('SET', p .. ':renewed', n)
 trimmed(p .. ':log', id, ms - tonumber(ARGV[3]), ARGV[4])
 return 1
 """

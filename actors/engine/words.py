@@ -165,7 +165,8 @@ class Engine(Protocol):
         """Append bursts, one of each of some lanes, to the lanes' logs, the topics' memory and the present.
 
         Of each lane all of it, or nothing where it is refused: whose are is returned, and why. A burst whose `n` is not
-        above the engine's was said already, and is not said again. Raises EngineFull: nothing of any lane was written.
+        above the engine's was said already, and is not said again; where a memory was begun with that `n`, it was not,
+        and is refused. Raises EngineFull: nothing of any lane was written.
         """
 
     async def share(self, shares: Sequence[Share], known: Mark) -> Mark:

@@ -210,6 +210,9 @@ async def test_another_memory_is_begun_once_and_told_in_the_log(engine: Engine) 
     present = await engine.present(LANE)
     assert (present.epoch, present.n) == ("2-b", 2)
     assert list((await engine.tail(LANE))[-1].entries) == [Entry("", "epoch", None, b'"2-b"')]
+    with pytest.raises(RolledBack):  # who leads did not know of it: this was not said
+        await say(engine, lease, Burst(2, [trade(2)], {}))
+    await say(engine, lease, Burst(1, [trade(1)], {}))  # this was
     await say(engine, lease, Burst(3, [trade(2)], {}))
 
 

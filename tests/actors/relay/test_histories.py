@@ -181,6 +181,11 @@ def test_an_engine_that_comes_back_older_is_another_memory(steps: list[Step]) ->
     run(steps, rolled_back=True)
 
 
+def test_a_burst_that_another_memorys_begin_crosses_is_said_again() -> None:
+    """An edge sees that the engine is older before the new leader, who never knew it otherwise, says anything."""
+    run([("thaw", 1.5), ("keep", 1.0), ("kill", 1.0), ("roll back", 1.0)], rolled_back=True)
+
+
 # By the market's clock a minute ends 40 s after the begin.
 PAST_A_BARS_END: list[Step] = [("thaw", 36.5), ("kill", 8.0)]
 PAST_A_SPIKE: list[Step] = [("thaw", 38.0), ("kill", 8.0)]
