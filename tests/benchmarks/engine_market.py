@@ -87,8 +87,8 @@ class Market:
         self._feeder = Feeder(1, BARS)
         self._frames = Stamped(names)
         self._next = iter(self._frames)
-        self._known = {f"{name.lower()}@aggTrade" for name in names}
-        self._others: dict[str, Stamped] = {}  # by stream, of symbols that somebody follows besides
+        self._known = {f"{name.lower()}@{kind}" for name in names for kind in ("aggTrade", "markPrice@1s")}
+        self._others: dict[str, Stamped] = {}  # by symbol, of those that somebody follows besides
         self._sockets: dict[ServerConnection, set[str]] = {}
         self.rate = 0.0
         self.sent = 0
@@ -121,14 +121,20 @@ class Market:
             socket.transport.write(b"".join(frames))  # the frames of one packet, past the library's own framing
 
     def tell_others(self) -> None:
-        """A trade of each symbol that is followed besides."""
-        for socket, streams in self._sockets.items():
-            for stream in streams - self._known:
-                symbol, _, kind = stream.upper().partition("@")
-                if kind == "AGGTRADE":
-                    frames = self._others.setdefault(stream, Stamped([symbol]))
-                    frames.next_round()
-                    socket.transport.write(text_frame(frames.trade(symbol, now_ms())))
+        """A trade of each symbol that is followed besides, and its funding."""
+        for stream in set().union(*self._sockets.values()) - self._known:
+            symbol, _, kind = stream.upper().partition("@")
+            frames = self._others.setdefault(symbol, Stamped([symbol]))
+            if kind == "AGGTRADE":
+                frames.next_round()
+                frame = frames.trade(symbol, now_ms())
+            elif kind == "MARKPRICE@1S":
+                frame = frames.mark(symbol, now_ms())
+            else:
+                continue
+            for socket, streams in self._sockets.items():
+                if stream in streams:
+                    socket.transport.write(text_frame(frame))
 
     def answer(self, socket: ServerConnection, request: Request) -> Response | None:
         if request.path.partition("?")[0].rstrip("/").endswith("stream"):
