@@ -192,7 +192,8 @@ class Writer:
     def burst(self) -> Burst | None:
         """What is to be said next: the same until it is `acknowledged`; None: nothing."""
         if self._burst is None:
-            self._look()
+            if self._waiting or self._tail is not None:
+                self._look()
             if not self._pending:
                 return None
             said = [self._pending.popleft() for _ in range(min(BURST, len(self._pending)))]
