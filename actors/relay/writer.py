@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from math import inf
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 import trio
-from msgspec import structs
+from msgspec import Struct, structs
 
 from actors import clock
 from actors.collection import NO_READER
@@ -54,7 +54,7 @@ class Knows(Protocol):
     def closed_bars(self, interval: str, count: int) -> tuple[datetime, list[Ohlc], bool] | None: ...
 
 
-class _Heard(NamedTuple):
+class _Heard(Struct, frozen=True, gc=False):
     at: float
     topic: Topic
     said: Said
