@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol
 
 import pytest
@@ -26,7 +27,7 @@ from tests.actors.engine.servers import Server, running
 from tests.daemon.fixtures import START, TWO, Json, Served, Stream, configuration, eventually, fast, serving
 
 TOPICS = ["binance:BTCUSDT:trades", "binance:BTCUSDT:ohlc:1m"]
-LEASE = 1.0
+LEASE = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,11 @@ async def healthy(served: Served) -> Json:
     return await served.health(lambda health: bool(health["status"] == "healthy"), within=30)
 
 
+def broken(ids: list[int]) -> list[tuple[int, int]]:
+    """Where ids do not count up by one."""
+    return [(before, after) for before, after in pairwise(ids) if after != before + 1]
+
+
 def numbered(stream: Stream) -> dict[tuple[str, str, int], Json]:
     return {(frame["topic"], frame["epoch"], frame["seq"]): frame for frame in stream.frames if "seq" in frame}
 
@@ -97,7 +103,7 @@ async def test_two_nodes_tell_the_same_and_one_goes_on_for_the_other(server: Ser
             assert told == list(range(left["seq"] + 1, left["seq"] + 1 + len(told)))
             assert again.of("gap") == []
         ids = [trade["trade_id"] for trade in trades(here) + trades(again)]
-        assert ids == list(range(ids[0], ids[0] + len(ids)))
+        assert broken(ids) == []
         same = numbered(here).keys() & numbered(there).keys()
         assert len(same) > 4
         assert all(numbered(here)[number] == numbered(there)[number] for number in same if "trades" in number[0])
@@ -138,7 +144,7 @@ async def test_what_is_over_all_symbols_has_one_numbering_and_goes_on_elsewhere(
         assert again.of("gap") == []
         for symbol in ("BTCUSDT", "ETHUSDT"):
             ids = [id for traded, id in (*told(here), *told(again)) if traded == symbol]
-            assert ids == list(range(ids[0], ids[0] + len(ids)))
+            assert broken(ids) == []
         same = numbered(here).keys() & numbered(there).keys()
         assert len(same) > 4
         assert all(numbered(here)[number] == numbered(there)[number] for number in same)
@@ -161,7 +167,7 @@ async def test_lanes_go_to_a_node_that_comes_and_back_where_it_goes_and_nobody_n
             known = len(trades(stream))
             await eventually(lambda: len(trades(stream)) > known + 4, within=30)
             ids = [trade["trade_id"] for trade in trades(stream)]
-            assert ids == list(range(ids[0], ids[0] + len(ids)))
+            assert broken(ids) == []
             seqs = [trade["seq"] for trade in trades(stream)]
             assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
             assert stream.of("gap") == []
@@ -179,14 +185,8 @@ async def test_of_more_nodes_than_copies_each_collects_what_it_follows_and_serve
                 await stream.at_least(2, within=30)
             assert collected(await second.get("/health")) == []
             assert (await second.ask("/binance/ohlc/BTCUSDT/1m")).status_code == 200
-        await healthy(first)
-    # And where the one that followed is gone, it takes over.
-    async with exchange() as sim, node(sim, server.url, "b", "few", **about) as second:
-        await healthy(second)
-        async with node(sim, server.url, "a", "few", **about) as first:
-            await healthy(first)
-            second.stop.set()
-            await first.health(lambda health: collected(health) == both, within=30)
+            first.stop.set()  # and where the one that followed is gone, it takes over
+            await second.health(lambda health: collected(health) == both, within=30)
 
 
 def collected(health: Json) -> list[str]:
@@ -290,7 +290,7 @@ async def test_a_server_that_goes_is_told_of_and_nothing_is_lost_when_it_comes_b
                 await healthy(served)
                 await eventually(lambda: len(trades(stream)) > known + 4, within=30)
                 ids = [trade["trade_id"] for trade in trades(stream)]
-                assert ids == list(range(ids[0], ids[0] + len(ids)))
+                assert broken(ids) == []
                 assert stream.of("gap") == []
             metrics = (await served.client.get("/metrics")).text
             assert "marketd_engine_up 1.0" in metrics
@@ -354,10 +354,10 @@ async def test_a_server_that_cannot_be_used_ends_the_daemon_with_one_line(server
             async with node(sim, server.url, "b", "lanes", lanes=3) as served:
                 await trio.sleep(30)
         assert wrong(caught) == "engine.lanes: the engine was set up with 2 lanes, not 3"
-        async with node(sim, server.url, "a", "lanes") as served:
+        async with node(sim, server.url, "a", "lanes", lease_seconds=1.0) as served:
             await healthy(served)
             with pytest.raises(BaseExceptionGroup) as caught:
-                async with node(sim, server.url, "a", "lanes"):
+                async with node(sim, server.url, "a", "lanes", lease_seconds=1.0):
                     await trio.sleep(30)
             assert wrong(caught) == f"engine.name: another node is called a: {served.url}"
     with running("valkey", "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru") as forgetful:

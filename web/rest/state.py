@@ -10,12 +10,12 @@ from msgspec import UNSET, Struct, UnsetType, structs
 
 from actors import clock
 from actors.archive.archive import ArchiveReport
+from actors.engine.links import EngineReport
 from actors.errors import NotReady, UnknownSymbol
 from actors.events import FeedState, Instrument
 from actors.exchanges.exchange import Capability
 from actors.feeds.health import FeedReport
 from actors.feeds.quality import TopicReport
-from actors.node import EngineReport
 from actors.sinks.report import SinkReport
 from actors.sinks.sinks import Sinks
 from actors.upstream.budget import BudgetReport
