@@ -54,7 +54,7 @@ class Knows(Protocol):
     def closed_bars(self, interval: str, count: int) -> tuple[datetime, list[Ohlc], bool] | None: ...
 
 
-class _Heard(Struct, frozen=True, gc=False):
+class _Heard(Struct, frozen=True, gc=False):  # it refers to nothing that could refer back
     at: float
     topic: Topic
     said: Said
