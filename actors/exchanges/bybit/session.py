@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from sys import intern
+from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from actors.decoding import decode, moment, priced
 from actors.errors import BadMessage, UnknownMessage
@@ -33,6 +35,7 @@ from actors.exchanges.shapes import DIGITS, UNLIKE, Shapes
 
 TRADES, BARS = b'{"topic":"publicTrade.', b'{"topic":"kline.'  # how their frames begin
 TRADES_SYMBOL = len("publicTrade.")
+NOTHING_NEW = wire.Ticker()  # of what is ours: most deltas are about the book's best prices
 OFFENDER = re.compile(r"^error:(.*),topic:(\S+)$")
 
 
@@ -62,13 +65,21 @@ def bars_of(topic: str) -> tuple[str, str]:
     return intern(symbol), interval
 
 
+class _Known(NamedTuple):
+    """Of a symbol's ticker: the deltas so far, merged, and what they say."""
+
+    ticker: wire.Ticker
+    instrument: Instrument | None
+    events: list[Event]
+
+
 class BybitSession:
     def __init__(self, instruments: Mapping[str, Instrument]) -> None:
         self._instruments = instruments
         self._carried: dict[str, dict[Topic, None]] = {}  # their topic -> those of ours that ride on it
         self._doubted: set[str] = set()  # shared ones that a rider left: asked for again, they are to be renewed
         self._asked: dict[str, list[str]] = {}  # request id -> their topics
-        self._tickers: dict[str, wire.Ticker] = {}  # symbol -> the deltas so far, merged
+        self._tickers: dict[str, _Known] = {}  # by symbol
         self._requests = 0
         self._shapes = Shapes()
 
@@ -149,7 +160,7 @@ class BybitSession:
             pass  # what is wrong with it is found in those steps
         return None
 
-    def _events(self, push: wire.Frame, topic: str, pushed_at: datetime) -> list[Event]:
+    def _events(self, push: wire.Frame, topic: str, pushed_at: datetime) -> Sequence[Event]:
         kind, _, symbol = topic.partition(".")
         symbol = intern(symbol)  # kept for long, and the same few each time
         match kind:
@@ -167,22 +178,26 @@ class BybitSession:
             case _:
                 raise UnknownMessage(f"unknown topic {kind[:40]!r}")
 
-    def _ticker(self, push: wire.Frame, symbol: str, pushed_at: datetime) -> list[Event]:
+    def _ticker(self, push: wire.Frame, symbol: str, pushed_at: datetime) -> Sequence[Event]:
         """A snapshot begins a symbol's state; a delta says only what has changed. Bad frames change nothing."""
         ticker = decode(wire.decode_ticker, push.data, "Bybit's tickers")
+        instrument = self._instruments.get(symbol)
         if push.type == "delta":
             known = self._tickers.get(symbol)
             if known is None:
                 return []  # its snapshot is on the way
-            ticker = merged(known, ticker)
+            if ticker == NOTHING_NEW and known.instrument is instrument:
+                return [replace(event, timestamp=pushed_at) for event in known.events]
+            ticker = merged(known.ticker, ticker)
         elif push.type != "snapshot":
             raise BadMessage(f"a ticker that is neither snapshot nor delta: {push.type[:20]!r}")
-        events: list[Event | None] = [
-            funding(ticker, symbol, pushed_at, self._instruments.get(symbol)),
+        found: list[Event | None] = [
+            funding(ticker, symbol, pushed_at, instrument),
             open_interest(ticker, symbol, pushed_at),
         ]
-        self._tickers[symbol] = ticker
-        return [event for event in events if event is not None]
+        events = [event for event in found if event is not None]
+        self._tickers[symbol] = _Known(ticker, instrument, events)
+        return events
 
     def _replied(self, reply: wire.Frame) -> list[Rejected]:
         if reply.description:

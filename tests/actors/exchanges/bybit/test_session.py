@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from actors.errors import BadMessage, UnknownMessage
 from actors.events import Event, FundingRate, Instrument, Liquidation, Ohlc, OpenInterest, Topic, Trade, from_ms
@@ -222,6 +223,39 @@ def test_the_single_sided_interest_is_preferred() -> None:
     _, interest = events(delta(singleOpenInterest="26336.672", singleOpenInterestValue="5.25"), one)
     assert isinstance(interest, OpenInterest)
     assert (interest.open_interest, interest.open_interest_value) == (26336.672, 5.25)
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["markPrice", "openInterest", "fundingRate", "singleOpenInterest", "nextFundingTime"]),
+            st.sampled_from(["", "0", "5", "2.5", "1789862400000"]),
+        )
+    )
+)
+def test_a_delta_with_nothing_of_ours_says_what_is_known_once_more(changes: list[dict[str, str]]) -> None:
+    """The same as one that repeats a value: that one is read and merged in full."""
+    short, full = session(), session()
+    for one in (short, full):
+        events(TICKER, one)
+        for change in changes:
+            with suppress(BadMessage):
+                events(delta(**change), one)
+    known = short._tickers["BTCUSDT"].ticker.mark_price
+    assert known is not None
+    assert short.receive(delta(bid1Price="1"), NOW) == full.receive(delta(markPrice=known), NOW)
+
+
+def test_it_says_it_with_what_the_catalogue_has_come_to_say() -> None:
+    listed = {"BTCUSDT": BTC}
+    one = BybitSession(listed)
+    frame = json.loads(TICKER)
+    frame["data"].pop("fundingIntervalHour", None)
+    events(json.dumps(frame), one)
+    listed["BTCUSDT"] = structs.replace(BTC, funding_interval_hours=1.0)
+    funding, _ = events(delta(bid1Price="1"), one)
+    assert isinstance(funding, FundingRate)
+    assert funding.funding_interval_hours == 1.0
 
 
 def test_a_bad_delta_changes_nothing() -> None:
