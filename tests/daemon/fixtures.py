@@ -81,6 +81,7 @@ class Stream:
 
     def __init__(self) -> None:
         self.frames: list[Json] = []
+        self.texts: list[str | bytes] = []  # the same as they came
         self.closed: tuple[int, str | None] | None = None  # code and reason
         self._leaving, self._left = trio.Event(), trio.Event()
         self.subprotocol: str | None = None  # that the server selected
@@ -132,7 +133,9 @@ class Stream:
     async def _read(self, socket: trio_websocket.WebSocketConnection) -> None:
         while True:
             try:
-                self.frames.append(msgspec.json.decode(await socket.get_message()))
+                text = await socket.get_message()
+                self.frames.append(msgspec.json.decode(text))
+                self.texts.append(text)
             except trio_websocket.ConnectionClosed as error:
                 self.closed = (error.reason.code, error.reason.reason) if error.reason else (1006, None)
                 return

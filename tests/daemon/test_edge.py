@@ -17,8 +17,8 @@ from actors.relay.takeover import lane_of
 from actors.simulation.server import Simulator
 from tests.actors.engine.servers import Server, running
 from tests.daemon import test_several
-from tests.daemon.fixtures import Json, Served, eventually
-from tests.daemon.test_several import exchange, healthy, numbered, subscribe, trades
+from tests.daemon.fixtures import Json, Served, Stream, eventually
+from tests.daemon.test_several import exchange, healthy, subscribe, trades
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,12 @@ node = partial(test_several.node, lease_seconds=4.0)  # nobody is to be lost for
 async def serves(edge: Served) -> Json:
     """Its health, once it is told of a feed."""
     return await edge.health(lambda health: health["status"] == "healthy" and health["exchanges"]["binance"], 30)
+
+
+def texts(stream: Stream) -> dict[tuple[str, str, int], str | bytes]:
+    """What was told under a number, as it came."""
+    told = zip(stream.frames, stream.texts, strict=False)
+    return {(frame["topic"], frame["epoch"], frame["seq"]): text for frame, text in told if frame["type"] == "trade"}
 
 
 @dataclass
@@ -84,9 +90,16 @@ async def test_edges_tell_the_same_and_the_present_is_answered_from_memory(serve
                 await subscribe(here)
                 await subscribe(there)
                 await eventually(lambda: len(trades(here)) > 4 and len(trades(there)) > 4, within=30)
-            same = numbered(here).keys() & numbered(there).keys()
+            same = texts(here).keys() & texts(there).keys()
             assert len(same) > 4
-            assert all(numbered(here)[number] == numbered(there)[number] for number in same if "trades" in number[0])
+            assert all(texts(here)[number] == texts(there)[number] for number in same)
+            left_at = trades(here)[-1]  # a client of the one comes to the other
+            since = {left_at["topic"]: {"epoch": left_at["epoch"], "seq": left_at["seq"]}}
+            async with right.stream("/ws") as again:
+                await again.say({"op": "subscribe", "topics": [left_at["topic"]], "since": since})
+                await eventually(lambda: len(trades(again)) > 4, within=30)
+                seqs = [trade["seq"] for trade in trades(again)]
+                assert seqs == list(range(left_at["seq"] + 1, left_at["seq"] + 1 + len(seqs)))
             assert await left.get("/symbols") == await ingest.get("/symbols")
             assert (await left.get("/binance/oi/BTCUSDT"))["open_interest"] > 0
             assert (await left.get("/binance/funding/BTCUSDT"))["funding_interval_hours"] == 8
@@ -177,6 +190,15 @@ async def test_what_an_edge_holds_is_answered_as_by_the_node_that_collects_which
                     direct, held = await ingest.client.get(path), await edge.client.get(path)
                     assert (held.status_code, held.text) == (direct.status_code, direct.text), path
                     assert told(held) == told(direct), path
+                async with edge.stream("/ws") as stream:
+                    await stream.say({"op": "subscribe", "topics": ["binance:BTCUSDT:ohlc:1m"], "backfill": 50})
+                    await eventually(lambda: stream.of("live"), within=30)
+                    await eventually(lambda: len(stream.of("ohlc")) == 51, within=30)
+                bars = [
+                    {key: bar[key] for key in bar.keys() - {"type", "topic", "epoch", "seq"}}
+                    for bar in stream.of("ohlc")
+                ]
+                assert bars == await ingest.get("/binance/ohlc/BTCUSDT/1m", limit=51)
                 if await questions(edge, "application/openmetrics-text") == before:
                     break
                 await trio.sleep(1.0)
