@@ -1,8 +1,10 @@
 """What is collected changes while the daemon runs: listings and their ends, readers on demand, other settings."""
 
+import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from math import inf
 from typing import Any
 
@@ -14,7 +16,9 @@ from actors.connector import Connector
 from actors.events import Instrument, Topic, from_ms
 from actors.exchanges import listings
 from actors.exchanges.binance.rest import BinanceRest
+from actors.exchanges.exchange import Backlog, Update
 from actors.feeds import pulse
+from actors.feeds.known import Known
 from actors.lines import probes
 from actors.upstream.caller import ANSWER_BY
 from actors.upstream.rest import ANSWER_WITHIN, Question, RestClient
@@ -211,3 +215,30 @@ async def test_other_intervals_thresholds_and_rights_while_it_runs(exchange: Exc
             assert "on_demand is off" in refused.of("error")[0]["detail"]
         running.change(upstream_share=0.1)
         assert running.budget.upstream_share == 0.1
+
+
+async def test_a_fault_in_a_feed_that_is_called_by_the_line_restarts_that_feed_and_nothing_else(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, called_by = Known.take, set[str]()
+
+    def faulty(self: Known, said: Update | Backlog | Topic | None, received_at: datetime) -> None:
+        if self._symbol == "ETHUSDT" and isinstance(said, Update) and not called_by:
+            called_by.update(frame.function for frame in inspect.stack(context=0))
+            raise RuntimeError("a fault of ours")
+        take(self, said, received_at)
+
+    async with world() as w:
+        running = exchange.connector
+        with running.reading(ETH) as feed:
+            await w.subscribed("ethusdt@aggTrade")
+            await w.pass_time(1000)
+            await w.is_live("ETHUSDT")
+            async with undisturbed(w):
+                monkeypatch.setattr(Known, "take", faulty)
+                await w.pass_time(500)
+                await eventually(lambda: feed.health.restarts == 1)
+                await w.pass_time(500)
+                await eventually(lambda: feed.health.state == "live")
+            assert {"_take", "call"} <= called_by, "in the place of its task"
+            assert running.feeds["BTCUSDT"].health.restarts == 0
