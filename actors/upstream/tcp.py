@@ -19,16 +19,17 @@ class Tcp(trio.abc.Stream):
         self._socket = stream.socket
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        while True:
-            if self._socket.fileno() < 0:
-                raise trio.ClosedResourceError("this stream was closed")
-            await trio.lowlevel.wait_readable(self._socket)
+        while (number := self._socket.fileno()) >= 0:
+            await trio.lowlevel.wait_readable(number)  # which raises where the socket is closed meanwhile
+            if self._socket.fileno() != number:  # closed after that: the number may be another file's
+                break
             try:
-                return os.read(self._socket.fileno(), max_bytes or RECEIVE)
+                return os.read(number, max_bytes or RECEIVE)
             except BlockingIOError:
                 continue  # it was a false alarm
             except OSError as error:
                 raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
+        raise trio.ClosedResourceError("this stream was closed")
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._stream.send_all(data)

@@ -95,3 +95,25 @@ async def test_whoever_closes_it_ends_the_reading(make: Make, nursery: trio.Nurs
             await ended.wait()
         with pytest.raises(trio.ClosedResourceError):
             await ours.receive_some(100)
+
+
+async def test_whoever_closes_it_when_there_is_something_to_read_ends_the_reading_too(nursery: trio.Nursery) -> None:
+    """The descriptor's number may be another file's by then."""
+    near, far = await pair()
+    ours = Tcp(near)
+    ended = trio.Event()
+
+    async def read() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await ours.receive_some(100)
+        ended.set()
+
+    async def wait_readable(number: int) -> None:
+        near.socket.close()  # by another task of the same pass, before the reader's turn
+
+    async with far:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trio.lowlevel, "wait_readable", wait_readable)
+            nursery.start_soon(read)
+            with trio.fail_after(5):
+                await ended.wait()
