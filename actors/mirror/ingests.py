@@ -8,6 +8,7 @@ next one, as long as nothing of its answer was told.
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from math import inf
 from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
@@ -39,6 +40,7 @@ TURN = 5.0  # seconds that a question waits for others to end
 REACHED_WITHIN = 2.0  # seconds for a connection
 GOES_ON_WITHIN = 60.0  # seconds between two pieces of an answer
 ANSWERED_WITHIN = 900.0  # seconds until an answer begins: an export that is read in parts is made as a whole first
+LAST = 5.0  # seconds that a node which did not answer is asked after all others
 CLOSED_WITHIN = 1.0  # seconds
 LOOK = 0.25  # seconds between looks whether the nodes that are waited for are still there
 MAX_BYTES = 64 << 20  # of an answer that is read as a whole
@@ -100,7 +102,7 @@ class Ingests:
         self._headers = {"authorization": f"Bearer {token}"} if token else {}
         self._turns = trio.CapacityLimiter(AT_ONCE)
         self._waiting: dict[trio.CancelScope, str] = {}  # for the answer of a node, by name
-        self._problems: dict[str, str] = {}  # by the name of a node: why it did not answer the last question
+        self._problems: dict[str, tuple[str, float]] = {}  # by the name of a node: why it did not answer, and when
         self._limited_by: set[str] = set()  # names of nodes that held us to a client's limits
         self.answered: Counter[str] = Counter()  # questions, by the name of the node
         self.failed: Counter[str] = Counter()  # by that of a node that was not reached or went away
@@ -141,8 +143,11 @@ class Ingests:
     async def _first_answer(self, question: Question) -> httpx.Response:
         first = self._first_for(question.target.decode("latin1"))
 
-        def rank(member: Member) -> tuple[bool, int]:
-            return member.name != first, crc32(member.name.encode() + question.target)
+        now = trio.current_time()
+
+        def rank(member: Member) -> tuple[bool, bool, int]:
+            _, failed_at = self._problems.get(member.name, ("", -inf))
+            return now < failed_at + LAST, member.name != first, crc32(member.name.encode() + question.target)
 
         problem = "none of them is there"
         for member in sorted(self.present, key=rank):
@@ -155,9 +160,9 @@ class Ingests:
             except BrokenOff as error:
                 self.failed[member.name] += 1
                 problem = f"{member.name}: {error}"
-                if self._problems.get(member.name) != str(error):  # said once, however many ask
+                if self._problems.get(member.name, ("", 0.0))[0] != str(error):  # said once, however many ask
                     log.warning("ingest.fails", node=member.name, address=member.address, reason=str(error))
-                self._problems[member.name] = str(error)
+                self._problems[member.name] = str(error), trio.current_time()
         raise NotReady(f"no node that collects answers ({problem})")
 
     async def _answer_of(self, member: Member, question: Question) -> httpx.Response:

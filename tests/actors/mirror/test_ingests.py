@@ -75,6 +75,17 @@ async def test_a_node_that_is_not_reached_or_ends_without_a_word_is_asked_in_vai
                 await ask(ingests)
 
 
+async def test_a_node_that_did_not_answer_is_asked_last_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LAST", WITHIN)
+    async with collector("b", yes) as b, asking([nowhere("a"), b.member], "a") as ingests:
+        for _ in range(5):
+            assert await ask(ingests)
+        assert (ingests.failed["a"], ingests.answered["b"]) == (1, 5)
+        monkeypatch.setattr(module, "LAST", 0.0)
+        assert await ask(ingests)
+        assert ingests.failed["a"] == 2
+
+
 async def test_a_connection_that_was_kept_and_is_closed_costs_no_answer() -> None:
     async def once(call: Call) -> None:
         await yes(call)
