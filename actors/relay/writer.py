@@ -90,6 +90,7 @@ class Writer:
         self._tail: Tail | None = None
         self._led_at = trio.current_time()
         self._owed: dict[str, datetime] = {}  # by topic: since when nobody listened
+        self._unheard: dict[str, tuple[datetime, datetime]] = {}  # by symbol: what was announced of other topics
         self._is_cold: set[str] = set()  # symbols that were not heard at the log's end
         self._is_caught_up: set[str] = set()  # topics of bars that are told up to the present
         self._waiting: dict[str, list[Ohlc | Gap]] = {}  # of those that are not
@@ -242,6 +243,9 @@ class Writer:
             case Trade() | Liquidation():
                 text = _encode(said)
                 if self._tail is None or not self._tail.has(name, said, text):
+                    if self._unheard and name not in self._seqs and topic.symbol in self._unheard:
+                        # Of this topic nothing was ever told in this memory: it was not known that there is one.
+                        self._add_unheard(name, topic, *self._unheard[topic.symbol])
                     self._add(name, said.type, text)
             case Ohlc() | Gap() if topic.kind == "ohlc":
                 if name in self._is_caught_up:
@@ -346,8 +350,12 @@ class Writer:
             topic = topic_named(name)
             if topic.symbol == symbol:
                 del self._owed[name]
-                self.gaps += 1
-                self._add(name, Gap.type, _encode(_gap(topic, since, max(since, until), False)), numbered=False)
+                self._unheard[symbol] = since, max(since, until)
+                self._add_unheard(name, topic, since, max(since, until))
+
+    def _add_unheard(self, name: str, topic: Topic, since: datetime, until: datetime) -> None:
+        self.gaps += 1
+        self._add(name, Gap.type, _encode(_gap(topic, since, until, False)), numbered=False)
 
     # --- bars ---
 

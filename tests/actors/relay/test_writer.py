@@ -279,6 +279,24 @@ async def test_what_happened_out_of_turn_in_the_log_is_not_thought_told(autojump
     assert [id for _, id in ids(writer)] == [4, 5, 6, 7]
 
 
+async def test_a_topic_of_which_nothing_was_told_yet_is_announced_as_lost_with_its_first_event(
+    autojump_clock: MockClock,
+) -> None:
+    writer, engine = writer_of(), Engine()
+    engine.say(TRADES, trade("BTCUSDT", 1))
+    last = now()
+    await trio.sleep(20)
+    engine.give(writer)
+    first = trade("BTCUSDT", 9)
+    writer.take(TRADES, first)
+    for value in (1, 2):
+        writer.take(LIQUIDATIONS, liquidation(value))
+    told = [one for topic, _, one in said(writer) if topic == str(LIQUIDATIONS)]
+    gap = told.pop(0)
+    assert (gap["from"], gap["to"]) == (msgspec.to_builtins(last), msgspec.to_builtins(first.timestamp))
+    assert [one["value"] for one in told] == [1, 2]
+
+
 async def test_what_no_longer_fits_into_memory_is_announced(autojump_clock: MockClock) -> None:
     writer, engine = writer_of(), Engine()
     first = trade("BTCUSDT", 1)
