@@ -17,6 +17,7 @@ from actors import clock, turns
 
 TEXT = 0x81  # a final text frame without reserved bits
 HEAD_MAX = 64 << 10  # bytes of a handshake's answer
+FRAME = 300  # bytes, about
 
 Heard = Callable[[Sequence[bytes | str], datetime], None]
 """(messages that came together, at least one; when they were taken by this machine's clock): what a listener is told.
@@ -113,7 +114,6 @@ class InboundStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         while True:
-            await turns.room()
             try:
                 data = await self._stream.receive_some(max_bytes)
             except trio.BrokenResourceError:
@@ -122,6 +122,7 @@ class InboundStream(trio.abc.Stream):
             if not data:
                 self.ended.set()
                 return b""
+            await turns.room(1 + len(data) // FRAME)  # not before: all sockets may have something to read at once
             texts, passed = self._splitter.feed(data)
             if texts:
                 self._heard(texts, clock.now())

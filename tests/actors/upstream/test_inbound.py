@@ -1,10 +1,16 @@
 """The splitter: texts taken whole, all else passed on byte for byte, however the bytes arrive."""
 
+from collections.abc import Sequence
+from datetime import datetime
+
 import pytest
+import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.upstream.inbound import HEAD_MAX, Splitter
+from actors import turns
+from actors.upstream.inbound import HEAD_MAX, InboundStream, Splitter
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 MAX = 70_000
@@ -92,3 +98,58 @@ def test_an_answer_that_never_ends_is_passed_on() -> None:
     texts, passed = split(Splitter(MAX), b"HTTP/1.1 101 " + b"x" * HEAD_MAX, b"yz")
     assert texts == []
     assert len(passed) == 13 + HEAD_MAX + 2
+
+
+class Clock:
+    """Moves when frames are taken."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Waits(trio.abc.Instrument):
+    """The longest pass by that clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.began, self.longest = clock, 0.0, 0.0
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.longest = max(self.longest, self.clock.now - self.began)
+        self.began = self.clock.now
+
+
+async def test_sockets_that_all_have_something_to_read_at_once_are_read_in_many_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, heard = Clock(), 0
+    monkeypatch.setattr(turns, "perf_counter", clock)
+    turns.bound()
+    waits = Waits(clock)
+    trio.lowlevel.add_instrument(waits)
+    each = 60  # frames, of a size that such frames have and 0.05 ms each
+
+    def take(messages: Sequence[bytes | str], received_at: datetime) -> None:
+        nonlocal heard
+        heard += len(messages)
+        clock.now += 0.00005 * len(messages)
+
+    async with trio.open_nursery() as nursery:
+        receivers = []
+        for _ in range(100):
+            receiver = trio.testing.MemoryReceiveStream()
+            inbound = InboundStream(trio.StapledStream(trio.testing.MemorySendStream(), receiver), MAX)
+            inbound.listen(take)
+            receiver.put_data(HEAD)
+            assert await inbound.receive_some() == HEAD
+            nursery.start_soon(inbound.receive_some)
+            receivers.append(receiver)
+        await trio.testing.wait_all_tasks_blocked()
+        for receiver in receivers:
+            receiver.put_data(frame(0x81, b"x" * 300) * each)
+            receiver.put_eof()
+    assert heard == 100 * each
+    # Each reads 3 ms: beyond the slice there is no room for more than one, and one is let in in every pass.
+    assert waits.longest <= 2 * turns.SLICE
