@@ -312,6 +312,7 @@ def summary(
         "events_per_second": round(ledger.numbers / seconds),
         "frames": {heard.name: heard.frames for heard in everybody},
         "bars_closed": {heard.name: sum(map(len, heard.closed.values())) for heard in everybody},
+        "hung": {heard.name: heard.hung for heard in everybody},
         "began_anew": {heard.name: heard.began_anew for heard in everybody},
         "gaps": {heard.name: sum(map(len, heard.gaps.values())) for heard in everybody},
         "states": {heard.name: dict(heard.states.most_common(6)) for heard in everybody},

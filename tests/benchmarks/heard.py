@@ -22,6 +22,7 @@ ALL = "all:"  # how topics over everything begin
 LATE = 60_000  # ms of the market, which is faster than time
 QUIET = 0.3  # seconds of silence of a lane from which on it is noted
 EARLIER = 1.0  # seconds before a fault in which a lane may have been heard last
+HUNG = 8.0  # seconds without a word after which a client comes anew
 RETRY = 0.1  # seconds before a node that refused is asked again
 
 
@@ -77,6 +78,8 @@ class Heard:
         self.silences: list[Silence] = []
         self.states: Counter[str] = Counter()  # told, with their reasons
         self.frames = 0
+        self.latest = b""
+        self.hung: list[tuple[float, int, str]] = []  # seconds and frames since it came, and the last of those
         self.began_anew = 0  # topics that were told so
         self.closed: defaultdict[str, dict[str, str]] = defaultdict(
             dict
@@ -105,6 +108,7 @@ class Heard:
     def take(self, text: bytes) -> None:
         frame, now = _decode(text), trio.current_time()
         self.frames += 1
+        self.latest = text
         if frame.type == "gap":
             self._take_gap(frame)
         elif frame.type == "status":
@@ -249,8 +253,19 @@ async def follow(url: Callable[[], str], topics: Sequence[str], heard: Heard, st
                 ) as socket:
                     command = {"op": "subscribe", "topics": topics, "since": heard.positions}
                     await socket.send_message(msgspec.json.encode(command).decode())
+                    begun, since = trio.current_time(), heard.frames
                     while True:
-                        text = await socket.get_message()
+                        with trio.move_on_after(HUNG) as waiting:
+                            text = await socket.get_message()
+                        if waiting.cancelled_caught:
+                            heard.hung.append(
+                                (
+                                    round(trio.current_time() - begun, 1),
+                                    heard.frames - since,
+                                    heard.latest[-300:].decode(),
+                                )
+                            )
+                            break
                         heard.take(text.encode() if isinstance(text, str) else text)
         except (OSError, trio_websocket.HandshakeError, trio_websocket.ConnectionClosed):
             await trio.sleep(RETRY)
