@@ -79,10 +79,12 @@ class Claims:
 
     def successor(self, lane: Lane) -> str | None:
         """Who is to lead a lane that we lead; None: we are."""
-        before = self.members.before_me(lane.name)
+        # What a node said of itself before it died stands for a lease at most.
+        left = lane.left if trio.current_time() < lane.left_at + self._seconds else None
+        before = self.members.before_me(lane.name, left)
         expected = self._expected[lane.name] if self._expected is not None else ()
         if before is None and any(lane.writer.is_deaf(symbol, self._seconds) for symbol in expected):
-            return self.members.able(lane.name)
+            return self.members.able(lane.name, left)
         return before
 
     def may_take(self, lane: Lane) -> bool:
@@ -128,7 +130,7 @@ class Claims:
         if holder is None and lane.holder is not None:
             # Whoever was seen with a lease that ran out since is dead or asleep, and may be thought there for a while.
             has_run_out = lane.is_silent and now < lane.seen_at + self._seconds / 2
-            lane.left = holder_of(lane.holder)[0] if has_run_out else None
+            lane.left, lane.left_at = holder_of(lane.holder)[0] if has_run_out else None, now
         lane.holder, lane.is_silent = holder, holder is not None and left < self._seconds / 2
         if holder is not None:
             lane.seen_at = now

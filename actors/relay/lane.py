@@ -30,9 +30,8 @@ class Lane:
     is_silent: bool = False  # it does not prolong its lease
     seen_at: float = -inf  # when that was, by Trio's clock
     free_since: float | None = None  # None: somebody leads it
-    left: str | None = (
-        None  # of a lane that nobody leads: the node that let its lease run out, though the engine was there
-    )
+    left: str | None = None  # the node that let its lease run out, though the engine was there, before anybody else led
+    left_at: float = -inf  # when that was seen
     ahead: Reading | None = None  # its log, of which the most is read while the lease of one that is silent runs out
     ours_since: float | None = None  # to follow, by the order of nodes; None: it is not
 

@@ -58,9 +58,9 @@ class Members:
         collectors = [member for member in self.present if member.role != "edge"]
         return sorted(collectors, key=lambda member: blake2b(f"{lane}|{member.name}".encode(), digest_size=8).digest())
 
-    def able(self, lane: str) -> str | None:
-        """The first that could lead a lane at once; None: nobody could."""
-        return next((member.name for member in self.order(lane) if lane in member.ready), None)
+    def able(self, lane: str, left: str | None) -> str | None:
+        """The first that could lead a lane at once, but for `left`; None: nobody could."""
+        return next((member.name for member in self.order(lane) if lane in member.ready and member.name != left), None)
 
     def heir(self, lane: str, left: str | None = None) -> str | None:
         """Who is to lead a lane that nobody leads: the first that could at once, or else the first; None: nobody.
@@ -70,12 +70,12 @@ class Members:
         order = sorted(self.order(lane), key=lambda member: member.name == left)
         return next((member.name for member in order if lane in member.ready), order[0].name if order else None)
 
-    def before_me(self, lane: str) -> str | None:
-        """Who could lead a lane at once and comes before this node; None: nobody."""
+    def before_me(self, lane: str, left: str | None) -> str | None:
+        """Who could lead a lane at once and comes before this node, but for `left`; None: nobody."""
         for member in self.order(lane):
             if member.name == self.me.name:
                 return None
-            if lane in member.ready:
+            if lane in member.ready and member.name != left:
                 return member.name
         return None
 
