@@ -238,7 +238,7 @@ class Writer:
 
     def _tell(self, name: str, topic: Topic, said: Said) -> None:
         if self._owed and topic.kind in MOMENTS and isinstance(said, Event):  # a bar's time is its open
-            self._announce(topic.symbol, said.timestamp)
+            self._announce(topic, said.timestamp)
         match said:  # what is most comes first
             case Trade() | Liquidation():
                 text = _encode(said)
@@ -321,10 +321,9 @@ class Writer:
                 if topic.kind in MOMENTS:
                     newest = self._tail.newest(topic.symbol) if topic.symbol in apart else None
                     self._owed[name] = min(newest or self._tail.at, self._tail.at)
-        for symbol in {topic_named(name).symbol for name in self._owed}:
-            heard = (one.said.timestamp for one in self._recent if one.topic.symbol == symbol)
-            if (first := next(heard, None)) is not None:
-                self._announce(symbol, first)
+        for heard in self._recent if self._owed else ():
+            if heard.topic.kind in MOMENTS and isinstance(heard.said, Event):
+                self._announce(heard.topic, heard.said.timestamp)
 
     def _apart(self, tail_at: float) -> set[str]:
         """Symbols of which nothing that was heard here is in the log, though it was before the log's end.
@@ -344,13 +343,16 @@ class Writer:
                 before.add(symbol)
         return before - common
 
-    def _announce(self, symbol: str, until: datetime) -> None:
-        """Until the first thing that was heard of a symbol, nobody had listened."""
+    def _announce(self, heard: Topic, until: datetime) -> None:
+        """Until the first thing that was heard of a symbol, nobody had listened; to its trades, until the first trade.
+
+        An exchange is asked for one topic after the other, and of the others nothing may happen for hours.
+        """
         for name, since in list(self._owed.items()):
             topic = topic_named(name)
-            if topic.symbol == symbol:
+            if topic.symbol == heard.symbol and (topic.kind != "trades" or heard.kind == "trades"):
                 del self._owed[name]
-                self._unheard[symbol] = since, max(since, until)
+                self._unheard[heard.symbol] = since, max(since, until)
                 self._add_unheard(name, topic, since, max(since, until))
 
     def _add_unheard(self, name: str, topic: Topic, since: datetime, until: datetime) -> None:

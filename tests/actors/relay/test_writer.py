@@ -245,6 +245,21 @@ async def test_a_cold_start_announces_from_the_logs_end_to_the_first_thing_heard
     assert [one["trade_id"] for one in told] == [9, 10]
 
 
+async def test_nobody_listened_to_trades_until_the_first_trade(autojump_clock: MockClock) -> None:
+    writer, engine = writer_of(), Engine()
+    engine.say(TRADES, trade("BTCUSDT", 1))
+    engine.say(LIQUIDATIONS, liquidation(1.0))
+    await trio.sleep(5)
+    engine.give(writer)
+    writer.take(LIQUIDATIONS, liquidation(2.0))  # whose topic was asked for first
+    await trio.sleep(1)
+    first = trade("BTCUSDT", 9)
+    writer.take(TRADES, first)
+    gaps = {topic: one for topic, seq, one in said(writer) if seq is None}
+    assert set(gaps) == {str(TRADES), str(LIQUIDATIONS)}
+    assert gaps[str(TRADES)]["to"] == msgspec.to_builtins(first.timestamp)
+
+
 async def test_who_heard_nothing_of_what_was_told_announces_though_it_listened_before_the_logs_end(
     autojump_clock: MockClock,
 ) -> None:
