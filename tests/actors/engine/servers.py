@@ -23,13 +23,18 @@ def programs() -> dict[str, str]:
     return found
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 class Server:
     """One server process. It keeps its folder, and with `options` an AOF in it, over `kill` and `start`."""
 
     def __init__(self, program: str, folder: Path, *options: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
         self._command += ["--save", "", "--loglevel", "warning", *options]
         self._process: subprocess.Popen[bytes] | None = None

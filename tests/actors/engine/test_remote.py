@@ -8,7 +8,7 @@ import trio
 from actors.engine.remote import open_engine
 from actors.engine.words import ALL, Burst, EngineAway, EngineFull, EngineUnfit, Entry, Kept, Lease, Mark, Share
 from tests.actors.engine.saying import say
-from tests.actors.engine.servers import Server, programs, running
+from tests.actors.engine.servers import Server, free_port, programs, running
 
 LANE, TOPIC = "binance.3", "binance:BTCUSDT:trades"
 
@@ -116,7 +116,8 @@ async def test_without_a_server_or_its_password_there_is_no_answer() -> None:
 
 @pytest.mark.parametrize("name", sorted(programs()))
 async def test_a_server_of_a_cluster_is_refused(name: str) -> None:
-    with running(name, "--cluster-enabled", "yes") as server:
+    bus = str(free_port())  # by itself it takes one 10,000 above the other, which may be none
+    with running(name, "--cluster-enabled", "yes", "--cluster-port", bus) as server:
         async with open_engine(server.url, "p", Kept(), patience=30) as engine:
             with pytest.raises(EngineUnfit, match="one of a cluster"):
                 await engine.check(8)
