@@ -75,7 +75,7 @@ class Claims:
     def _is_ready(self, lane: Lane) -> bool:
         if self._expected is None:
             return False
-        return all(lane.writer.has_heard(symbol, self._seconds) for symbol in self._expected[lane.name])
+        return all(lane.writer.hearing.is_whole(symbol, self._seconds) for symbol in self._expected[lane.name])
 
     def successor(self, lane: Lane) -> str | None:
         """Who is to lead a lane that we lead; None: we are."""
@@ -83,7 +83,7 @@ class Claims:
         left = lane.left if trio.current_time() < lane.left_at + self._seconds else None
         before = self.members.before_me(lane.name, left)
         expected = self._expected[lane.name] if self._expected is not None else ()
-        if before is None and any(lane.writer.is_deaf(symbol, self._seconds) for symbol in expected):
+        if before is None and any(lane.writer.hearing.is_deaf(symbol, self._seconds) for symbol in expected):
             return self.members.able(lane.name, left)
         return before
 
@@ -116,7 +116,7 @@ class Claims:
             now = trio.current_time()
             for lane in self._lanes:
                 if now - looked_at > self._seconds:
-                    lane.writer.was_asleep()
+                    lane.writer.hearing.was_asleep()
                 self._note(lane, now)
             looked_at = now
             self._has_looked = self.members.is_known
@@ -135,7 +135,7 @@ class Claims:
         if holder is not None:
             lane.seen_at = now
             if lane.lease is None and not lane.is_silent:
-                lane.writer.told_elsewhere()
+                lane.writer.hearing.told_elsewhere()
 
     def _note(self, lane: Lane, now: float) -> None:
         leader = None if lane.holder is None else holder_of(lane.holder)[0]

@@ -18,13 +18,14 @@ from actors.engine.words import Told as Logged
 from actors.events import Said, Status, Topic
 from actors.exchanges.exchange import Supervise
 from actors.relay.claims import Claims
+from actors.relay.closes import Knows
 from actors.relay.lane import Lane
 from actors.relay.members import Members
 from actors.relay.reading import Reading
 from actors.relay.saying import PAUSE, Saying
 from actors.relay.sharing import Sharing, of_this_memory
 from actors.relay.takeover import lane_of, new_epoch
-from actors.relay.writer import Knows, Writer
+from actors.relay.writer import Writer
 
 RENEWALS = 3  # times in a lease that it is prolonged
 REPEATED_MS = 5_000  # of a log that is written again: who led before may have said it and not written it

@@ -14,9 +14,9 @@ import trio
 from actors import turns
 from actors.engine.words import Engine, EngineAway, Fenced, Lease
 from actors.events import Instrument, Topic, ms
+from actors.relay.closes import Knows
 from actors.relay.lane import Lane
 from actors.relay.relay import Relay
-from actors.relay.writer import Knows
 
 LOOK = 1.0  # seconds between looks for what is to be put there
 ALL = 100_000  # bars: as many as a feed holds

@@ -7,7 +7,7 @@ liquidations are their own values, and may come twice.
 import random
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from zlib import crc32
 
@@ -16,7 +16,7 @@ import msgspec
 from actors import clock
 from actors.engine.words import EPOCH, Present
 from actors.engine.words import Told as Logged
-from actors.events import Kind, Said, Topic, Trade, from_ms, ms
+from actors.events import Gap, Kind, Said, Topic, Trade, from_ms, ms
 from actors.feeds.everything import ALL, KINDS
 
 MOMENTS: frozenset[Kind] = frozenset({"trades", "large_trades", "liquidations"})
@@ -25,6 +25,8 @@ REMEMBERED = MOMENTS | {"oi-vol"}
 """Kinds of which a successor may have to say what it heard before."""
 
 
+UNHEARD = "nobody listened to the exchange"
+MOMENT = timedelta(milliseconds=1)
 CACHED = 1 << 16  # topics whose names are known: more than a node hears of
 
 
@@ -36,7 +38,7 @@ class _Identity(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Identity).decode
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
 
 
 @lru_cache(maxsize=CACHED)
@@ -77,6 +79,19 @@ def new_epoch() -> str:
     return f"{clock.to_us(clock.now()):x}-{random.getrandbits(48):x}"
 
 
+def unheard(topic: Topic, start: datetime, end: datetime, *, repaired: bool = False) -> Gap:
+    """That nobody listened, for a moment at least. `repaired`: what happened then is told behind it."""
+    return Gap(
+        exchange=topic.exchange,
+        symbol=topic.symbol,
+        timestamp=clock.now(),
+        start=start,
+        end=max(end, start + MOMENT),
+        reason=UNHEARD,
+        repaired=repaired,
+    )
+
+
 class Tail:
     """What a log's last half minute says of events that happen once."""
 
@@ -102,7 +117,7 @@ class Tail:
 
     def tells(self, name: str, said: Said) -> bool:
         """Whether an event is among what is told there."""
-        return self._told[name, said.trade_id if isinstance(said, Trade) else _encode(said)] > 0
+        return self._told[name, said.trade_id if isinstance(said, Trade) else encode(said)] > 0
 
     def newest(self, symbol: str) -> datetime | None:
         """When the last event of a symbol that is told there happened; None: there is none."""

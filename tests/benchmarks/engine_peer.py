@@ -23,10 +23,10 @@ from actors.events import Topic, Trade, from_ms
 from actors.exchanges.exchange import load_exchanges
 from actors.mirror.everywhere import Everywhere
 from actors.mirror.mirror import Mirror
+from actors.relay.closes import Knows
 from actors.relay.members import Members
 from actors.relay.relay import Relay
 from actors.relay.saying import Saying
-from actors.relay.writer import Knows
 from actors.relayed import Relayed
 
 from .feeder import SYMBOL, age_of, now_us, symbols

@@ -18,6 +18,8 @@ from actors.engine.memory import MemoryEngine
 from actors.engine.words import ALL, Burst, Lease, Mark, Present, Refused, Share, Told
 from actors.events import OiSpike
 from actors.relay.claims import Claims
+from actors.relay.closes import Closes
+from actors.relay.hearing import Hearing
 from actors.relay.sharing import Sharing
 from actors.relay.takeover import Tail, holder_of
 from actors.relay.writer import Writer
@@ -290,14 +292,14 @@ MUTANTS: list[Any] = [
     ),
     pytest.param(Tail, {"has": lambda *_: False}, [("kill", 6.0)], id="no identities at a takeover"),
     pytest.param(Writer, {"_note_unheard": lambda *_: None}, [("kill", 0.0), ("kill", 9.0)], id="no gap when cold"),
-    pytest.param(Writer, {"_missed_bars": lambda *_: []}, PAST_A_BARS_END, id="closes are not told by a successor"),
+    pytest.param(Closes, {"_missed": lambda *_: []}, PAST_A_BARS_END, id="closes are not told by a successor"),
     pytest.param(MemoryEngine, {"share": again}, [("kill", 6.0)], id="what was shared is not noted"),
     pytest.param(
         Sharing, {"begin": forgetful}, [("mute", 5.0), ("kill", 6.0)], id="the log is not shared at a takeover"
     ),
     pytest.param(Writer, {"_tell_spike": always}, PAST_A_SPIKE, id="spikes are told by whoever sees them"),
     pytest.param(Claims, {"_is_ready": lambda *_: True}, RETURNS, id="handed back before it is ready"),
-    pytest.param(Writer, {"is_deaf": lambda *_: False}, CUT_OFF, id="who is cut off from the exchange leads on"),
+    pytest.param(Hearing, {"is_deaf": lambda *_: False}, CUT_OFF, id="who is cut off from the exchange leads on"),
     pytest.param(MemoryEngine, {"present": in_steps}, JOINS, id="joining in several steps"),
 ]
 

@@ -11,11 +11,12 @@ from trio.testing import MockClock
 from actors.engine.memory import MemoryEngine
 from actors.engine.words import Burst, EngineFull, Fenced, Lease, Member, Refused
 from actors.events import Topic
+from actors.relay.closes import Knows
 from actors.relay.members import Members
 from actors.relay.relay import Relay
 from actors.relay.saying import MOST, PAUSE, Saying
 from actors.relay.takeover import lane_of
-from actors.relay.writer import BURST, Knows
+from actors.relay.writer import BURST
 from tests.actors.relay.fixtures import LEASE, supervise, trade
 
 FLUSH = 0.005

@@ -96,7 +96,7 @@ async def test_who_stood_by_tells_a_memory_that_begins_what_it_heard_last(autoju
     for number in range(1, 11):
         writer.take(TRADES, trade("BTCUSDT", number))
         await trio.sleep(0.1)
-    writer.told_elsewhere()
+    writer.hearing.told_elsewhere()
     writer.take(TRADES, trade("BTCUSDT", 11))
     engine.give(writer)
     assert [id for _, id in ids(writer)] == [6, 7, 8, 9, 10, 11]
