@@ -79,6 +79,7 @@ class Heard:
         self.states: Counter[str] = Counter()  # told, with their reasons
         self.frames = 0
         self.latest = b""
+        self.is_refused = False
         self.hung: list[tuple[float, int, str]] = []  # seconds and frames since it came, and the last of those
         self.began_anew = 0  # topics that were told so
         self.closed: defaultdict[str, dict[str, str]] = defaultdict(
@@ -117,6 +118,9 @@ class Heard:
             if not frame.topic.startswith(ALL):
                 self._note_lane(frame.topic, now)
             self._take_numbered(frame, frame.seq, text)
+        elif frame.type == "error" and b'"not_ready"' in text:
+            self.is_refused = True  # by one that has just begun: it says when to come again
+            self.faults["not_ready_announced"] += 1
         elif frame.type == "error":
             self._fault("errors", text.decode())
 
@@ -267,6 +271,10 @@ async def follow(url: Callable[[], str], topics: Sequence[str], heard: Heard, st
                             )
                             break
                         heard.take(text.encode() if isinstance(text, str) else text)
+                        if heard.is_refused:
+                            heard.is_refused = False
+                            await trio.sleep(RETRY)
+                            break
         except (OSError, trio_websocket.HandshakeError, trio_websocket.ConnectionClosed):
             await trio.sleep(RETRY)
         heard.disconnected()
