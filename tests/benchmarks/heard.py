@@ -251,7 +251,7 @@ async def follow(url: Callable[[], str], topics: Sequence[str], heard: Heard, st
     """A client that comes back with `since` whenever it is cut off. `stay`: seconds until it leaves by itself."""
     while True:
         try:
-            with trio.move_on_after(stay or float("inf")):
+            with trio.move_on_after(stay or float("inf")) as here:
                 async with trio_websocket.open_websocket_url(
                     f"{url()}/ws", message_queue_size=10_000, connect_timeout=2, disconnect_timeout=0.1
                 ) as socket:
@@ -269,7 +269,8 @@ async def follow(url: Callable[[], str], topics: Sequence[str], heard: Heard, st
                                     heard.latest[-300:].decode(),
                                 )
                             )
-                            break
+                            here.cancel()  # a farewell to a node that is frozen would last as long as that
+                            await trio.lowlevel.checkpoint()
                         heard.take(text.encode() if isinstance(text, str) else text)
                         if heard.is_refused:
                             heard.is_refused = False
