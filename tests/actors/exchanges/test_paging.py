@@ -177,16 +177,22 @@ class Direct(RestClient):
         return reply.body
 
 
-@pytest.mark.parametrize("kind", ["ohlc", "open_interest_history", "funding_history"])
+HISTORIES = [
+    (name, kind)
+    for name, exchange in EXCHANGES.items()
+    for kind in ("ohlc", "open_interest_history", "funding_history")
+    if kind == "ohlc" or exchange.capabilities[kind.replace("funding", "funding_rate")]
+]
+"""Of each exchange what it tells again."""
+
+
 @pytest.mark.parametrize("is_last", [True, False])
-@pytest.mark.parametrize("name", EXCHANGES)
+@pytest.mark.parametrize(("name", "kind"), HISTORIES)
 async def test_every_exchange_says_what_it_told_before_an_error(
     name: str, kind: Any, is_last: bool, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     """With what its answer would have said of the same rows, wherever it breaks."""
     exchange = EXCHANGES[name]
-    if kind != "ohlc" and not exchange.capabilities[kind.replace("funding", "funding_rate")]:
-        pytest.skip(f"{name} has no {kind}")
     market = Market(seed=7, clock=Clock(START, rate=0), assets=[asset for asset in ASSETS if asset.name == "BTC"])
     sim = await nursery.start(simulator_of(name).serve, market)
 
