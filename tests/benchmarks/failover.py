@@ -181,11 +181,16 @@ class Trial:
         say(f"{len(self.faults)}. {msgspec.json.encode(self.faults[-1]).decode()}")
 
     async def settled(self, http: httpx.AsyncClient) -> None:
-        """All nodes are well, every lane is led, and who does not lead has heard all of a lease."""
+        """All nodes are well, every lane is led, every client is told something, and who does not lead has heard all
+        of a lease."""
         for node in self.nodes:
             await node.healthy(http)
         with trio.fail_after(30):
             while not all(lane in self.leaders.tokens for lane in self.leaders.lanes):  # noqa: ASYNC110 (polled)
+                await trio.sleep(0.05)
+        before = {heard: heard.frames for heard in self.clients.values()}
+        with trio.fail_after(30):
+            while any(heard.frames == frames for heard, frames in before.items()):  # noqa: ASYNC110 (polled)
                 await trio.sleep(0.05)
         await trio.sleep(self.lease + 0.5)
 

@@ -7,6 +7,7 @@ was told that it came too late; trades and closed bars come once. What is missin
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from math import inf
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,6 +23,7 @@ ALL = "all:"  # how topics over everything begin
 LATE = 60_000  # ms of the market, which is faster than time
 QUIET = 0.3  # seconds of silence of a lane from which on it is noted
 EARLIER = 1.0  # seconds before a fault in which a lane may have been heard last
+ADMITTED = 2.0  # seconds that a node is given to take a client in
 HUNG = 8.0  # seconds without a word after which a client comes anew
 RETRY = 0.1  # seconds before a node that refused is asked again
 
@@ -251,31 +253,33 @@ async def follow(url: Callable[[], str], topics: Sequence[str], heard: Heard, st
     """A client that comes back with `since` whenever it is cut off. `stay`: seconds until it leaves by itself."""
     while True:
         try:
-            with trio.move_on_after(stay or float("inf")) as here:
+            with trio.move_on_after(stay or inf), trio.move_on_after(ADMITTED) as admission:
+                # The library's own limit waits for the end of a connection that it gave up (0.12): a node that thaws
+                # shakes hands late, and then holds a client that asks for nothing for a minute.
                 async with trio_websocket.open_websocket_url(
-                    f"{url()}/ws", message_queue_size=10_000, connect_timeout=2, disconnect_timeout=0.1
+                    f"{url()}/ws", message_queue_size=10_000, connect_timeout=inf, disconnect_timeout=0.1
                 ) as socket:
-                    command = {"op": "subscribe", "topics": topics, "since": heard.positions}
-                    await socket.send_message(msgspec.json.encode(command).decode())
-                    begun, since = trio.current_time(), heard.frames
-                    while True:
-                        with trio.move_on_after(HUNG) as waiting:
-                            text = await socket.get_message()
-                        if waiting.cancelled_caught:
-                            heard.hung.append(
-                                (
-                                    round(trio.current_time() - begun, 1),
-                                    heard.frames - since,
-                                    heard.latest[-300:].decode(),
-                                )
-                            )
-                            here.cancel()  # a farewell to a node that is frozen would last as long as that
-                            await trio.lowlevel.checkpoint()
-                        heard.take(text.encode() if isinstance(text, str) else text)
-                        if heard.is_refused:
-                            heard.is_refused = False
-                            await trio.sleep(RETRY)
-                            break
+                    admission.deadline = inf
+                    await _listen(socket, topics, heard)
         except (OSError, trio_websocket.HandshakeError, trio_websocket.ConnectionClosed):
             await trio.sleep(RETRY)
         heard.disconnected()
+
+
+async def _listen(socket: trio_websocket.WebSocketConnection, topics: Sequence[str], heard: Heard) -> None:
+    """Until nothing comes, or we are told to come again."""
+    command = {"op": "subscribe", "topics": topics, "since": heard.positions}
+    await socket.send_message(msgspec.json.encode(command).decode())
+    begun, since = trio.current_time(), heard.frames
+    while True:
+        with trio.move_on_after(HUNG) as waiting:
+            text = await socket.get_message()
+        if waiting.cancelled_caught:
+            lasted = round(trio.current_time() - begun, 1)
+            heard.hung.append((lasted, heard.frames - since, heard.latest[-300:].decode()))
+            return
+        heard.take(text.encode() if isinstance(text, str) else text)
+        if heard.is_refused:
+            heard.is_refused = False
+            await trio.sleep(RETRY)
+            return
