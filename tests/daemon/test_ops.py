@@ -133,6 +133,8 @@ def test_compose_cluster_is_a_pair_an_edge_and_a_server(cluster: Any, tmp_path: 
         if loaded.engine.role != "edge":
             archives.add(loaded.archive.path)
             assert loaded.engine.budget_share == 0.5
+            (network,) = cluster["networks"]["default"]["ipam"]["config"]
+            assert network["subnet"] in loaded.limits.exempt  # what edges ask for their clients
         assert service["depends_on"]["valkey"]["condition"] == "service_healthy"
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
         assert "healthcheck" in service
