@@ -20,6 +20,7 @@ from actors.exchanges.exchange import Exchange, load_exchanges
 from actors.recording.format import BadRecording, Recording
 from daemon import backfill, demo, export, garbage, keys, log, named, notify, ops, output, replay, sinks
 from daemon import main as daemon
+from daemon.collecting import exchange_defaults
 from daemon.config import Override, load
 from daemon.dump import dump
 from daemon.kinds import EX_CONFIG, ConfigError
@@ -54,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
     doubts: list[str] = []
 
     def configured(listening: Server | None = None) -> Config:
-        defaults = daemon.exchange_defaults(exchanges)
+        defaults = exchange_defaults(exchanges)
         return load(
             options.config,
             os.environ,

@@ -24,8 +24,8 @@ from actors.exchanges.catalogue import Catalogue
 from actors.exchanges.exchange import Exchange, Rest
 from actors.upstream.budget import Budget, Window
 from actors.upstream.rest import RestClient, open_http, tls_for
+from daemon.collecting import open_archive, way_of
 from daemon.export import EX_FAILED, EX_USAGE, time_of
-from daemon.main import open_archive, way_of
 from daemon.output import fail
 from daemon.progress import Progress, duration
 from daemon.settings import Config

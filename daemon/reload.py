@@ -5,35 +5,15 @@ Anything wrong: nothing changes. What only a start can change is told, and stays
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fnmatch import fnmatch
-from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import structlog
 from msgspec import Struct
 
-from actors.archive.archive import Archive
-from actors.archive.series import KINDS
-from actors.connector import Connector
-from actors.node import Node
-from actors.spikes import Spikes
-from daemon import log as log_settings
 from daemon.kinds import ConfigError
-from daemon.named import change_certificates, keys_of
-from daemon.settings import Config, Server, Supervision
-from daemon.supervisor import RestartPolicy
-from web.access.auth import Auth
-from web.access.hosts import Hosts
-from web.access.origins import Origins
-from web.pressure import Pressure
-from web.rest.early import Early
-from web.server.forwarded import Proxies
-from web.server.tls import Certificates
-from web.streams.fanouts import Fanouts
-from web.streams.memory import Memory
-from web.streams.multiplex import ClientLimits
+from daemon.settings import Config, Server
 
 NEEDS_RESTART = (
     *("server.host", "server.port", "server.unix_socket", "server.root_path", "server.dashboard"),
@@ -87,80 +67,6 @@ class Reloader:
         self.reloaded_at = time.time()
         log.info("config.reloaded", changed=told.changed, restart_needed=told.restart_needed)
         return told
-
-
-class Policy:
-    """When supervised tasks are run again, as it is configured now."""
-
-    def __init__(self, settings: Supervision) -> None:
-        self.change(settings)
-
-    def change(self, settings: Supervision) -> None:
-        self._policy = RestartPolicy(
-            delay=settings.reconnect_delay,
-            max_delay=settings.max_reconnect_delay,
-            max_attempts=settings.max_reconnect_attempts,
-            stable_after=settings.stable_after,
-        )
-
-    def present(self) -> RestartPolicy:
-        return self._policy
-
-
-class Parts(NamedTuple):
-    """Everything that a configuration may change while it runs."""
-
-    connectors: Mapping[str, Connector]
-    spikes: Spikes
-    archive: Archive | None
-    fanouts: Fanouts
-    auth: Auth
-    early: Early
-    hosts: Hosts
-    origins: Origins
-    proxies: Proxies
-    certificates: Certificates | None
-    client_limits: ClientLimits
-    policy: Policy
-    pressure: Pressure
-    node: Node | None
-
-    def take(self, config: Config) -> None:
-        """Run by this configuration from now on. Raises ConfigError, and nothing has changed."""
-        server, streams, watch = config.server, config.streams, config.oi_vol
-        keys = keys_of(config.auth)
-        if self.certificates is not None and server.certfile is not None:
-            change_certificates(self.certificates, server)
-        # From here on nothing can fail.
-        log_settings.configure(config.log.level, config.log.format)
-        self.policy.change(config.supervision)
-        for name, connector in self.connectors.items():
-            settings = config.exchanges[name]
-            connector.change(
-                symbols=settings.symbols if self.node is None else self.node.collect(name, settings.symbols),
-                on_demand=settings.on_demand,
-                intervals=streams.intervals,
-                large_trade_threshold_usd=streams.large_trade_threshold_usd,
-                upstream_share=config.limits.upstream_share,
-            )
-        self.spikes.change(
-            timeframes=watch.timeframes, window=watch.window, threshold=watch.z_threshold, symbols=watch.symbols
-        )
-        if self.archive is not None:
-            days = {kind: getattr(config.archive, f"{kind}_days") for kind in KINDS}
-            self.archive.change(keep=[kind for kind in KINDS if kind in config.archive.keep], days=days)
-        self.fanouts.change(Memory(streams.resume_frames, streams.resume_seconds, streams.resume_bytes))
-        self.pressure.set_limit(config.limits.memory_mb)
-        self.client_limits.topics = streams.topics_per_client
-        self.client_limits.commands_per_second = streams.commands_per_second
-        anonymous, token_in_query = config.auth.anonymous, config.auth.token_in_query
-        self.auth.change(config.limits, anonymous=anonymous, token_in_query=token_in_query)
-        self.auth.keys_file = Path(config.auth.keys_file)
-        self.auth.adopt(keys)
-        self.hosts.change(server.allowed_hosts)
-        self.origins.change(server.cors_origins)
-        self.proxies.change(server.trusted_proxies)
-        self.early.forget()
 
 
 def difference(running: Config, new: Config) -> tuple[Reloaded, Config]:

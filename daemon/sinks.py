@@ -13,8 +13,8 @@ from daemon.settings import Sink as Settings
 
 
 def open_sinks(config: Config) -> Sinks | None:
-    """None where there are none, and on a node without feeds. They write when they run. Raises ConfigError."""
-    if not config.sink or (config.engine.url and config.engine.role == "edge"):
+    """None where there are none. They write when they run. Raises ConfigError."""
+    if not config.sink:
         return None
     check(config)
     return Sinks([_sink(name, settings) for name, settings in zip(_names(config.sink), config.sink, strict=True)])

@@ -15,9 +15,9 @@ import yaml
 from actors.engine.remote import open_engine
 from actors.engine.words import EngineAway, EngineUnfit, Kept
 from actors.exchanges.exchange import load_exchanges
+from daemon.collecting import exchange_defaults
 from daemon.config import load
 from daemon.dump import dump
-from daemon.main import exchange_defaults
 from daemon.ops import FILES, text_of
 from daemon.settings import Config
 from tests.actors.engine import servers

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from actors.exchanges.binance import simulator
 from actors.exchanges.exchange import load_exchanges
 from actors.simulation.market import Clock, Market
+from daemon.collecting import exchange_defaults
 from daemon.config import load
 from daemon.kinds import EXCHANGE_KINDS, KINDS, ConfigError
-from daemon.main import exchange_defaults
 from daemon.reload import Reloader, difference
 from daemon.settings import Config, Engine, ExchangeSettings, Facade, Server
 from tests.daemon.fixtures import TWO, Served, configuration, eventually, fast, serving

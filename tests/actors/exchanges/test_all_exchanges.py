@@ -20,7 +20,7 @@ from actors.events import ms
 from actors.exchanges.units import unit_of
 from actors.simulation.server import Faults, RestFault
 from daemon import demo
-from daemon.main import exchange_defaults
+from daemon.collecting import exchange_defaults
 from daemon.settings import Config, OiVol, Server
 from tests.actors.exchanges.fixtures import EXCHANGES, WITHIN, Venues, paths, quick, running, venues
 from tests.daemon.fixtures import LOOK, MINUTE, START, TWO, Json, Stream, assets, eventually, iso

@@ -26,6 +26,7 @@ from actors.simulation.market import Clock, Market
 from actors.simulation.server import Connection, Faults, Reply, Request, Simulator
 from daemon import config as configuration
 from daemon import main
+from daemon.collecting import exchange_defaults
 from tests.actors.exchanges.fixtures import EXCHANGES, WITHIN, running
 from tests.daemon.fixtures import START, Json, Served, eventually, iso
 
@@ -283,7 +284,7 @@ async def toyland(folder: Path) -> AsyncIterator[Toyland]:
         file = folder / "config.toml"
         file.write_text('[server]\nport = 0\n[streams]\nintervals = ["1m", "5m", "1h"]\n' + "\n".join(stanzas))
         exchanges = load_exchanges()
-        config = configuration.load(file, {}, defaults=main.exchange_defaults(exchanges))
+        config = configuration.load(file, {}, defaults=exchange_defaults(exchanges))
         async with running(partial(main.run, config, exchanges)) as served:
             w = Toyland(sim=sim, **{part.name: getattr(served, part.name) for part in fields(served)})
             await eventually(lambda: sum(len(c.streams) for c in sim.connections) == 3, WITHIN, "subscriptions")

@@ -17,7 +17,7 @@ from actors.lines import pool as lines
 from actors.lines import probes
 from actors.simulation.assets import synthetic
 from actors.simulation.market import Clock, Market
-from daemon.main import with_policy
+from daemon.policy import with_policy
 from tests.actors.exchanges.fixtures import EXCHANGES, quick, simulator_of
 from tests.benchmarks.scale import listed
 from tests.daemon.fixtures import MINUTE, START, SUPERVISION, World, eventually, fast, world

@@ -41,7 +41,7 @@ from actors.simulation.assets import ASSETS
 from actors.simulation.history import MINUTE
 from actors.simulation.market import Clock, Market, Tape
 from actors.simulation.server import Simulator
-from daemon.main import with_policy
+from daemon.policy import with_policy
 from daemon.settings import Supervision
 
 START = 1_794_999_977_000  # 17 s into a minute

@@ -19,7 +19,8 @@ from actors.exchanges.hyperliquid.simulator import Options, serve
 from actors.simulation.assets import ASSETS, synthetic
 from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
-from daemon.main import as_configured, with_policy
+from daemon.collecting import as_configured
+from daemon.policy import with_policy
 from daemon.settings import ExchangeSettings, Supervision
 
 SMALL = [asset for asset in ASSETS if asset.name in ("BTC", "ETH", "SOL", "BLZ", "OCEAN", "LINK")]

@@ -23,7 +23,7 @@ from actors.simulation.assets import ASSETS
 from actors.simulation.history import MINUTE
 from actors.simulation.market import Clock, Market, Tape
 from actors.simulation.server import Reply, RestFault, Simulator
-from daemon.main import with_policy
+from daemon.policy import with_policy
 from daemon.settings import Supervision
 from tests.daemon.fixtures import eventually
 
