@@ -30,7 +30,8 @@ from web.access.hosts import Hosts
 from web.access.keys import Key, KeysError
 from web.access.origins import Origins
 from web.app import create_app, too_many_connections
-from web.metrics import Metrics, ProcessCounts, Subjects
+from web.metrics.page import Metrics
+from web.metrics.subjects import ProcessCounts, Subjects
 from web.pressure import Pressure
 from web.problems import InvalidConfig
 from web.rest.early import Early

@@ -27,7 +27,7 @@ LEVELS = [
     ["web/rest"],
     ["web/streams"],
     ["web/facade", "web/udf"],
-    ["web/reference", "web/metrics.py", "web/pages"],
+    ["web/reference", "web/metrics", "web/pages"],
     ["web/dialects.py"],
     ["web/app.py"],
     ["daemon"],

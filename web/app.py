@@ -31,7 +31,7 @@ from web.counts import OTHER
 from web.dialects import refusal_as_understood
 from web.facade.http import PREFIX, Desks, FacadeHttp, place_of
 from web.facade.socket import refuse_on_edge, serve_facade
-from web.metrics import Metrics
+from web.metrics.page import Metrics
 from web.pages.dashboard import Dashboard, add_dashboard
 from web.parameters import NoQuery, TableQuery, parse
 from web.problems import (

@@ -11,7 +11,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from actors.counts import BOUNDS, Histogram
 from daemon.settings import Archive, Metrics
 from tests.daemon.fixtures import eventually, world
-from web.metrics import KEPT
+from web.metrics.page import KEPT
 
 NAMES = set(
     """
@@ -55,7 +55,7 @@ def value(text: str, name: str, **labels: str) -> float:
 
 @pytest.fixture
 def _unkept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("web.metrics.KEPT", 0.0)
+    monkeypatch.setattr("web.metrics.page.KEPT", 0.0)
 
 
 @pytest.mark.usefixtures("_unkept")
@@ -133,7 +133,7 @@ async def test_counters_do_not_fall_when_a_connection_is_lost() -> None:
 
 
 async def test_an_answer_is_kept_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("web.metrics.KEPT", 60 * KEPT)
+    monkeypatch.setattr("web.metrics.page.KEPT", 60 * KEPT)
     async with world() as w:
         assert await scrape(w.client) == await scrape(w.client)
 
