@@ -134,6 +134,7 @@ class Collecting(NamedTuple):
     edge: Edge | None
 
     def start(self, nursery: trio.Nursery, supervised: Supervise) -> None:
+        """All that collects; it runs until the nursery is cancelled."""
         if self.keepers.recorder is not None:
             nursery.start_soon(partial(supervised, "record", self.keepers.recorder.run))
         for connector in self.connectors.values():

@@ -74,6 +74,7 @@ class Door(NamedTuple):
             nursery.start_soon(self.certificates.watch)
 
     def admit(self, address: str) -> Seat | None:
+        """A place for a connection from this address; None: there is none."""
         return self.auth.clients.seat(address, is_proxy=self.proxies.trusts(address))
 
     def read_files(self, config: Config) -> dict[str, Key]:
@@ -163,6 +164,7 @@ class Front(NamedTuple):
     metrics_at: str  # an address of their own; "": none
 
     def start(self, nursery: trio.Nursery, supervised: Supervise) -> None:
+        """What is to run before anybody is accepted, and as long as anybody is there."""
         nursery.start_soon(self.pressure.run)
         for name, desk in self.desks.items():
             nursery.start_soon(partial(supervised, "facade", desk.run, exchange=name))
@@ -233,8 +235,18 @@ def make_front(
         **both,
     )
     early = Early(app, sources.connectors, auth, counts=fanouts.counts, origins=origins, **both)
-    at = config.metrics.listen
-    return Front(door, app, early, fanouts, pressure, limits, desks, statistics, metrics, at)
+    return Front(
+        door=door,
+        app=app,
+        early=early,
+        fanouts=fanouts,
+        pressure=pressure,
+        client_limits=limits,
+        desks=desks,
+        statistics=statistics,
+        metrics=metrics,
+        metrics_at=config.metrics.listen,
+    )
 
 
 def _memory(streams: Streams) -> Memory:
