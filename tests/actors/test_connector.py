@@ -22,7 +22,7 @@ from actors.feeds.known import Known
 from actors.lines import probes
 from actors.upstream.caller import ANSWER_BY
 from actors.upstream.rest import ANSWER_WITHIN, Question, RestClient
-from daemon import main
+from daemon import collecting
 from tests.daemon.fixtures import World, eventually, world
 
 ETH = Topic("binance", "ETHUSDT", "trades")
@@ -61,7 +61,7 @@ def exchange(monkeypatch: pytest.MonkeyPatch) -> Exchange:
         return said.made[-1]
 
     monkeypatch.setattr(BinanceRest, "instruments", instruments)
-    monkeypatch.setattr(main, "Connector", connect)
+    monkeypatch.setattr(collecting, "Connector", connect)
     monkeypatch.setattr(listings, "SOONEST", 0.5)
     return said
 

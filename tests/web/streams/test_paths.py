@@ -9,7 +9,7 @@ import trio
 import trio_websocket
 
 from actors import collection, connector
-from daemon import main
+from daemon import collecting
 from tests.daemon.fixtures import MINUTE, START, Json, Stream, World, assets, eventually, iso, world
 
 THRESHOLD = 100_000
@@ -342,7 +342,7 @@ async def test_symbols_outside_the_configuration_are_refused_where_on_demand_is_
 async def test_a_feed_on_demand_begins_with_its_first_client_and_ends_a_while_after_its_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(main, "Connector", partial(connector.Connector, linger=0.5))
+    monkeypatch.setattr(collecting, "Connector", partial(connector.Connector, linger=0.5))
     mine = ["ethusdt@aggTrade", "ethusdt@kline_1m", "ethusdt@forceOrder", "ethusdt@markPrice@1s"]
     async with world() as w:
 
