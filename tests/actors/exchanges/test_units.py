@@ -41,7 +41,8 @@ def test_other_names_with_digits_or_a_k_are_their_own(name: str) -> None:
     assert unit_of(name) == Unit(name.upper(), 1)
 
 
-@given(st.decimals(min_value=0, max_value=10**9, places=7), st.sampled_from([1, 1000, 10**6]))
+# Fifteen digits: so many a float keeps wherever the point stands.
+@given(st.decimals(min_value=0, max_value=99_999_999, places=7), st.sampled_from([1, 1000, 10**6]))
 def test_scaling_moves_the_point_and_back(number: object, by: int) -> None:
     value = float(str(number))
     assert scaled(scaled(value, by), 1, by) == value
