@@ -41,6 +41,7 @@ class Saying:
         self._lanes: deque[_Led] = deque()  # who is next comes first
         self._news = trio.Event()
         self._unsaid_since: float | None = None
+        self._is_failing = False  # the last call had no answer
 
     @property
     def is_refused(self) -> bool:
@@ -67,9 +68,8 @@ class Saying:
                     continue
                 await trio.sleep_until(began + self._flush)
                 began = trio.current_time()
-            if self.is_refused:  # what was not taken is not ours to say any more: others tell how the engine is
-                self._unsaid_since = None
-                self._answered()
+            if self._is_failing:  # what was not taken is not ours to say any more: others tell how the engine is
+                self._note_answer()
 
     def _bursts(self) -> dict[Lease, tuple[_Led, Burst]]:
         """What lanes that are led have to say."""
@@ -94,6 +94,7 @@ class Saying:
         try:
             refused = await self._engine.say({lease: burst for lease, (_, burst) in saying.items()})
         except EngineAway as error:
+            self._is_failing = True
             self._failed(error)
             self._unsaid_since = since = began if self._unsaid_since is None else self._unsaid_since
             if trio.current_time() + PAUSE >= since + self._seconds:
@@ -101,8 +102,7 @@ class Saying:
                     led.lane.refuse(error)
                 self._unsaid_since = None
             return False
-        self._unsaid_since = None
-        self._answered()
+        self._note_answer()
         took = trio.current_time() - began
         for lease, ((lane, said), burst) in saying.items():
             if lane.lease is not lease or not lane.writer.is_saying(burst):
@@ -119,3 +119,7 @@ class Saying:
             if lane.is_awaited:
                 lane.called.set()
         return True
+
+    def _note_answer(self) -> None:
+        self._unsaid_since, self._is_failing = None, False
+        self._answered()

@@ -135,3 +135,23 @@ async def test_what_was_not_taken_is_no_trouble_any_more_when_somebody_else_has_
     await trio.sleep(PAUSE)
     await trio.testing.wait_all_tasks_blocked()
     assert not saying.is_refused
+
+
+async def test_what_was_let_go_is_no_trouble_any_more(
+    engine: Counting, relays: list[Relay], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a node whose lanes another one leads would be away for as long as it has nothing to say."""
+    told = []
+    monkeypatch.setattr(relays[0]._saying, "_failed", lambda error: told.append("failed"))
+    monkeypatch.setattr(relays[0]._saying, "_answered", lambda: told.append("over"))
+
+    async def taken(*_: object) -> None:
+        """Another node has it."""
+
+    monkeypatch.setattr(engine, "take", taken)
+    engine.is_full = True
+    hear(relays, 1)
+    await trio.sleep(LEASE - PAUSE * 2)
+    assert set(told) == {"failed"}
+    await trio.sleep(LEASE / 2)
+    assert "over" in told
