@@ -105,7 +105,7 @@ class Saying:
         self._note_answer()
         took = trio.current_time() - began
         for lease, ((lane, said), burst) in saying.items():
-            if lane.lease is not lease or not lane.writer.is_saying(burst):
+            if lane.lease is not lease or lane.writer.under_way is not burst:
                 continue  # it was lost meanwhile
             if (refusal := refused.get(lease)) is not None:
                 lane.refuse(refusal)

@@ -140,10 +140,6 @@ class Writer:
         """The burst that waits to be acknowledged."""
         return self._burst
 
-    def is_saying(self, burst: Burst) -> bool:
-        """It is the one that waits to be acknowledged."""
-        return self._burst is burst
-
     def acknowledged(self) -> None:
         """The engine has the burst."""
         assert self._burst is not None
