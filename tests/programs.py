@@ -1,5 +1,6 @@
 """Other people's servers as processes of their own on loopback: started, sent signals, killed, started again."""
 
+import random
 import signal
 import socket
 import subprocess
@@ -7,14 +8,17 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-BEGUN_WITHIN = 30.0  # seconds
+BEGUN_WITHIN = 60.0  # seconds
+PORTS = range(16_000, 32_000)  # below those that the system gives to whoever connects: none is taken meanwhile
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    """A port for a program that must be told one: nobody listens there, and no connection is made from there."""
+    while True:
+        with suppress(OSError), socket.socket() as free:
+            port = random.choice(PORTS)
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 class Program:
@@ -37,6 +41,7 @@ class Program:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as asking:
                 if self._answers(asking):
                     return
+            assert self._process.poll() is None, "the server has ended"  # who answers may be somebody else's
             assert time.monotonic() < until, "the server does not answer"
             time.sleep(0.02)  # it says nothing when it is ready
 

@@ -5,6 +5,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from actors.broadcast import Broadcast, Lagged, Reader
+from tests.patience import WITHIN
 
 
 def drain(reader: Reader[int]) -> list[int]:
@@ -46,7 +47,7 @@ async def test_a_waiting_reader_is_woken() -> None:
         with reader:
             heard.extend([await reader.receive(), await reader.receive()])
 
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(listen, broadcast.subscribe(1))
             await wait_all_tasks_blocked()
@@ -107,7 +108,7 @@ async def test_readers_may_come_and_go_between_two_items() -> None:
         with broadcast.subscribe(10) as reader:
             heard[number] = [await reader.receive() for _ in range(number)]
 
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         async with trio.open_nursery() as nursery:
             for number in range(1, 6):
                 nursery.start_soon(listen, number)
@@ -152,7 +153,7 @@ async def test_a_reader_closed_while_it_waits_is_not_said_to_lag() -> None:
         except (Lagged, trio.ClosedResourceError) as error:
             ended.append(error)
 
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(listen)
             await wait_all_tasks_blocked()

@@ -105,7 +105,7 @@ async def test_clients_are_told_of_a_symbol_that_ended(exchange: Exchange, monke
         def ended() -> bool:
             return any(said["state"] == "failed" and "SETTLING" in said["reason"] for said in stream.of("status"))
 
-        await eventually(ended, within=20)
+        await eventually(ended)
         feed = await w.feed()
         assert feed["state"] == "failed"
 

@@ -11,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from actors import turns
 from actors.inbox import Inbox
+from tests.patience import WITHIN
 
 OWN = 1000  # added to what an owner tells itself
 
@@ -153,7 +154,7 @@ async def test_who_does_not_wait_or_was_cancelled_is_not_stood_in_for() -> None:
 
 async def test_an_owner_that_cancels_itself_while_it_is_stood_in_for_ends() -> None:
     inbox = Inbox[int](10)
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         async with trio.open_nursery() as nursery:
 
             def take() -> bool:
@@ -179,7 +180,7 @@ async def test_an_error_is_the_owners_even_where_it_has_ended_the_inbox_itself()
         inbox.close()
         raise ValueError("after its end")
 
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_told_of_its_end, inbox, take)
             await wait_all_tasks_blocked()
@@ -204,7 +205,7 @@ async def test_the_end_and_the_closing_are_told(ends_in_step: bool) -> None:
             except (trio.EndOfChannel, trio.ClosedResourceError) as error:
                 told.append(type(error))
 
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(run)
                 await wait_all_tasks_blocked()

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from tests.clients.servers import demo
+from tests.patience import WITHIN
 
 ROOT = Path(__file__).parents[2]
 LINES: dict[str, str] = dict(re.findall(r"^\| (\w+) \| `(.*?)`", (ROOT / "web/README.md").read_text(), re.MULTILINE))
@@ -38,7 +39,7 @@ PRICES = ["open", "high", "low", "close", "volume"]
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with demo(CONFIG) as base, httpx.Client(base_url=base, timeout=30) as client:
+    with demo(CONFIG) as base, httpx.Client(base_url=base, timeout=WITHIN) as client:
         for _ in range(600):
             if client.get("/export/ohlc.csv", params={"interval": "1m", "limit": 5}).text.count("\r\n") == 6:
                 break

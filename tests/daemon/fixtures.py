@@ -30,6 +30,7 @@ from actors.simulation.server import Faults, Simulator
 from daemon import main
 from daemon.reload import Reloader
 from daemon.settings import Archive, Config, ExchangeSettings, Server, Streams, Supervision
+from tests.patience import WITHIN
 
 MINUTE = 60_000
 START = 1_789_999_200_000 + 18_000  # market time, ms: 18 s into an hour, 40 s before anything closes
@@ -47,7 +48,7 @@ def assets(*names: str) -> tuple[Asset, ...]:
 TWO = assets("BTC", "ETH")
 
 
-async def eventually(condition: Callable[[], T], within: float = 8.0, what: str = "") -> T:
+async def eventually(condition: Callable[[], T], within: float = WITHIN, what: str = "") -> T:
     """The condition's first true result; the test fails where it does not come in time (seconds)."""
     deadline = trio.current_time() + within
     while not (result := condition()):
@@ -95,12 +96,12 @@ class Stream:
     def of(self, *types: str) -> list[Json]:
         return [frame for frame in self.frames if frame["type"] in types]
 
-    async def at_least(self, count: int, within: float = 8.0) -> list[Json]:
+    async def at_least(self, count: int, within: float = WITHIN) -> list[Json]:
         """Everything so far, once it is `count` frames or more."""
         await eventually(lambda: len(self.frames) >= count, within, f"{count} frames, {len(self.frames)} so far")
         return self.frames
 
-    async def end(self, within: float = 8.0) -> tuple[int, str | None]:
+    async def end(self, within: float = WITHIN) -> tuple[int, str | None]:
         """How it was closed."""
         await eventually(lambda: self.closed, within, "the end of the stream")
         assert self.closed is not None
@@ -109,7 +110,7 @@ class Stream:
     async def leave(self) -> None:
         """Close it as a polite client does."""
         self._leaving.set()
-        with trio.move_on_after(5):
+        with trio.move_on_after(WITHIN):
             await self._left.wait()
 
     async def run(
@@ -185,7 +186,7 @@ class Served:
         feeds = (await self.get("/health"))["feeds"]
         return next(feed for feed in feeds if feed["symbol"] == symbol)
 
-    async def until(self, path: str, wanted: Callable[[Json], bool], within: float = 8.0, **query: Any) -> Json:
+    async def until(self, path: str, wanted: Callable[[Json], bool], within: float = WITHIN, **query: Any) -> Json:
         """A good answer's body, once it is as wanted."""
         deadline = trio.current_time() + within
         while not wanted(found := await self.get(path, **query)):
@@ -194,10 +195,10 @@ class Served:
             await trio.sleep(LOOK)
         return found
 
-    async def health(self, wanted: Callable[[Json], bool], within: float = 8.0) -> Json:
+    async def health(self, wanted: Callable[[Json], bool], within: float = WITHIN) -> Json:
         return await self.until("/health", wanted, within)
 
-    async def is_live(self, symbol: str = "BTCUSDT", within: float = 8.0) -> Json:
+    async def is_live(self, symbol: str = "BTCUSDT", within: float = WITHIN) -> Json:
         def live(health: Json) -> bool:
             return any(feed["symbol"] == symbol and feed["state"] == "live" for feed in health["feeds"])
 
@@ -237,7 +238,7 @@ class World(Served):
 
     async def upstream(self, path: str, **query: Any) -> Json:
         """What the exchange itself answers."""
-        async with httpx.AsyncClient(base_url=self.sim.rest_url, verify=False) as client:
+        async with httpx.AsyncClient(base_url=self.sim.rest_url, timeout=WITHIN, verify=False) as client:
             response = await client.get(path, params=query)
         assert response.status_code == 200, response.text
         return msgspec.json.decode(response.content)
@@ -311,7 +312,7 @@ def captured_logs() -> Iterator[list[MutableMapping[str, Any]]]:
 
 @asynccontextmanager
 async def serving(config: Config, exchange: Exchange, reloader: Reloader | None = None) -> AsyncIterator[Served]:
-    """Run the daemon for as long as the block lasts. One that does not end by itself within 10 s fails the test."""
+    """Run the daemon for as long as the block lasts. One that does not end by itself fails the test."""
     with captured_logs() as logs:
         async with trio.open_nursery() as nursery:
             stop, stopped = trio.Event(), trio.Event()
@@ -321,7 +322,10 @@ async def serving(config: Config, exchange: Exchange, reloader: Reloader | None 
                 stopped.set()
 
             url = await nursery.start(daemon)
-            async with httpx.AsyncClient(base_url=url, timeout=15, verify=False) as client, trio.open_nursery() as own:
+            async with (
+                httpx.AsyncClient(base_url=url, timeout=WITHIN, verify=False) as client,
+                trio.open_nursery() as own,
+            ):
                 try:
                     yield Served(url=url, client=client, nursery=own, stop=stop, stopped=stopped, logs=logs)
                 except BaseException:
@@ -329,9 +333,9 @@ async def serving(config: Config, exchange: Exchange, reloader: Reloader | None 
                     raise
                 own.cancel_scope.cancel()
             stop.set()
-            with trio.move_on_after(10):
+            with trio.move_on_after(WITHIN):
                 await stopped.wait()
-            assert stopped.is_set(), "the daemon did not stop within 10 s"
+            assert stopped.is_set(), "the daemon did not stop"
             nursery.cancel_scope.cancel()
 
 

@@ -35,6 +35,7 @@ from daemon.supervisor import RestartPolicy
 from tests.actors.exchanges.fixtures import Venues, quick, venues
 from tests.daemon.fixtures import START, TWO, Json, World, eventually, iso, world
 from tests.daemon.test_process import listening
+from tests.patience import WITHIN
 from web.rest import spool
 
 MINUTE = 60_000
@@ -461,7 +462,7 @@ async def test_backfill_and_export_on_the_command_line(tmp_path: Path) -> None:
         )
         assert rates.returncode == 0, rates.stderr
         upstream = sim.rest_url
-        async with httpx.AsyncClient(base_url=upstream, verify=False) as client:
+        async with httpx.AsyncClient(base_url=upstream, timeout=WITHIN, verify=False) as client:
             query: dict[str, str | int] = {
                 "symbol": "BTCUSDT",
                 "interval": "1m",
@@ -533,7 +534,7 @@ async def test_a_killed_daemon_has_what_it_had_written(tmp_path: Path) -> None:
         written: set[int] = set()
         for _ in range(3):
             async with listening(cwd=tmp_path) as daemon:
-                async with httpx.AsyncClient(base_url=daemon.url, verify=False) as client:
+                async with httpx.AsyncClient(base_url=daemon.url, timeout=WITHIN, verify=False) as client:
                     count = 0
                     while count < 12:
                         sim.market.trade("BTC", side="buy", price="84000.10", quantity="2.5")

@@ -19,6 +19,7 @@ from tests.actors.engine.servers import Server, running
 from tests.daemon import test_several
 from tests.daemon.fixtures import Json, Served, Stream, eventually
 from tests.daemon.test_several import exchange, healthy, subscribe, trades
+from tests.patience import WITHIN
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ async def test_edges_tell_the_same_and_the_present_is_answered_from_memory(serve
             async with left.stream("/ws") as here, right.stream("/ws") as there:
                 await subscribe(here)
                 await subscribe(there)
-                await eventually(lambda: len(trades(here)) > 4 and len(trades(there)) > 4, within=30)
+                await eventually(lambda: len(trades(here)) > 4 and len(trades(there)) > 4)
             same = texts(here).keys() & texts(there).keys()
             assert len(same) > 4
             assert all(texts(here)[number] == texts(there)[number] for number in same)
@@ -97,7 +98,7 @@ async def test_edges_tell_the_same_and_the_present_is_answered_from_memory(serve
             since = {left_at["topic"]: {"epoch": left_at["epoch"], "seq": left_at["seq"]}}
             async with right.stream("/ws") as again:
                 await again.say({"op": "subscribe", "topics": [left_at["topic"]], "since": since})
-                await eventually(lambda: len(trades(again)) > 4, within=30)
+                await eventually(lambda: len(trades(again)) > 4)
                 seqs = [trade["seq"] for trade in trades(again)]
                 assert seqs == list(range(left_at["seq"] + 1, left_at["seq"] + 1 + len(seqs)))
             assert await left.get("/symbols") == await ingest.get("/symbols")
@@ -107,7 +108,7 @@ async def test_edges_tell_the_same_and_the_present_is_answered_from_memory(serve
             assert [(one["name"], one["symbols"]) for one in exchanges] == [("binance", ["BTCUSDT"])]
         assert caught.callers == 0
         async with node(caught, server.url, "both", "others"):  # whoever collects would have been noticed
-            await eventually(lambda: caught.callers > 0, within=30)
+            await eventually(lambda: caught.callers > 0)
 
 
 HELD = [
@@ -180,7 +181,7 @@ async def test_what_an_edge_holds_is_answered_as_by_the_node_that_collects_which
             await serves(edge)
             topics = ["binance:BTCUSDT:ohlc:1m", "binance:BTCUSDT:ohlc:5m"]
             lane = f"binance.{lane_of('BTCUSDT', 2)}"
-            with trio.fail_after(30):
+            with trio.fail_after(WITHIN):
                 while set(await engine.bars_since(lane, topics)) != set(topics):  # noqa: ASYNC110 (no event)
                     await trio.sleep(0.05)
         with trio.fail_after(60):
@@ -192,8 +193,8 @@ async def test_what_an_edge_holds_is_answered_as_by_the_node_that_collects_which
                     assert told(held) == told(direct), path
                 async with edge.stream("/ws") as stream:
                     await stream.say({"op": "subscribe", "topics": ["binance:BTCUSDT:ohlc:1m"], "backfill": 50})
-                    await eventually(lambda: stream.of("live"), within=30)
-                    await eventually(lambda: len(stream.of("ohlc")) == 51, within=30)
+                    await eventually(lambda: stream.of("live"))
+                    await eventually(lambda: len(stream.of("ohlc")) == 51)
                 bars = [
                     {key: bar[key] for key in bar.keys() - {"type", "topic", "epoch", "seq"}}
                     for bar in stream.of("ohlc")

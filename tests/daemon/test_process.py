@@ -29,6 +29,7 @@ from actors.exchanges.exchange import load_exchanges
 from actors.simulation.market import Clock, Market
 from actors.simulation.server import Faults, RestFault, Simulator
 from tests.daemon.fixtures import TWO, eventually
+from tests.patience import WITHIN
 
 HANDSHAKE = (
     b"GET %b HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -215,7 +216,7 @@ async def never_reading(url: str, path: bytes) -> socket.socket:
 
 async def impatient(url: str) -> None:
     """A request whose answer may never come."""
-    async with httpx.AsyncClient(timeout=30, verify=False) as client:
+    async with httpx.AsyncClient(timeout=WITHIN, verify=False) as client:
         with suppress(httpx.HTTPError):
             await client.get(url)
 
@@ -319,7 +320,7 @@ async def test_the_demo_runs_without_a_network_or_a_config(tmp_path: Path) -> No
         bars = next(url for url in streams if "/ohlc" in url)
         (client,) = await listeners(nursery, bars, "")
         assert client.heard[0]["type"] == "ohlc"
-        async with httpx.AsyncClient(verify=False, timeout=15) as browser:
+        async with httpx.AsyncClient(verify=False, timeout=WITHIN) as browser:
             for url in re.findall(r"(http://\S+?)['\s]", welcome):
                 # An exchange may still be on its way; nothing else may be wrong.
                 assert (await browser.get(url)).status_code in (200, 503), url
@@ -368,10 +369,10 @@ async def test_signals_that_mean_nothing_do_not_end_it(tmp_path: Path) -> None:
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             for _ in range(3):
                 daemon.process.send_signal(number)
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=WITHIN) as client:
             assert (await client.get(f"{daemon.url}/health/live")).status_code == 200
         daemon.process.terminate()
-        assert await daemon.ends(within=20) == 0
+        assert await daemon.ends(within=WITHIN) == 0
 
 
 async def test_a_service_manager_is_told_what_it_does(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,8 @@ from websockets.sync.client import connect
 
 from daemon.settings import Auth, Server
 from tests.daemon.fixtures import World, world
+from tests.patience import WITHIN
+from tests.programs import free_port
 from web.access.limits import Limits
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin:/usr/local/sbin")
@@ -32,8 +33,7 @@ async def nginx(folder: Path, daemon: str) -> AsyncIterator[int]:
     """The README's `location`, in front of the daemon at a URL; the port where it listens."""
     found = re.search(r"```nginx\n(.*?)```", README.read_text(), re.DOTALL)
     assert found is not None
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     location = found[1].replace("http://127.0.0.1:8000", daemon)
     assert location != found[1]
     temporary = "".join(
@@ -47,7 +47,7 @@ async def nginx(folder: Path, daemon: str) -> AsyncIterator[int]:
     command = [NGINX, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
     process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL)
     try:
-        with trio.fail_after(20):
+        with trio.fail_after(WITHIN):
             while True:
                 try:
                     await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
@@ -69,7 +69,7 @@ async def proxied(folder: Path) -> AsyncIterator[tuple[World, httpx.AsyncClient,
     auth, way = Auth(keys_file=str(folder / "none")), httpx.AsyncHTTPTransport(local_address=CLIENT)
     async with world(server=server, limits=limits, auth=auth) as w, nginx(folder, w.url) as port:
         url = f"http://127.0.0.1:{port}"
-        async with httpx.AsyncClient(base_url=url, transport=way, headers={"Host": HOST}, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=url, transport=way, headers={"Host": HOST}, timeout=WITHIN) as client:
             yield w, client, port
 
 
@@ -101,7 +101,7 @@ async def test_rest_sse_and_websockets_pass_and_the_client_is_seen(tmp_path: Pat
         async with trio.open_nursery() as nursery:
             nursery.start_soon(listen)
             nursery.start_soon(trio.to_thread.run_sync, follow)
-            with trio.fail_after(20):
+            with trio.fail_after(WITHIN):
                 while not (first and any('"type":"trade"' in line for line in heard)):  # as it comes, not buffered
                     await w.pass_time(1000)
                     await trio.sleep(0.05)

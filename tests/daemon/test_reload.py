@@ -23,6 +23,7 @@ from daemon.reload import Reloader, difference
 from daemon.settings import Config, Engine, ExchangeSettings, Facade, Server
 from tests.daemon.fixtures import TWO, Served, configuration, eventually, fast, serving
 from tests.daemon.test_process import Process, listening, simulated
+from tests.patience import WITHIN
 from tests.web.access.test_access import KeyFile
 from web.access.limits import Limits
 
@@ -166,7 +167,7 @@ async def test_a_signal_takes_over_a_new_symbol_and_a_mistake_changes_nothing(tm
     async with (
         simulated(tmp_path) as sim,
         listening(cwd=tmp_path) as daemon,
-        httpx.AsyncClient(base_url=daemon.url) as client,
+        httpx.AsyncClient(base_url=daemon.url, timeout=WITHIN) as client,
     ):
         good = file.read_text()
         feeds = (await client.get("/health")).json()["feeds"]
@@ -179,7 +180,7 @@ async def test_a_signal_takes_over_a_new_symbol_and_a_mistake_changes_nothing(tm
         async def states() -> dict[str, str]:
             return {feed["symbol"]: feed["state"] for feed in (await client.get("/health")).json()["feeds"]}
 
-        with trio.fail_after(15):
+        with trio.fail_after(WITHIN):
             while (await states()).get("ETHUSDT") != "live":  # noqa: ASYNC110 (another process)
                 await trio.sleep(0.1)
         assert sim.connections_total == 1
@@ -193,7 +194,7 @@ async def test_a_signal_takes_over_a_new_symbol_and_a_mistake_changes_nothing(tm
         file.write_text(good)
         daemon.process.send_signal(signal.SIGHUP)
         await logged(daemon, "config.reloaded", 2)
-        with trio.fail_after(15):
+        with trio.fail_after(WITHIN):
             while set(await states()) != {"BTCUSDT"}:  # noqa: ASYNC110
                 await trio.sleep(0.1)
 

@@ -21,9 +21,9 @@ from websockets.typing import Subprotocol
 from tests.actors.upstream import proxies
 from tests.daemon.fixtures import eventually
 from tests.daemon.test_process import START_WITHIN, Process, listening, simulated, started
+from tests.patience import WITHIN
 from tests.web.access.test_access import KeyFile, bearer
 
-WITHIN = 30.0
 PASSWORD = "hunter2hunter2"
 WRONG = "mk_abcd1234_" + "Z" * 43
 

@@ -25,6 +25,7 @@ from daemon.settings import Config, Engine, OiVol, Streams
 from daemon.several import address_of
 from tests.actors.engine.servers import Server, running
 from tests.daemon.fixtures import START, TWO, Json, Served, Stream, configuration, eventually, fast, serving
+from tests.patience import WITHIN
 
 TOPICS = ["binance:BTCUSDT:trades", "binance:BTCUSDT:ohlc:1m"]
 LEASE = 2.0
@@ -201,7 +202,7 @@ async def test_a_node_that_only_collects_says_who_serves_streams(server: Server)
         async with node(sim, server.url, "out", "roles", role="edge") as edge:
             await healthy(edge)
             told = f"this node serves no streams; nodes that do: {edge.url}"
-            with trio.fail_after(30):
+            with trio.fail_after(WITHIN):
                 while (response := await ingest.ask("/sse", topics=TOPICS[0])).json()["detail"] != told:  # noqa: ASYNC110
                     await trio.sleep(0.02)
             assert (response.status_code, response.json()["code"]) == (503, "not_ready")
@@ -264,7 +265,7 @@ async def test_spikes_are_looked_for_in_what_is_collected(server: Server) -> Non
     engine = Engine(url=server.url, name="a", prefix="spikes", lease_seconds=LEASE, lanes=2)
     async with exchange() as sim, serving(configuration(sim, ["BTCUSDT"], engine=engine, **about), fast()) as served:
         await healthy(served)
-        with trio.fail_after(30):
+        with trio.fail_after(WITHIN):
             while ":5m" not in (await served.client.get("/quality/binance/BTCUSDT")).text:  # noqa: ASYNC110 (no event)
                 await trio.sleep(0.02)
 
@@ -316,7 +317,7 @@ async def test_a_node_is_known_to_others_until_it_stops(server: Server) -> None:
             node(sim, server.url, "a", "there") as first,
             node(sim, server.url, "b", "there", address="http://b"),
         ):
-            with trio.fail_after(30):
+            with trio.fail_after(WITHIN):
                 while len(found := await engine.members()) < 2:  # noqa: ASYNC110 (on a server)
                     await trio.sleep(0.02)
             told = [(member.name, member.role, member.address) for member in found]
@@ -374,7 +375,7 @@ async def test_a_server_that_is_not_there_is_a_state_and_the_exchange_is_served_
     async with exchange() as sim, node(sim, url, "a", "none") as served:
         health = await served.health(lambda health: bool(health["engine"]["state"] == "away"), within=30)
         assert health["status"] == "degraded"
-        with trio.fail_after(30):
+        with trio.fail_after(WITHIN):
             while (await served.ask("/binance/ohlc/BTCUSDT/1m")).status_code != 200:  # noqa: ASYNC110 (no event)
                 await trio.sleep(0.02)
 

@@ -13,6 +13,7 @@ from tests.actors.engine.servers import Server, running
 from tests.actors.engine.wires import Wire, wired
 from tests.daemon.fixtures import Json, Served, Stream, eventually
 from tests.daemon.test_several import exchange, healthy, node, states, subscribe, trades
+from tests.patience import WITHIN
 
 AWAY = ("down", "the engine is away")
 
@@ -210,7 +211,7 @@ async def test_a_replica_that_is_promoted_is_gone_on_with() -> None:
 
 async def caught_up(wire: Wire, redis: "Redis[bytes]", stream: Stream) -> None:
     """The replica has all that clients were told."""
-    with trio.fail_after(30):
+    with trio.fail_after(WITHIN):
         while True:
             info: Any = await redis.info("replication")
             if info["master_link_status"] == "up" and info["slave_read_repl_offset"]:

@@ -73,7 +73,7 @@ async def written(served: Served) -> Json:
     """Its health once the sink has written all that had come until now."""
     (now,) = (await served.get("/health"))["sinks"]
     come = now["written"] + now["pending"]
-    return await served.health(lambda health: bool(health["sinks"][0]["written"] >= come), within=30)
+    return await served.health(lambda health: bool(health["sinks"][0]["written"] >= come))
 
 
 async def test_a_consumer_reads_all_that_a_client_was_told_in_its_order(broker: Broker) -> None:
@@ -106,13 +106,13 @@ async def test_a_broker_that_goes_is_told_of_and_nothing_is_lost_when_it_comes_b
         async with exchange() as sim:
             config = configuration(sim, ["BTCUSDT"], sink=(sink(broker.url),))
             async with serving(config, fast()) as served:
-                away = await served.health(lambda health: bool(health["status"] == "degraded"), within=30)
+                away = await served.health(lambda health: bool(health["status"] == "degraded"))
                 assert away["sinks"][0]["state"] == "failing"
                 assert broker.address in away["sinks"][0]["reason"]
                 async with served.stream("/ws") as stream:
                     await subscribed(stream)
                 broker.start()
-                await served.health(lambda health: bool(health["sinks"][0]["state"] == "ok"), within=30)
+                await served.health(lambda health: bool(health["sinks"][0]["state"] == "ok"))
                 (health,) = (await written(served))["sinks"]
                 assert health["dropped"] == 0
                 broker.send(signal.SIGSTOP)
@@ -131,7 +131,7 @@ async def test_a_stop_does_not_wait_for_a_broker_that_is_not_there(monkeypatch: 
     async with exchange() as sim:
         config = configuration(sim, ["BTCUSDT"], sink=(sink("kafka://127.0.0.1:1"),))
         async with serving(config, fast()) as served:
-            await served.health(lambda health: bool(health["sinks"][0]["pending"]), within=30)
+            await served.health(lambda health: bool(health["sinks"][0]["pending"]))
         (entry,) = served.logged("sink.not_ended")
         assert entry["pending"] > 0
 

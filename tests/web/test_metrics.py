@@ -1,7 +1,6 @@
 """`/metrics`: what the contract names is there, two parsers read it, and nothing that a client writes is in it."""
 
 import re
-import socket
 
 import httpx
 import pytest
@@ -11,6 +10,8 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from actors.counts import BOUNDS, Histogram
 from daemon.settings import Archive, Metrics
 from tests.daemon.fixtures import eventually, world
+from tests.patience import WITHIN
+from tests.programs import free_port
 from web.metrics.page import KEPT
 
 NAMES = set(
@@ -148,13 +149,12 @@ async def test_series_per_symbol_are_for_those_who_ask_for_them() -> None:
 
 
 async def test_it_can_be_switched_off_and_moved_away() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        free_port = taken.getsockname()[1]
+    port = free_port()
     async with world(live=False, metrics=Metrics(enabled=False)) as w:
         await w.problem("/metrics", 404, "not_found")
-    async with world(live=False, metrics=Metrics(listen=f"127.0.0.1:{free_port}")) as w:
+    async with world(live=False, metrics=Metrics(listen=f"127.0.0.1:{port}")) as w:
         await w.problem("/metrics", 404, "not_found")
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{free_port}") as monitoring:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=WITHIN) as monitoring:
             assert NAMES - families(await scrape(monitoring)) <= {n for n in NAMES if n.startswith("archive_")}
             assert (await monitoring.get("/health")).status_code == 404
             assert (await monitoring.head("/metrics")).headers["content-length"] != "0"

@@ -38,6 +38,7 @@ from tests.actors.archive.fixtures import (
     until,
 )
 from tests.benchmarks import crash
+from tests.patience import WITHIN
 
 BARS = Series("ohlc", "binance", "BTCUSDT", "1m")
 FORCED = Series("liquidations", "binance", "BTCUSDT")
@@ -569,7 +570,7 @@ async def test_damage_that_a_question_meets_is_seen_to(path: Path) -> None:
                     return True
                 return False
 
-            with trio.fail_after(20):
+            with trio.fail_after(WITHIN):
                 while not await corrupt() and "corrupt" not in states(logs):
                     archive.reads.close()
             await until(lambda: "corrupt" in states(logs) and archive.report().state == "ok")

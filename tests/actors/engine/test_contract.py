@@ -12,6 +12,7 @@ from actors.engine.remote import open_engine
 from actors.engine.words import ALL, Burst, Engine, Entry, Fenced, Kept, Lease, Mark, Member, RolledBack, Share
 from tests.actors.engine.saying import say
 from tests.actors.engine.servers import Server, programs, running
+from tests.patience import WITHIN
 
 LANE, TOPIC, BARS = "binance.3", "binance:BTCUSDT:trades", "binance:BTCUSDT:ohlc:1m"
 LONG, SHORT = 60.0, 0.15  # seconds of a lease: none of these tests outlasts the one, each outlasts the other
@@ -39,7 +40,7 @@ async def engine(request: pytest.FixtureRequest, servers: dict[str, Server]) -> 
 
 
 async def led(engine: Engine, name: str = "a", seconds: float = LONG, epoch: str = "1-a") -> Lease:
-    with trio.fail_after(30):
+    with trio.fail_after(WITHIN):
         while (lease := await engine.take(LANE, name, seconds, epoch)) is None:  # noqa: ASYNC110 (time ends it)
             await trio.sleep(SHORT / 5)
     return lease
@@ -313,7 +314,7 @@ async def test_topics_are_wanted_for_a_while(engine: Engine) -> None:
     await engine.want("binance", [TOPIC], SHORT)
     await engine.want("binance", [BARS], LONG)
     await engine.want("bybit", ["bybit:X:trades"], LONG)
-    with trio.fail_after(30):
+    with trio.fail_after(WITHIN):
         while sorted(await engine.wanted("binance")) != [BARS]:  # noqa: ASYNC110 (time ends it)
             await trio.sleep(SHORT / 5)
     await engine.want("binance", [TOPIC, BARS], LONG)
@@ -339,7 +340,7 @@ async def test_a_node_is_there_until_its_time_is_over_or_it_says_otherwise(engin
     await engine.announce(node("c"), LONG)
     await engine.announce(node("b", LANE), LONG)  # it replaces what it said before
     await engine.withdraw("c")
-    with trio.fail_after(30):
+    with trio.fail_after(WITHIN):
         while list(await engine.members()) != [node("b", LANE)]:
             assert [member.name for member in await engine.members()] in (["a", "b"], ["b"])
             await trio.sleep(SHORT / 5)
@@ -352,7 +353,7 @@ async def test_topics_are_refused_for_a_while(engine: Engine) -> None:
     await engine.refuse("binance", BARS, "no room: 1000 | 1000", LONG)
     await engine.refuse("binance", TOPIC, "no room", SHORT)
     await engine.refuse("bybit", "bybit:X:trades", "no room", LONG)
-    with trio.fail_after(30):
+    with trio.fail_after(WITHIN):
         while await engine.refused("binance") != {BARS: "no room: 1000 | 1000"}:  # noqa: ASYNC110 (time ends it)
             await trio.sleep(SHORT / 5)
     await engine.refuse("binance", BARS, "another reason", LONG)

@@ -9,6 +9,7 @@ from actors.engine.remote import open_engine
 from actors.engine.words import ALL, Burst, EngineAway, EngineFull, EngineUnfit, Entry, Kept, Lease, Mark, Share
 from tests.actors.engine.saying import say
 from tests.actors.engine.servers import Server, programs, running
+from tests.patience import WITHIN
 from tests.programs import free_port
 
 LANE, TOPIC = "binance.3", "binance:BTCUSDT:trades"
@@ -95,7 +96,7 @@ async def test_readings_that_are_given_up_take_no_place_from_others() -> None:
                         nursery.start_soon(engine.read, {LANE: "0-0"}, 60)
                     await engine.present(LANE)
                     nursery.cancel_scope.cancel()
-            with trio.fail_after(20):
+            with trio.fail_after(WITHIN):
                 assert (await engine.present(LANE)).n == 0
 
 

@@ -23,9 +23,9 @@ from actors.upstream.rest import RestClient, open_http
 from daemon import main
 from daemon.settings import Archive, Config, ExchangeSettings, OiVol, Server, Streams
 from tests.daemon.fixtures import START, SUPERVISION, TWO, Json, Served, captured_logs, eventually
+from tests.patience import WITHIN
 
 EXCHANGES = load_exchanges()
-WITHIN = 15.0  # seconds
 INTERVALS = ("1m", "5m")
 
 
@@ -82,7 +82,10 @@ async def running(run: Callable[..., Any]) -> AsyncIterator[Served]:
                 stopped.set()
 
             url = await nursery.start(daemon)
-            async with httpx.AsyncClient(base_url=url, timeout=15, verify=False) as client, trio.open_nursery() as own:
+            async with (
+                httpx.AsyncClient(base_url=url, timeout=WITHIN, verify=False) as client,
+                trio.open_nursery() as own,
+            ):
                 try:
                     yield Served(url=url, client=client, nursery=own, stop=stop, stopped=stopped, logs=logs)
                 except BaseException:

@@ -22,8 +22,9 @@ from actors.simulation.server import Faults, RestFault
 from daemon import demo
 from daemon.collecting import exchange_defaults
 from daemon.settings import Config, OiVol, Server
-from tests.actors.exchanges.fixtures import EXCHANGES, WITHIN, Venues, paths, quick, running, venues
+from tests.actors.exchanges.fixtures import EXCHANGES, Venues, paths, quick, running, venues
 from tests.daemon.fixtures import LOOK, MINUTE, START, TWO, Json, Stream, assets, eventually, iso
+from tests.patience import WITHIN
 
 ALL = [quick(exchange) for exchange in EXCHANGES.values()]
 FIRST = {name: exchange.symbols[0] for name, exchange in EXCHANGES.items()}  # Bitcoin, as each exchange spells it
@@ -428,7 +429,7 @@ async def demonstrated(config: Config) -> str:
     said: list[str] = []
     async with running(partial(demo.run, config, EXCHANGES, announce=said.append)) as served:
         [text] = said
-        with trio.fail_after(30):
+        with trio.fail_after(WITHIN):
             while (await served.ask("/health/ready")).status_code != 200:  # noqa: ASYNC110 - of another program
                 await trio.sleep(LOOK)
         found = re.findall(r"(http|ws)(://[^/\s]+)(/[^\s']*)", text)

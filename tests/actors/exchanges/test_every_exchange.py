@@ -25,7 +25,6 @@ from actors.simulation.history import floor_open
 from actors.simulation.market import Clock, Market, Tape, Trade
 from tests.actors.exchanges.fixtures import (
     EXCHANGES,
-    WITHIN,
     catalogue,
     paths,
     quick,
@@ -36,6 +35,7 @@ from tests.actors.exchanges.fixtures import (
 )
 from tests.actors.exchanges.fixtures import INTERVALS as STREAMED
 from tests.daemon.fixtures import MINUTE, START, Json, Served, World, assets, captured_logs, eventually, iso
+from tests.patience import WITHIN
 
 MARKET = assets("BTC", "ETH", "SOL", "OCEAN", "BTC-quarter")
 DELISTED = "OCEAN"

@@ -27,8 +27,9 @@ from actors.simulation.server import Connection, Faults, Reply, Request, Simulat
 from daemon import config as configuration
 from daemon import main
 from daemon.collecting import exchange_defaults
-from tests.actors.exchanges.fixtures import EXCHANGES, WITHIN, running
+from tests.actors.exchanges.fixtures import EXCHANGES, running
 from tests.daemon.fixtures import START, Json, Served, eventually, iso
+from tests.patience import WITHIN
 
 FOLDER = {
     "__init__.py": '''

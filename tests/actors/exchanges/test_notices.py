@@ -16,8 +16,9 @@ from actors.exchanges.okx.simulator import Options, serve
 from actors.simulation.market import Clock, Market
 from daemon import main
 from daemon.settings import Archive, Config, ExchangeSettings, Server, Streams
-from tests.actors.exchanges.fixtures import EXCHANGES, WITHIN, quick, running
+from tests.actors.exchanges.fixtures import EXCHANGES, quick, running
 from tests.daemon.fixtures import LOOK, START, SUPERVISION, TWO, captured_logs, eventually
+from tests.patience import WITHIN
 
 HOUR = timedelta(hours=1)
 

@@ -83,7 +83,7 @@ async def test_a_topic_is_not_doubted_while_nothing_is_traded(monkeypatch: pytes
         await eventually(lambda: not looking)
         monkeypatch.setattr(type(tape), "advance", lambda self, now: self._roll(now))
         asked = w.sim.count("/fapi/v1/klines")
-        await eventually(lambda: w.sim.count("/fapi/v1/klines") >= asked + 4, within=15)
+        await eventually(lambda: w.sim.count("/fapi/v1/klines") >= asked + 4)
         assert (w.sim.connections_total, w.logged("topic.silent")) == (1, [])
         assert (await w.feed())["reason"] is None
 
@@ -98,7 +98,7 @@ async def test_an_old_connection_is_handed_over_without_a_loss(monkeypatch: pyte
         for _ in range(6):
             w.sim.market.liquidate("BTC", side="buy", price="84001.10", quantity="0.250")
             await trio.sleep(0.5)
-        await eventually(lambda: len(w.logged("line.replaced")) >= 3, within=15)
+        await eventually(lambda: len(w.logged("line.replaced")) >= 3)
         await eventually(lambda: len(liquidations.of("liquidation")) >= 6)
         ids = [trade["trade_id"] for trade in trades.of("trade")]
         assert ids == list(range(ids[0], ids[0] + len(ids)))
@@ -117,7 +117,7 @@ async def test_a_server_that_shuts_down_is_left_without_a_loss(monkeypatch: pyte
     async with impatient(monkeypatch, silence=15.0) as w, w.stream("/ws/binance/BTCUSDT/trades?status=1") as trades:
         await trades.at_least(20)
         w.sim.push('{"e":"serverShutdown","E":1770123456789}')
-        await eventually(lambda: len(w.logged("line.replaced")) == 1, within=15)
+        await eventually(lambda: len(w.logged("line.replaced")) == 1)
         await eventually(lambda: len(w.sim.connections) == 1)
         await trades.at_least(len(trades.frames) + 20)
         ids = [trade["trade_id"] for trade in trades.of("trade")]

@@ -15,8 +15,7 @@ from actors.mirror import ingests as module
 from actors.mirror.ingests import BrokenOff, Ingests, Question, open_ingests
 from tests.actors.mirror.collectors import Call, collector, goes, hangs, nowhere, yes
 from tests.daemon.fixtures import eventually
-
-WITHIN = 30.0
+from tests.patience import WITHIN
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
 from actors.upstream.dial import ConnectionClosed, open_socket
 from actors.upstream.inbound import InboundStream
+from tests.patience import WITHIN
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 
@@ -30,7 +31,7 @@ async def test_what_comes_with_the_handshake_waits_for_the_listener(nursery: tri
     inbound = InboundStream(ours, 100)
     heard: list[Sequence[bytes | str]] = []
     await theirs.send_all(HEAD + b"\x81\x01a\x81\x01b")
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         assert await inbound.receive_some() == HEAD, "the library is not kept waiting for a listener"
     await theirs.send_all(b"\x81\x01c")
     nursery.start_soon(inbound.receive_some)
@@ -50,7 +51,7 @@ async def test_texts_and_what_the_library_makes_of_the_rest_come_to_one_listener
         if len(heard) == 2:
             sim.close(1012, "maintenance")
 
-    with trio.fail_after(20):
+    with trio.fail_after(WITHIN):
         async with open_socket(sim.ws_url + "/stream", None) as socket:
             sim.push('{"a": 1}')
             sim.push("binary", binary=True)
@@ -70,7 +71,7 @@ async def test_what_a_listener_raises_ends_the_connection_and_is_told_to_who_ope
             sim.push("text")
             await socket.listen(listen)
 
-    with trio.fail_after(20):
+    with trio.fail_after(WITHIN):
         with pytest.raises(ExceptionGroup) as ended:
             await connected()
         assert ended.group_contains(ZeroDivisionError, match="text")

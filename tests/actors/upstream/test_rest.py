@@ -28,6 +28,7 @@ from actors.upstream.bucket import Caller
 from actors.upstream.budget import SLOTS, Budget, Window
 from actors.upstream.caller import ANSWER_BY
 from actors.upstream.rest import FORBIDDEN_PAUSE, RETRY_AFTER_MAX, RestClient, excerpt, open_http, retry_after
+from tests.patience import WITHIN
 
 Answer = Callable[[trio.SocketStream], Awaitable[None]]
 
@@ -146,7 +147,7 @@ def explain(status: int, body: bytes) -> MarketError | None:
 @asynccontextmanager
 async def open_client(server: Server, budget: Budget, *, caller: Caller = "client") -> AsyncIterator[RestClient]:
     """A client of the server, for a few seconds at most."""
-    with trio.fail_after(8):
+    with trio.fail_after(WITHIN):
         async with open_http(server.url) as http:
             yield RestClient(http, budget, explain, caller=caller, used_header=("X-Used", "weight"))
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from actors.upstream.tcp import Tcp
+from tests.patience import WITHIN
 
 Make = Callable[[trio.SocketStream], trio.abc.Stream]
 
@@ -47,7 +48,7 @@ def test_all_that_comes_is_read_in_order(sent: list[tuple[bytes, bool]], size: i
                 assert len(data) <= size
                 got.extend(data)
 
-        with trio.fail_after(30):
+        with trio.fail_after(WITHIN):
             async with ours, far, trio.open_nursery() as nursery:
                 nursery.start_soon(read)
                 for data, waits in sent:
@@ -73,7 +74,7 @@ async def test_a_reset_is_a_broken_stream(make: Make) -> None:
     async with make(near) as ours:
         far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await far.aclose()
-        with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
+        with trio.fail_after(WITHIN), pytest.raises(trio.BrokenResourceError):
             await ours.receive_some(100)
 
 
@@ -91,7 +92,7 @@ async def test_whoever_closes_it_ends_the_reading(make: Make, nursery: trio.Nurs
         nursery.start_soon(read)
         await wait_all_tasks_blocked()
         await ours.aclose()
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN):
             await ended.wait()
         with pytest.raises(trio.ClosedResourceError):
             await ours.receive_some(100)
@@ -115,5 +116,5 @@ async def test_whoever_closes_it_when_there_is_something_to_read_ends_the_readin
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(trio.lowlevel, "wait_readable", wait_readable)
             nursery.start_soon(read)
-            with trio.fail_after(5):
+            with trio.fail_after(WITHIN):
                 await ended.wait()

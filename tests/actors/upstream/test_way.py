@@ -1,6 +1,5 @@
 """The way to an exchange: REST and WebSocket take the same one, and what fails on it is said as such."""
 
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from functools import partial
@@ -20,6 +19,7 @@ from actors.upstream.dial import open_socket
 from actors.upstream.rest import Question, Unreachable, open_http
 from actors.upstream.way import NoWay, Way
 from tests.actors.upstream import proxies
+from tests.programs import free_port
 
 SCHEMES = ("http", "socks5", "socks5h")
 TIME = Question("GET", "/fapi/v1/time", {})
@@ -95,9 +95,7 @@ async def test_a_proxy_that_fails(
 
 
 async def test_a_proxy_that_is_not_there(sim: Simulator) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    port = free_port()
     said = await failure(Way(proxy=f"http://127.0.0.1:{port}"), sim)
     assert said.startswith(f"proxy http://127.0.0.1:{port} cannot be reached: ")
 

@@ -16,6 +16,7 @@ import web.access.auth
 import web.streams.multiplex
 from daemon.settings import Archive, Auth, Server
 from tests.daemon.fixtures import World, eventually, world
+from tests.patience import WITHIN
 from web.access.keys import Key, new_key, write_keys
 from web.access.limits import Limits
 
@@ -75,7 +76,7 @@ async def ask(w: World, path: str, headers: dict[str, str] | None = None) -> htt
 
 async def answers(w: World, path: str, status: int, headers: dict[str, str] | None = None) -> None:
     """Wait until a request is answered so."""
-    with trio.fail_after(8):
+    with trio.fail_after(WITHIN):
         while (await ask(w, path, headers)).status_code != status:  # noqa: ASYNC110 - asked over the network
             await trio.sleep(0.05)
 
@@ -277,7 +278,7 @@ async def test_what_a_revoked_key_kept_open_ends_and_nothing_else(keys: KeyFile)
             for stream in (one, two):
                 assert await stream.end() == (4401, "unauthorized")
                 assert stream.frames[-1]["type"] == "error"
-            with trio.fail_after(8):
+            with trio.fail_after(WITHIN):
                 async for _ in sse.aiter_bytes():
                     pass
             assert trio.current_time() - started < 6, "a second, on a machine that is not busy"

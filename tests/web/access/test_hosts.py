@@ -11,6 +11,7 @@ import trio
 
 from daemon.settings import Server
 from tests.daemon.fixtures import World, world
+from tests.patience import WITHIN
 from tests.web.server.served import HANDSHAKE, exchange, guarded
 from web.access.front import Front
 from web.access.hosts import Hosts
@@ -75,7 +76,7 @@ def port_of(w: World) -> int:
 
 
 async def raw(w: World, request: bytes) -> tuple[int, bytes]:
-    with trio.fail_after(10):
+    with trio.fail_after(WITHIN):
         answer = await exchange(port_of(w), request)
     return int(answer[9:12]), answer.partition(b"\r\n\r\n")[2]
 
@@ -93,7 +94,7 @@ async def test_other_names_are_misdirected_on_every_way_in() -> None:
                 async with await trio.open_tcp_stream("127.0.0.1", port_of(w)) as stream:
                     await stream.send_all(request)
                     answer = b""
-                    with trio.fail_after(10):
+                    with trio.fail_after(WITHIN):
                         while b"unknown_host" not in answer:
                             answer += await stream.receive_some()
                 assert answer.startswith(b"HTTP/1.1 421 "), path
@@ -131,12 +132,12 @@ async def test_what_was_remembered_under_a_good_name_is_not_told_under_a_bad_one
             for _ in range(3):
                 await stream.send_all(good)
                 answer = b""
-                with trio.fail_after(10):
+                with trio.fail_after(WITHIN):
                     while not answer.endswith(b"]"):
                         answer += await stream.receive_some()
                 assert answer.startswith(b"HTTP/1.1 200 ")
             await stream.send_all(good.replace(b"localhost", b"evil.test"))
-            with trio.fail_after(10):
+            with trio.fail_after(WITHIN):
                 assert bytes(await stream.receive_some()).startswith(b"HTTP/1.1 421 ")
 
 
@@ -168,7 +169,7 @@ async def below(root_path: str) -> AsyncIterator[int]:
 )
 async def test_the_path_below_which_a_proxy_serves_us_may_be_there_or_not(asked: bytes, path: str) -> None:
     async with below("/market") as port:
-        with trio.fail_after(10):
+        with trio.fail_after(WITHIN):
             answer = await exchange(port, REQUEST % (asked, b"x"))
     assert msgspec.json.encode([path, path]) in answer
 

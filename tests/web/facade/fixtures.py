@@ -16,6 +16,7 @@ from daemon import main
 from daemon.settings import Archive, Config, ExchangeSettings, Facade, Server, Streams
 from tests.actors.exchanges.fixtures import EXCHANGES, quick, running, simulator_of
 from tests.daemon.fixtures import LOOK, START, SUPERVISION, TWO
+from tests.patience import WITHIN
 from web.access.limits import Limits
 
 SYMBOLS = {"binance": ("BTCUSDT",), "bybit": ("BTCUSDT",), "hyperliquid": ("BTC",), "okx": ("BTC-USDT-SWAP",)}
@@ -91,7 +92,7 @@ async def venue(
             # The catalogue is the last that the daemon asks for of its own accord.
             while (await served.client.get("/symbols", params={"exchange": name})).status_code != 200:  # noqa: ASYNC110
                 await trio.sleep(LOOK)
-            async with httpx.AsyncClient(base_url=sim.rest_url, verify=False) as direct:
+            async with httpx.AsyncClient(base_url=sim.rest_url, timeout=WITHIN, verify=False) as direct:
                 yield Venue(
                     name=name,
                     url=f"{served.url}/as/{name}",

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from tests.daemon.fixtures import eventually
+from tests.patience import WITHIN
 from tests.web.facade.fixtures import venue
 from tests.web.facade.test_followed import until
 from tests.web.facade.test_limits import distinct
@@ -32,7 +33,7 @@ async def test_past_the_budget_feeds_stay_live_and_repairs_go_first(monkeypatch:
             before = world.sim.connections_total
             world.sim.drop()
             await eventually(lambda: world.sim.connections_total > before, what="another connection")
-            with trio.fail_after(20):
+            with trio.fail_after(WITHIN):
                 while len(heard) < 30:
                     heard += trade_ids("binance", await socket.hear())
         assert heard == list(range(heard[0], heard[0] + len(heard))), "missed trades were had, whoever asks what"

@@ -9,11 +9,11 @@ import pytest
 import trio
 
 from tests.daemon.fixtures import START, eventually
+from tests.patience import WITHIN
 from tests.web.facade.fixtures import SYMBOLS, venue
 from tests.web.facade.test_streams import NAMES, STREAM, TRADES, Socket, connected, trade_ids
 
 MINUTE = 60_000
-WITHIN = 30.0  # seconds
 END = START - START % MINUTE + MINUTE
 BARS: dict[str, Any] = {
     "binance": {"method": "SUBSCRIBE", "params": ["btcusdt@kline_1m"], "id": 2},

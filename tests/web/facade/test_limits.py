@@ -10,6 +10,7 @@ import trio
 from actors.simulation.server import Reply, RestFault
 from daemon.settings import Facade
 from tests.daemon.fixtures import START
+from tests.patience import WITHIN
 from tests.web.facade.fixtures import venue
 from tests.web.facade.test_rest import MINUTE, NAMES, OKX, get, info, klines
 from web.access.limits import Limits
@@ -23,7 +24,7 @@ async def test_past_its_share_a_client_is_refused_before_the_exchange_would_and_
         await world.ours(**klines(name))
         status, code = LIMITED[name]
         answers = [await world.ours(**distinct(name, number)) for number in range(4)]
-        with trio.fail_after(20):
+        with trio.fail_after(WITHIN):
             while answers[-1].headers["x-marketd"] == "pass":
                 answers.append(await world.ours(**distinct(name, len(answers))))
         refused = answers[-1]
@@ -57,7 +58,7 @@ async def test_past_its_own_limit_a_client_is_refused_as_by_the_exchange(name: s
     status, code = LIMITED[name]
     request = {"json": {"type": "exchangeStatus"}} if name == "hyperliquid" else get(TIME[name])
     async with venue(name, limits=limits) as world:
-        with trio.fail_after(20):
+        with trio.fail_after(WITHIN):
             while not (refused := await world.ours(**request)).headers.get("retry-after"):
                 assert refused.status_code == 200
         assert refused.status_code == status

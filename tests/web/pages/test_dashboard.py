@@ -144,7 +144,7 @@ async def test_the_same_holds_of_every_exchange(browser: Browser) -> None:
 
 async def lives_again(w: World | Venues) -> None:
     """Let the market live until all feeds hear it: what a new connection missed is not sent to it."""
-    with trio.fail_after(20):
+    with trio.fail_after(WITHIN / 1000):
         while (await w.get("/health"))["status"] != "healthy":
             await w.pass_time(500)
             await trio.sleep(0.05)

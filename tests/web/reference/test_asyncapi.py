@@ -27,6 +27,7 @@ from actors.feeds.everything import Everything
 from actors.spikes import Spikes
 from daemon.settings import OiVol, Streams
 from tests.daemon.fixtures import MINUTE, START, World, eventually, world
+from tests.patience import WITHIN
 from tests.web.reference.test_openapi import get, never, resolve, within
 from web.app import create_app
 from web.reference import stream_words as words
@@ -527,12 +528,12 @@ async def test_server_sent_events_hold_the_frames_of_many_topics() -> None:
         names = "binance:BTCUSDT:ohlc:1m,binance:BTCUSDT:trades"
         headers = {"Last-Event-ID": "1-no.1,1-no.1"}
         async with (
-            httpx.AsyncClient(base_url=w.url) as client,
+            httpx.AsyncClient(base_url=w.url, timeout=WITHIN) as client,
             client.stream("GET", "/sse", params={"topics": names}, headers=headers) as response,
         ):
             assert response.headers["content-type"] == "text/event-stream"
             await w.pass_time(3000)
-            with trio.fail_after(8):
+            with trio.fail_after(WITHIN):
                 async for part in response.aiter_text():
                     text += part
                     if '"type":"trade"' in text:

@@ -11,6 +11,7 @@ import trio
 import web.rest.early
 from daemon.settings import Server
 from tests.daemon.fixtures import World, eventually, world
+from tests.patience import WITHIN
 from web.rest.early import Early
 from web.rest.heads import parse_head
 
@@ -59,7 +60,7 @@ class Wire:
 
     async def answer(self) -> tuple[bytes, bytes]:
         """(head without the date, body)."""
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN):
             while b"\r\n\r\n" not in self._data:
                 self._data += await self._more()
             head, _, self._data = self._data.partition(b"\r\n\r\n")
@@ -77,7 +78,7 @@ class Wire:
         return data
 
     async def is_over(self) -> bool:
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN):
             return await self._stream.receive_some(1) == b""
 
 

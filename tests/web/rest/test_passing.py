@@ -12,12 +12,11 @@ from actors.engine.words import Member
 from actors.mirror.ingests import open_ingests
 from tests.actors.mirror.collectors import Call, collector, hangs, nowhere, yes
 from tests.daemon.fixtures import eventually
+from tests.patience import WITHIN
 from web.access.origins import Origins
 from web.counts import WebCounts
 from web.problems import Problem
 from web.rest.passing import BODY_MAX, Passing
-
-WITHIN = 30.0
 
 
 class Client:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from actors.simulation.server import Faults
 from daemon.settings import Server
 from tests.daemon.fixtures import MINUTE, START, Json, World, assets, iso, world
+from tests.patience import WITHIN
 
 OPENED = START - START % MINUTE  # when the bar that is open opened
 DAY = 1440 * MINUTE
@@ -543,7 +544,7 @@ PAGES = re.compile(r"/(docs|redoc)(/|$)|/openapi\.json$")
 
 async def test_no_path_and_no_query_breaks_it(w: World) -> None:
     """Whatever is asked: JSON, no fault of ours, and no call to the exchange that it answers with an error."""
-    client = httpx.Client(base_url=w.url, timeout=15, verify=False)
+    client = httpx.Client(base_url=w.url, timeout=WITHIN, verify=False)
 
     @settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(

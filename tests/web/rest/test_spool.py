@@ -10,6 +10,7 @@ import trio
 
 from daemon.settings import Archive, Export
 from tests.daemon.fixtures import MINUTE, World, world
+from tests.patience import WITHIN
 from web.rest import spool
 
 URL = "/export/ohlc.csv?interval=1m&symbol=BTCUSDT"
@@ -130,7 +131,7 @@ async def test_a_spool_that_is_full_says_so(archive: Archive, monkeypatch: pytes
         async def is_free() -> bool:
             return (await w.client.get(URL)).status_code == 200
 
-        with trio.fail_after(8):
+        with trio.fail_after(WITHIN):
             while not await is_free():  # noqa: ASYNC110 - another process ends it
                 await trio.sleep(0.02)
 

@@ -25,6 +25,7 @@ from quart_trio import QuartTrio
 from structlog.testing import LogCapture
 from wsproto.connection import Connection, ConnectionType
 
+from tests.patience import WITHIN
 from web.server.connections import OUTBOX, Limits, ServerStatistics, serve
 from web.server.outbox import Outbox, text_frame
 from web.server.tls import Certificates
@@ -225,9 +226,9 @@ def tls_contexts() -> Contexts:
     return server, client_side
 
 
-async def until(condition: Callable[[], bool], seconds: float) -> None:
-    """Wait for what has no event of its own; TooSlowError after so many seconds."""
-    with trio.fail_after(seconds):
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what has no event of its own; TooSlowError where it never comes."""
+    with trio.fail_after(WITHIN):
         while not condition():  # noqa: ASYNC110  (there is no event to wait for)
             await trio.sleep(TICK)
 
@@ -354,7 +355,7 @@ async def client(port: int, path: bytes, headers: bytes = b"") -> AsyncIterator[
 
 async def still_served(port: int, other: Client) -> None:
     """Neither a new client nor one that was there before notices anything."""
-    with trio.fail_after(15):
+    with trio.fail_after(WITHIN):
         await other.send(frame(TEXT, b"still there?"))
         assert await other.message() == "still there?"
         answer = await exchange(port, b"GET /json HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")

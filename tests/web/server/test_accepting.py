@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.patience import WITHIN
 from tests.web.server.served import (
     Contexts,
     captured_log,
@@ -60,13 +61,13 @@ async def test_who_is_not_admitted_is_told_so_without_a_task(lines: list[Any]) -
                 stream = await trio.open_tcp_stream("127.0.0.1", served.port)
                 with suppress(trio.BrokenResourceError):
                     await stream.send_all(GET % b"")
-                with trio.fail_after(5):
+                with trio.fail_after(WITHIN):
                     assert await read_to_end(stream) == TOO_MANY
                 assert trio.lowlevel.current_statistics().tasks_living == tasks
                 await stream.aclose()
             assert served.statistics.refused == 3 * LINGERING
-        await until(lambda: doorman.inside == 0, 5)
-        with trio.fail_after(5):
+        await until(lambda: doorman.inside == 0)
+        with trio.fail_after(WITHIN):
             assert (await exchange(served.port, GET % b"connection: close\r\n")).startswith(b"HTTP/1.1 200")
     assert {line["event"] for line in lines} == {"web.connection_refused"}
     assert len(lines) <= 6
@@ -77,8 +78,8 @@ async def test_refused_connections_are_closed_in_time(monkeypatch: pytest.Monkey
     async with guarded(admit=Doorman(0), too_many=TOO_MANY) as served:
         before = descriptors()
         peers = [await trio.open_tcp_stream("127.0.0.1", served.port) for _ in range(LINGERING)]
-        await until(lambda: served.statistics.refused == LINGERING, 5)
-        await until(lambda: descriptors() <= before + LINGERING, 5)  # ours
+        await until(lambda: served.statistics.refused == LINGERING)
+        await until(lambda: descriptors() <= before + LINGERING)  # ours
         for peer in peers:
             await trio.aclose_forcefully(peer)
 
@@ -86,13 +87,13 @@ async def test_refused_connections_are_closed_in_time(monkeypatch: pytest.Monkey
 async def test_who_expects_tls_is_only_closed() -> None:
     contexts: Contexts = tls_contexts()
     async with guarded(admit=Doorman(0), too_many=TOO_MANY, tls=contexts[0]) as served:
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN):
             assert await exchange(served.port) == b""
 
 
 async def test_as_many_as_may_be_are_open() -> None:
     async with guarded(limits=Limits(connections=1)) as served, client(served.port, b"/ws/drain"):
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN):
             answer = await exchange(served.port, GET % b"")
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 5\r\n" in answer
@@ -121,14 +122,14 @@ async def test_without_descriptors_clients_are_turned_away_and_one_line_says_so(
             for _ in range(20):
                 os.close(held.pop())  # for this side
                 peer = await trio.open_tcp_stream("127.0.0.1", served.port)
-                with trio.fail_after(5):
+                with trio.fail_after(WITHIN):
                     assert await read_to_end(peer) == b""
                 await peer.aclose()
                 held.append(os.open(os.devnull, os.O_RDONLY))
             await other.send(b"\x89\x80\x00\x00\x00\x00")
-            with trio.fail_after(5):
+            with trio.fail_after(WITHIN):
                 await other.event()
         assert [(line["event"], line["log_level"]) for line in lines] == [("web.accept_failed", "error")]
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN):
             assert (await exchange(served.port, GET % b"connection: close\r\n")).startswith(b"HTTP/1.1 200")
     assert served.statistics.crashes == 0

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import trio
 
+from tests.patience import WITHIN
 from tests.web.server.served import (
     BINARY,
     CLOSE,
@@ -72,9 +73,8 @@ async def closed_by(
         if provocation is None:
             served.stop.set()
         if code == 1013:
-            await until(lambda: served.statistics.open == 1, 5)
-            await trio.sleep(0.1)  # in which `/ws/push` has pushed far more than it may
-        with trio.fail_after(10):
+            await until(lambda: any(outbox.closed for outbox in served.statistics.outboxes()))
+        with trio.fail_after(WITHIN):
             assert await peer.close_code(answered=False) == code
         yield served, peer
         await peer.aclose()
@@ -91,7 +91,7 @@ async def test_the_write_side_stays_open_until_the_answer(
             received = await peer.stream.receive_some()
             pytest.fail(f"after its close frame the server said {received!r}")
         await peer.send(ANSWER)
-        with trio.fail_after(10):
+        with trio.fail_after(WITHIN):
             assert await read_to_end(peer.stream) == b"", "the answer is what ends it"
 
 
@@ -101,16 +101,16 @@ async def test_who_does_not_answer_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr("web.server.outbox.LINGER", 0.2)
     async with closed_by(path, provocation, code) as (served, _):
-        await until(lambda: served.statistics.open == 0, 10)
+        await until(lambda: served.statistics.open == 0)
         if provocation is None:
-            with trio.fail_after(10):
+            with trio.fail_after(WITHIN):
                 await served.ended.wait()
 
 
 async def test_the_wait_is_a_second() -> None:
     async with closed_by(*WAYS["stop"]) as (served, peer):
         begun = trio.current_time()
-        with trio.fail_after(10):
+        with trio.fail_after(WITHIN):
             assert await read_to_end(peer.stream) == b""
             await served.ended.wait()
         assert trio.current_time() - begun > 0.8
@@ -119,22 +119,22 @@ async def test_the_wait_is_a_second() -> None:
 async def test_who_goes_on_sending_instead_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("web.server.outbox.LINGER", 0.2)
     async with closed_by(*WAYS["bad utf-8"]) as (served, peer):
-        with trio.fail_after(10), suppress(trio.BrokenResourceError):
+        with trio.fail_after(WITHIN), suppress(trio.BrokenResourceError):
             while True:
                 await peer.send(frame(TEXT, b"more") * 100)
-        await until(lambda: served.statistics.open == 0, 10)
+        await until(lambda: served.statistics.open == 0)
 
 
 async def test_who_floods_instead_is_not_read_for_a_second() -> None:
     """Only what the sockets between us hold leaves the client, and then nothing until the connection ends."""
     async with closed_by(*WAYS["bad utf-8"]) as (served, peer):
         sent = 0
-        with trio.fail_after(20), suppress(trio.BrokenResourceError):
+        with trio.fail_after(WITHIN), suppress(trio.BrokenResourceError):
             while sent < 1 << 28:
                 await peer.send(bytes(1 << 16))
                 sent += 1 << 16
         assert sent < 1 << 26
-        await until(lambda: served.statistics.open == 0, 10)
+        await until(lambda: served.statistics.open == 0)
 
 
 @pytest.mark.parametrize(
@@ -154,21 +154,21 @@ async def test_any_close_frame_is_an_answer(pieces: list[bytes], monkeypatch: py
         for piece in pieces:
             await peer.send(piece)
             await trio.testing.wait_all_tasks_blocked(0.01)
-        with trio.fail_after(10):
+        with trio.fail_after(WITHIN):
             assert await read_to_end(peer.stream) == b""
 
 
 async def test_answer_that_came_with_the_offence_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("web.server.outbox.LINGER", 60.0)
     async with closed_by(b"/ws/drain", frame(3, b"x") + ANSWER, 1002) as (_, peer):
-        with trio.fail_after(10):
+        with trio.fail_after(WITHIN):
             assert await read_to_end(peer.stream) == b""
 
 
 async def test_client_that_closes_first_sees_the_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("web.server.outbox.LINGER", 60.0)
     async with closed_by(b"/ws/drain", ANSWER + b"and what may not follow", 1000) as (_, peer):
-        with trio.fail_after(10):
+        with trio.fail_after(WITHIN):
             assert await read_to_end(peer.stream) == b""
 
 
@@ -177,7 +177,7 @@ async def test_refused_upgrade_waits_for_no_frame(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("web.server.outbox.LINGER", 60.0)
     async with guarded() as served:
         stream = await never_reading(served.port, HANDSHAKE % (b"/no/such", b""))
-        with trio.fail_after(10):
+        with trio.fail_after(WITHIN):
             assert (await read_to_end(stream)).startswith(b"HTTP/1.1 404")
         await stream.aclose()
 

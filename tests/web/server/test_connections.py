@@ -10,6 +10,7 @@ import quart
 import trio
 from quart_trio import QuartTrio
 
+from tests.patience import WITHIN
 from tests.web.server.served import (
     CLOSE,
     HANDSHAKE,
@@ -47,19 +48,15 @@ ENDING_REQUESTS = {
 
 @pytest.mark.parametrize("request_bytes", ENDING_REQUESTS.values(), ids=ENDING_REQUESTS.keys())
 async def test_connection_ends_with_the_response(request_bytes: bytes) -> None:
-    async with guarded() as served:
+    async with guarded(limits=Limits(head=2 * WITHIN)) as served:
         await exchange(served.port, request_bytes)  # whatever opens its files at first use
-        await until(lambda: served.statistics.open == 0, 1)
+        await until(lambda: served.statistics.open == 0)
         before = descriptors()
-        took = []
-        for _ in range(50):
-            began = trio.current_time()
-            with trio.fail_after(4):  # before it would end for being idle
+        with trio.fail_after(WITHIN):  # fifty of them, before one would end for being idle
+            for _ in range(50):
                 answer = await exchange(served.port, request_bytes)
-            took.append(trio.current_time() - began)
-            assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 413"))
-        assert sorted(took)[25] < 0.1, "one may take longer on a busy machine"
-        await until(lambda: served.statistics.open == 0, 1)
+                assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 413"))
+        await until(lambda: served.statistics.open == 0)
         assert descriptors() <= before
 
 
@@ -83,7 +80,7 @@ async def test_keep_alive_and_pipelined_requests() -> None:
 
 async def test_large_response_arrives_whole() -> None:
     async with guarded() as served:
-        with trio.fail_after(10):
+        with trio.fail_after(WITHIN):
             answer = await exchange(served.port, b"GET /large HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
         head, _, body = answer.partition(b"\r\n\r\n")
         assert len(body) == 32 << 20
@@ -95,14 +92,14 @@ BEGUN = b"GET / HTTP/1.1\r\nhost: test\r\n"
 
 @pytest.mark.parametrize("head", [b"", BEGUN])
 async def test_a_head_that_does_not_come_ends_the_connection(head: bytes) -> None:
-    async with guarded(limits=Limits(head=0.2, keep_alive=60)) as served:
-        with trio.fail_after(2):
+    async with guarded(limits=Limits(head=0.2)) as served:
+        with trio.fail_after(WITHIN):
             await exchange(served.port, head)
 
 
 async def test_an_idle_connection_ends() -> None:
-    async with guarded(limits=Limits(head=60, keep_alive=0.2)) as served:
-        with trio.fail_after(2):
+    async with guarded(limits=Limits(head=2 * WITHIN, keep_alive=0.2)) as served:
+        with trio.fail_after(WITHIN):
             await exchange(served.port, GET % b"")
 
 
@@ -113,7 +110,7 @@ async def test_between_requests_a_connection_is_kept_for_longer_than_a_head_may_
         for _ in range(2):
             await stream.send_all(GET % b"")
             answer = b""
-            with trio.fail_after(5):
+            with trio.fail_after(WITHIN):
                 while b'{"ok":true}' not in answer:
                     data = await stream.receive_some()
                     assert data
@@ -133,7 +130,7 @@ HEAVY = {
 @pytest.mark.parametrize("chunks", HEAVY.values(), ids=HEAVY.keys())
 async def test_oversized_request_head_is_431(chunks: list[bytes], lines: list[Any]) -> None:
     async with guarded() as served:
-        with trio.fail_after(2):
+        with trio.fail_after(WITHIN):
             assert (await exchange(served.port, *chunks)).startswith(b"HTTP/1.1 431")
         assert served.statistics.refused == 1
         assert [line["log_level"] for line in lines] == ["warning"]
@@ -141,7 +138,7 @@ async def test_oversized_request_head_is_431(chunks: list[bytes], lines: list[An
 
 async def test_stock_takes_an_oversized_head_in_one_packet() -> None:
     async with stock() as served:
-        with trio.fail_after(2):
+        with trio.fail_after(WITHIN):
             stream = await trio.open_tcp_stream("127.0.0.1", served.port)
             await stream.send_all(*HEAVY["one packet"])
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
@@ -151,15 +148,15 @@ async def test_stock_takes_an_oversized_head_in_one_packet() -> None:
 async def test_connections_over_the_limit_are_refused_and_the_others_served() -> None:
     async with guarded(limits=Limits(connections=2)) as served:
         async with client(served.port, b"/ws/echo") as first, client(served.port, b"/ws/echo"):
-            with trio.fail_after(2):
+            with trio.fail_after(WITHIN):
                 answer = await exchange(served.port, GET % b"")
             assert answer.startswith(b"HTTP/1.1 503")
             assert b"retry-after" in answer
             assert served.statistics.refused == 1
             await first.send(frame(TEXT, b"hello"))
             assert await first.message() == "hello"
-        await until(lambda: served.statistics.open == 0, 2)
-        with trio.fail_after(2):
+        await until(lambda: served.statistics.open == 0)
+        with trio.fail_after(WITHIN):
             assert b"200" in await exchange(served.port, GET % b"connection: close\r\n")
 
 
@@ -168,7 +165,7 @@ async def test_connections_over_the_limit_are_refused_and_the_others_served() ->
 
 async def test_app_pushes_through_its_outbox() -> None:
     async with guarded() as served, client(served.port, b"/ws/push") as reader:
-        with trio.fail_after(2):
+        with trio.fail_after(WITHIN):
             for number in range(500):
                 message = await reader.message()
                 assert isinstance(message, str)
@@ -177,7 +174,7 @@ async def test_app_pushes_through_its_outbox() -> None:
 
 async def test_crash_of_the_app_is_1011(lines: list[Any]) -> None:
     async with guarded() as served, client(served.port, b"/ws/crash") as crashed:
-        with trio.fail_after(1):
+        with trio.fail_after(WITHIN):
             assert await crashed.close_code() == 1011
             assert await read_to_end(crashed.stream) == b""
         assert served.statistics.crashes == 0, "a fault of the app is not one of the server"
@@ -189,7 +186,7 @@ async def test_crash_of_an_app_that_maps_nothing_is_1011_too(lines: list[Any]) -
         raise LookupError("on purpose")
 
     async with guarded(app) as served, client(served.port, b"/") as crashed:
-        with trio.fail_after(1):
+        with trio.fail_after(WITHIN):
             assert await crashed.close_code() == 1011
         assert [line["event"] for line in lines] == ["web.app_crashed"]
 
@@ -204,7 +201,7 @@ async def test_stock_calls_a_crash_normal() -> None:
         raise LookupError("on purpose")
 
     async with stock(app) as served, client(served.port, b"/ws/crash") as crashed:
-        with trio.fail_after(2):
+        with trio.fail_after(WITHIN):
             assert await crashed.close_code() == 1000
 
 
@@ -214,7 +211,7 @@ async def test_no_extension_is_ever_negotiated(offer: bytes) -> None:
     async with guarded() as served, client(served.port, b"/ws/echo", headers) as plain:
         assert b"sec-websocket-extensions" not in plain.head.lower()
         await plain.send(frame(TEXT | 0x40, b"compressed?"))  # RSV1
-        with trio.fail_after(1):
+        with trio.fail_after(WITHIN):
             assert await plain.close_code() == 1002
     async with stock() as served, client(served.port, b"/ws/echo", headers) as deflated:
         assert b"sec-websocket-extensions" in deflated.head.lower()
@@ -233,7 +230,7 @@ async def test_close_on_the_heels_of_the_handshake_is_answered(
     monkeypatch.setattr(Outbox, "write", slow_write)
     async with guarded() as served, client(served.port, b"/ws/echo") as hasty:
         await hasty.send(frame(CLOSE, b"\x03\xe8"))
-        with trio.fail_after(1):
+        with trio.fail_after(WITHIN):
             assert await hasty.close_code() == 1000
 
 
@@ -253,17 +250,17 @@ VIOLATIONS = {
 async def test_protocol_errors_and_closes_are_answered(data: bytes, code: int) -> None:
     async with guarded() as served, client(served.port, b"/ws/echo") as other:
         await other.send(data)
-        with trio.fail_after(1):
+        with trio.fail_after(WITHIN):
             assert await other.close_code() == code
             assert await read_to_end(other.stream) == b""
         await other.aclose()
-        await until(lambda: served.statistics.open == 0, 1)
+        await until(lambda: served.statistics.open == 0)
 
 
 async def test_stock_ends_a_protocol_error_without_a_close_frame() -> None:
     async with stock() as served, client(served.port, b"/ws/echo") as other:
         await other.send(frame(TEXT, b"\xff\xfe"))
-        with trio.fail_after(2), pytest.raises(EOFError):
+        with trio.fail_after(WITHIN), pytest.raises(EOFError):
             await other.close_code()
 
 
@@ -278,13 +275,13 @@ async def test_stock_ends_a_protocol_error_without_a_close_frame() -> None:
 )
 async def test_bad_handshake_is_400_and_ends(request_bytes: bytes) -> None:
     async with guarded() as served:
-        with trio.fail_after(1):
+        with trio.fail_after(WITHIN):
             assert (await exchange(served.port, request_bytes)).startswith(b"HTTP/1.1 400")
 
 
 async def test_refused_upgrade_is_an_ordinary_response() -> None:
     async with guarded() as served:
-        with trio.fail_after(1):
+        with trio.fail_after(WITHIN):
             answer = await exchange(served.port, HANDSHAKE % (b"/no/such", b""))
         assert answer.startswith(b"HTTP/1.1 404")
 
@@ -293,7 +290,7 @@ async def test_refused_upgrade_is_an_ordinary_response() -> None:
 async def test_an_answer_to_a_request_that_is_still_on_its_way_says_that_it_is_the_last(framing: bytes) -> None:
     head = b"POST /no/such HTTP/1.1\r\nhost: x\r\n" + framing + b"\r\n\r\n"
     async with guarded() as served, await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN):
             await stream.send_all(head)
             answer = await stream.receive_some()
             assert answer.startswith(b"HTTP/1.1 404")
@@ -305,7 +302,7 @@ async def test_an_answer_to_a_request_that_is_still_on_its_way_says_that_it_is_t
 async def test_a_request_that_is_whole_when_it_is_answered_keeps_its_connection() -> None:
     async with guarded() as served, await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
         for _ in range(20):
-            with trio.fail_after(5):
+            with trio.fail_after(WITHIN):
                 await stream.send_all(b"POST /no/such HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello")
                 answer = await stream.receive_some()
                 while b"</p>" not in answer:

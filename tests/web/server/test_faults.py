@@ -13,6 +13,7 @@ import hpack
 import pytest
 import trio
 
+from tests.patience import WITHIN
 from tests.web.server.served import (
     BINARY,
     CLOSE,
@@ -83,7 +84,7 @@ KILLERS: dict[str, tuple[int, bytes]] = {
 @pytest.mark.parametrize(("status", "data"), KILLERS.values(), ids=KILLERS.keys())
 async def test_killer_is_refused_and_nobody_else_notices(status: int, data: bytes, lines: list[Any]) -> None:
     async with guarded() as served, client(served.port, b"/ws/echo") as other:
-        with trio.fail_after(2):
+        with trio.fail_after(WITHIN):
             answer = await exchange(served.port, data)
         assert answer.startswith(b"HTTP/1.1 %d" % status)
         await still_served(served.port, other)
@@ -97,11 +98,11 @@ async def test_killer_is_refused_and_nobody_else_notices(status: int, data: byte
 
 async def test_bytes_while_the_app_decides_are_refused() -> None:
     async with guarded() as served:
-        with trio.fail_after(1):
+        with trio.fail_after(WITHIN):
             answer = await exchange(served.port, HANDSHAKE % (b"/ws/late", b""), b"x")
         assert answer.startswith(b"HTTP/1.1 400")
         assert answer.count(b"HTTP/1.1") == 1
-        await until(lambda: served.statistics.open == 0, 2)
+        await until(lambda: served.statistics.open == 0)
 
 
 @pytest.mark.parametrize("data", [data for _, data in KILLERS.values()], ids=KILLERS.keys())
@@ -109,7 +110,7 @@ async def test_killer_kills_stock(data: bytes) -> None:
     async with stock() as served:
         with trio.move_on_after(2):
             await exchange(served.port, data)
-        with trio.fail_after(2):
+        with trio.fail_after(WITHIN):
             await served.ended.wait()
         assert served.died is not None
 
@@ -156,7 +157,7 @@ async def hear(sock: socket.socket, size: int = 4096) -> bytes:
             return b""  # the server may hang up while it is still told something
 
 
-async def say_all(port: int, count: int, seed: int, *, patience: float = 20.0) -> Counter[bytes]:
+async def say_all(port: int, count: int, seed: int, *, patience: float = WITHIN) -> Counter[bytes]:
     """So many mutated streams, each on its own connection; returns how they were answered."""
     random = Random(seed)
     answers: Counter[bytes] = Counter()
@@ -203,7 +204,7 @@ async def test_mutated_streams_end_nothing_but_their_connection(lines: list[Any]
         nursery.start_soon(watch)
         before = descriptors()
         answers = await say_all(served.port, 2000, seed=seed)
-        await until(lambda: served.statistics.open <= 2, 3)
+        await until(lambda: served.statistics.open <= 2)
         nursery.cancel_scope.cancel()
     assert sum(answers.values()) == 2000
     assert answers[b"left hanging"] == 0
@@ -218,8 +219,8 @@ async def test_mutated_streams_end_nothing_but_their_connection(lines: list[Any]
 
 async def test_mutated_streams_kill_stock() -> None:
     async with stock() as served:
-        with trio.move_on_after(10), suppress(OSError):
+        with trio.move_on_after(2 * WITHIN), suppress(OSError):
             await say_all(served.port, 2000, seed=1, patience=0.05)
-        with trio.fail_after(2):
+        with trio.fail_after(WITHIN):
             await served.ended.wait()
         assert served.died is not None

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import trio
 
+from tests.patience import WITHIN
 from tests.web.server.served import HANDSHAKE, captured_log, exchange, guarded
 from web.server.forwarded import Proxies
 
@@ -77,7 +78,7 @@ async def told(port: int, *requests: bytes) -> list[list[str]]:
 
 async def test_the_app_is_told_who_asks(lines: list[Any]) -> None:
     async with guarded(tell, proxies=Proxies(["127.0.0.0/8"])) as served:
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN):
             assert await told(served.port, GET % PROXIED + GET % ENDS) == [
                 ["203.0.113.7", "https"],
                 ["127.0.0.1", "http"],  # the next request of the same connection is its own
@@ -89,7 +90,7 @@ async def test_the_app_is_told_who_asks(lines: list[Any]) -> None:
 
 async def test_a_peer_that_is_not_trusted_speaks_for_itself_alone(lines: list[Any]) -> None:
     async with guarded(tell) as served:
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN):
             for _ in range(3):
                 assert await told(served.port, GET % (PROXIED + ENDS)) == [["127.0.0.1", "http"]]
     (line,) = lines
@@ -104,7 +105,7 @@ async def test_early_answers_are_told_who_asks() -> None:
         seen.append(address)
 
     async with guarded(tell, early=early, proxies=Proxies(["127.0.0.0/8"])) as served:
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN):
             await told(served.port, GET % (b"X-Forwarded-For: 203.0.113.7\r\n" + ENDS))
             await told(served.port, GET % ENDS)
     assert seen == ["203.0.113.7", "127.0.0.1"]

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 import wsproto.events as ws
 
+from tests.patience import WITHIN
 from tests.web.server.served import (
     BINARY,
     HANDSHAKE,
@@ -56,9 +58,10 @@ async def test_never_reading_client_is_cut(request_bytes: bytes, lines: list[Any
     limits = Limits(write_deadline=WRITE_DEADLINE)
     async with guarded(limits=limits) as served, client(served.port, b"/ws/echo") as other:
         stuck = await never_reading(served.port, request_bytes)
-        await until(lambda: served.statistics.open == 2, 1)
+        await until(lambda: served.statistics.open == 2)
+        assert {outbox._write_deadline for outbox in served.statistics.outboxes()} == {WRITE_DEADLINE}
         await still_served(served.port, other)
-        await until(lambda: served.statistics.open == 1, 2 * WRITE_DEADLINE + 1)
+        await until(lambda: served.statistics.open == 1)
         assert served.statistics.cut == 1
         assert [line["event"] for line in lines] == ["web.client_cut"]
         await still_served(served.port, other)
@@ -72,8 +75,8 @@ async def test_never_reading_tls_client_is_cut(request_bytes: bytes) -> None:
         plain = await never_reading(served.port, b"")
         stuck = trio.SSLStream(plain, client_context, server_hostname="localhost")
         await stuck.send_all(request_bytes)
-        await until(lambda: served.statistics.open == 1, 1)
-        await until(lambda: served.statistics.open == 0, 2 * WRITE_DEADLINE + 1)
+        await until(lambda: served.statistics.open == 1)
+        await until(lambda: served.statistics.open == 0)
         assert served.statistics.cut == 1
         await trio.aclose_forcefully(stuck)
 
@@ -82,10 +85,10 @@ async def test_never_reading_tls_client_is_cut(request_bytes: bytes) -> None:
 async def test_never_reading_client_does_not_hold_up_the_stop(request_bytes: bytes) -> None:
     async with guarded(limits=Limits(write_deadline=60, grace=0.5)) as served:
         stuck = await never_reading(served.port, request_bytes)
-        await until(lambda: served.statistics.open == 1, 1)
-        await trio.sleep(0.1)  # until the socket is full
+        await until(lambda: served.statistics.open == 1)
+        await trio.testing.wait_all_tasks_blocked(0.1)  # the socket is full
         served.stop.set()
-        with trio.fail_after(1.5):
+        with trio.fail_after(WITHIN):
             await served.ended.wait()
         await trio.aclose_forcefully(stuck)
 
@@ -94,25 +97,25 @@ async def test_never_reading_client_does_not_hold_up_the_stop(request_bytes: byt
 async def test_never_reading_client_holds_up_stock_for_ever(name: str) -> None:
     async with stock() as served:
         stuck = await never_reading(served.port, NEVER_READ[name])
-        await trio.sleep(0.2)
+        await trio.testing.wait_all_tasks_blocked(0.1)  # the socket is full
         served.stop.set()
         with trio.move_on_after(2):
             await served.ended.wait()
         assert not served.ended.is_set()
         reset(stuck)  # which is what lets it go
-        with trio.fail_after(2):
+        with trio.fail_after(WITHIN):
             await served.ended.wait()
 
 
 async def test_reader_that_falls_behind_is_told_1013() -> None:
     async with guarded(limits=Limits(outbox_bytes=20_000)) as served:
         slow = await handshake(await never_reading(served.port, b""), b"/ws/push")
-        with trio.fail_after(5):
-            await trio.sleep(0.1)  # in which `/ws/push` has pushed far more than it may
+        await until(lambda: all(outbox.closed for outbox in served.statistics.outboxes()))
+        with trio.fail_after(WITHIN):
             assert await slow.close_code() == 1013
             assert await read_to_end(slow.stream) == b""
         await slow.aclose()
-        await until(lambda: served.statistics.open == 0, 2)
+        await until(lambda: served.statistics.open == 0)
         assert served.statistics.cut == 1
 
 
@@ -128,7 +131,7 @@ async def attack(other: Client, chunk: bytes, count: int) -> int:
         await other.send(frame(BINARY, chunk, final=False))
         fragment = frame(0, chunk, final=False)
         for _ in range(count):
-            with trio.fail_after(5):
+            with trio.fail_after(WITHIN):
                 await other.send(fragment)
         await trio.sleep(0.05)
         return tracemalloc.get_traced_memory()[1]
@@ -144,13 +147,13 @@ async def test_message_over_the_limit_is_1009_and_costs_no_memory() -> None:
     async with guarded(limits=limits) as served, client(served.port, b"/ws/echo") as other:
         peak = await attack(other, chunk, 160)
         assert peak < 2 * MEBIBYTE
-        await until(lambda: served.statistics.open == 0, 2)
+        await until(lambda: served.statistics.open == 0)
     async with guarded(limits=limits) as served, client(served.port, b"/ws/echo") as other:
         await other.send(frame(BINARY, bytes(MEBIBYTE + 1)))
-        with trio.fail_after(2):
+        with trio.fail_after(WITHIN):
             assert await other.close_code() == 1009
             assert await read_to_end(other.stream) == b""
-        await until(lambda: served.statistics.open == 0, 2)
+        await until(lambda: served.statistics.open == 0)
 
 
 async def test_stock_stores_a_message_over_the_limit() -> None:
@@ -177,7 +180,7 @@ async def test_limit_of_a_message(data: bytes, code: int | None) -> None:
         client(served.port, b"/ws/echo") as other,
     ):
         await other.send(data)
-        with trio.fail_after(1):
+        with trio.fail_after(WITHIN):
             if code is None:
                 assert await other.message() == "x" * 1000
             else:
@@ -203,7 +206,7 @@ async def test_descriptors_are_back_after_300_resets() -> None:
         assert served.statistics.open == 300
         for stream in clients:
             reset(stream)
-        await until(lambda: served.statistics.open == 0, 3)
+        await until(lambda: served.statistics.open == 0)
         assert descriptors() <= before
         assert served.statistics.crashes == 0
 
@@ -221,20 +224,17 @@ async def test_client_that_sends_without_reading_pins_nothing(path: bytes) -> No
             flooding = await handshake(stream, path)
             await flooding.send(FLOOD)
             reset(stream)
-        await until(
-            lambda: descriptors() <= before and trio.lowlevel.current_statistics().tasks_living == tasks,
-            3,
-        )
+        await until(lambda: descriptors() <= before and trio.lowlevel.current_statistics().tasks_living == tasks)
 
 
 async def test_ping_flood_that_reads_no_pong_is_cut() -> None:
     async with guarded(limits=Limits(write_deadline=WRITE_DEADLINE)) as served:
         flooding = await handshake(await never_reading(served.port, b""), b"/ws/drain")
         pings = frame(9, b"p" * 125) * 100
-        with trio.fail_after(10), suppress(trio.BrokenResourceError):
+        with trio.fail_after(WITHIN), suppress(trio.BrokenResourceError):
             while True:
                 await flooding.send(pings)
-        await until(lambda: served.statistics.open == 0, 2)
+        await until(lambda: served.statistics.open == 0)
         await flooding.aclose()
 
 
@@ -250,7 +250,7 @@ IDLE = {
 async def test_flood_of_frames_that_say_nothing_is_1008(idle: bytes) -> None:
     async with guarded() as served, client(served.port, b"/ws/drain") as flooding:
         await flooding.send(idle * (IDLE_FRAMES + 1))
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN):
             while not isinstance(event := await flooding.event(), ws.CloseConnection):
                 assert isinstance(event, ws.Pong)
         assert event.code == 1008
@@ -259,7 +259,7 @@ async def test_flood_of_frames_that_say_nothing_is_1008(idle: bytes) -> None:
 async def test_pings_at_any_bearable_rate_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("web.server.websocket.IDLE_SECONDS", 0.01)
     async with guarded() as served, client(served.port, b"/ws/drain") as lively:
-        with trio.fail_after(10):
+        with trio.fail_after(WITHIN):
             for _ in range(3 * IDLE_FRAMES):
                 await lively.send(frame(9, b"p"))
                 assert isinstance(await lively.event(), ws.Pong)
@@ -283,5 +283,5 @@ async def test_client_that_sends_without_reading_pins_stock() -> None:
 async def test_app_that_leaves_messages_unread_loses_the_client() -> None:
     async with guarded() as served, client(served.port, b"/ws/deaf") as flooding:
         await flooding.send(FLOOD)
-        with trio.fail_after(3):
+        with trio.fail_after(WITHIN):
             assert await flooding.close_code() == 1008

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from quart_trio import QuartTrio
 
 import web.server.connections
 import web.server.pinned
+from tests.patience import WITHIN
 from tests.web.server.served import (
     TEXT,
     Contexts,
@@ -29,8 +31,10 @@ from tests.web.server.served import (
     until,
 )
 from web.server.protocol import GuardedH11
+from web.server.settings import Limits
 
 GET = b"GET /json HTTP/1.1\r\nhost: test\r\n%s\r\n"
+PATIENT = Limits(head=2 * WITHIN, grace=2 * WITHIN)  # what ends sooner ends for another reason
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ async def tls_stream(port: int, context: ssl.SSLContext) -> trio.SSLStream[trio.
 
 async def test_tls(contexts: Contexts) -> None:
     async with guarded(tls=contexts[0]) as served:
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN):
             async with await tls_stream(served.port, contexts[1]) as stream:
                 await stream.send_all(GET % b"connection: close\r\n")
                 assert b'{"ok":true}' in await read_to_end(stream)
@@ -78,7 +82,7 @@ async def test_tls_peer_that_says_nothing_is_dropped(contexts: Contexts, monkeyp
     assert web.server.connections.TLS_HANDSHAKE_DEADLINE == 5
     monkeypatch.setattr("web.server.connections.TLS_HANDSHAKE_DEADLINE", 0.2)
     async with guarded(tls=contexts[0]) as served:
-        with trio.fail_after(1):
+        with trio.fail_after(WITHIN):
             assert await exchange(served.port) == b""
             await exchange(served.port, b"GET / HTTP/1.1\r\n\r\n")  # no TLS at all
 
@@ -88,7 +92,7 @@ async def test_tls_never_speaks_http2() -> None:
     server.set_alpn_protocols(["h2", "http/1.1"])
     client_side.set_alpn_protocols(["h2"])
     async with guarded(tls=server) as served:
-        with trio.fail_after(1):
+        with trio.fail_after(WITHIN):
             stream = await tls_stream(served.port, client_side)
             await stream.do_handshake()
             assert await read_to_end(stream) == b""
@@ -100,7 +104,7 @@ async def test_tls_never_speaks_http2() -> None:
 
 async def test_stop_says_1001_and_lets_a_response_end() -> None:
     async with (
-        guarded() as served,
+        guarded(limits=PATIENT) as served,
         client(served.port, b"/ws/drain") as first,
         client(served.port, b"/ws/push") as second,
     ):
@@ -110,7 +114,7 @@ async def test_stop_says_1001_and_lets_a_response_end() -> None:
         begun = await busy.receive_some()
         assert begun.startswith(b"HTTP/1.1 200")
         served.stop.set()
-        with trio.fail_after(2):
+        with trio.fail_after(WITHIN):
             assert await first.close_code() == 1001
             assert await second.close_code() == 1001
             assert await read_to_end(idle) == b""
@@ -126,28 +130,28 @@ async def test_stop_says_1001_and_lets_a_response_end() -> None:
 async def test_stock_stops_without_a_close_frame() -> None:
     async with stock() as served, client(served.port, b"/ws/drain") as other:
         served.stop.set()
-        with trio.fail_after(3), pytest.raises(EOFError):
+        with trio.fail_after(WITHIN), pytest.raises(EOFError):
             await other.close_code()
 
 
 async def test_websocket_that_is_being_accepted_at_stop_is_told_too() -> None:
-    async with guarded() as served, trio.open_nursery() as nursery:
+    async with guarded(limits=PATIENT) as served, trio.open_nursery() as nursery:
 
         async def connect() -> None:
             async with client(served.port, b"/ws/late") as late:
                 assert await late.close_code() == 1001
 
         nursery.start_soon(connect)
-        await until(lambda: served.statistics.open == 1, 1)
+        await until(lambda: served.statistics.open == 1)
         await trio.testing.wait_all_tasks_blocked()
         served.stop.set()
-        with trio.fail_after(2):
+        with trio.fail_after(WITHIN):
             await served.ended.wait()
 
 
 async def test_cancelling_ends_at_once() -> None:
-    with trio.fail_after(1):
-        async with guarded() as served, client(served.port, b"/ws/drain"):
+    with trio.fail_after(WITHIN):
+        async with guarded(limits=PATIENT) as served, client(served.port, b"/ws/drain"):
             pass  # `guarded` cancels the server when it is left
 
 
@@ -171,11 +175,11 @@ async def test_fault_of_a_connection_is_its_own(where: str, monkeypatch: pytest.
 
     monkeypatch.setattr(GuardedH11, "handle", faulty)
     async with guarded() as served, client(served.port, b"/ws/echo") as other:
-        with trio.fail_after(1):
+        with trio.fail_after(WITHIN):
             assert await exchange(served.port, b"boom") == b""
         await other.send(frame(TEXT, b"hello"))
         assert await other.message() == "hello"
-        await until(lambda: served.statistics.open == 1, 1)
+        await until(lambda: served.statistics.open == 1)
         assert served.statistics.crashes == 1
         [line] = lines
         assert line["event"] == "web.connection_crashed"
@@ -195,7 +199,7 @@ async def test_peers_that_vanish_are_probed() -> None:
 async def test_requests_write_no_line_of_log(lines: list[Any], capfd: pytest.CaptureFixture[str]) -> None:
     request = b"GET /json?%0d%0a\x1b[31m HTTP/1.1\r\nhost: test\r\nuser-agent: \"'\\\r\n"
     async with guarded() as served:
-        with trio.fail_after(1):
+        with trio.fail_after(WITHIN):
             await exchange(served.port, request.replace(b"\x1b", b"%1b") + b"connection: close\r\n\r\n")
     assert lines == []
     assert capfd.readouterr() == ("", "")

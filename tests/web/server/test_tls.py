@@ -11,6 +11,7 @@ import trio
 import trustme
 from structlog.testing import capture_logs
 
+from tests.patience import WITHIN
 from tests.web.server.served import TEXT, frame, guarded, handshake
 from web.server.tls import LOOK_EVERY, Certificates, load_context
 
@@ -55,7 +56,7 @@ async def serial_of(port: int, files: Files) -> Any:
 async def test_new_handshakes_get_the_new_certificate_and_nobody_is_dropped(files: Files) -> None:
     certificates = files.certificates()
     async with guarded(certificates=certificates) as served:
-        with trio.fail_after(20), capture_logs() as lines:
+        with trio.fail_after(WITHIN), capture_logs() as lines:
             first = await serial_of(served.port, files)
             old = await handshake(await connect(served.port, files), b"/ws/echo")
             certificates.look()

@@ -11,6 +11,7 @@ import trio_websocket
 from actors import collection, connector
 from daemon import collecting
 from tests.daemon.fixtures import MINUTE, START, Json, Stream, World, assets, eventually, iso, world
+from tests.patience import WITHIN
 
 THRESHOLD = 100_000
 
@@ -444,7 +445,7 @@ async def test_what_a_client_sends_is_ignored_until_it_is_a_flood() -> None:
                 for _ in range(1000):
                     await socket.send_message("flood")
                     await trio.lowlevel.checkpoint()
-            with suppress(trio_websocket.ConnectionClosed), trio.fail_after(5):
+            with suppress(trio_websocket.ConnectionClosed), trio.fail_after(WITHIN):
                 while True:
                     await socket.get_message()
             assert socket.closed is not None

@@ -7,6 +7,7 @@ import trio
 
 from daemon.settings import Server
 from tests.daemon.fixtures import MINUTE, World, assets, iso, world
+from tests.patience import WITHIN
 from tests.web.browser import Browser, Visit, Wire
 
 pytestmark = pytest.mark.timeout(240)
@@ -53,7 +54,7 @@ CHART = """async (address) => {
 
 async def hears_again(w: World) -> None:
     """Let the market live until the daemon hears it: what a new connection missed is not sent to it."""
-    with trio.fail_after(20):
+    with trio.fail_after(WITHIN):
         while (await w.get("/health"))["status"] != "healthy":
             await w.pass_time(500)
             await trio.sleep(0.05)

@@ -27,6 +27,7 @@ from actors.events import FundingRate, Instrument, Ohlc, OpenInterest, from_ms, 
 from actors.exchanges.binance import EXCHANGE
 from actors.exchanges.binance.rest import BinanceRest, explain
 from actors.upstream.rest import Params, RestClient
+from tests.patience import WITHIN
 from tests.recordings import RECORDINGS
 
 MINUTE = timedelta(minutes=1)
@@ -564,7 +565,7 @@ async def test_a_contract_that_was_listed_twice_has_the_rates_of_both_times() ->
 async def test_an_exchange_that_ignores_the_range_is_not_asked_for_ever() -> None:
     rows = [{"symbol": "BTCUSDT", "fundingRate": "0.0001", "fundingTime": at} for at in SHORTENED[:1000]]
     rest, _ = answering("/fapi/v1/fundingRate", rows)
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         await rest.funding_history(instrument(), limit=5000, start=from_ms(PRESENT - 24 * HOUR), end=None)
 
 

@@ -24,6 +24,7 @@ from actors.simulation.assets import ASSETS
 from actors.simulation.history import DAY, HOUR, MINUTE
 from actors.simulation.market import Clock, Market
 from actors.simulation.server import Faults, RestFault, Simulator
+from tests.patience import WITHIN
 from tests.recordings import RECORDINGS
 
 START = 1_795_000_037_000
@@ -47,8 +48,8 @@ async def start(nursery: trio.Nursery, options: Options = PATIENT, *, at: int = 
 
 @asynccontextmanager
 async def rest(sim: Simulator) -> AsyncIterator[httpx.AsyncClient]:
-    with trio.fail_after(10):
-        async with httpx.AsyncClient(base_url=sim.rest_url, timeout=5) as client:
+    with trio.fail_after(WITHIN):
+        async with httpx.AsyncClient(base_url=sim.rest_url, timeout=WITHIN) as client:
             yield client
 
 
@@ -87,7 +88,7 @@ class Client:
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Client]:
-    with trio.fail_after(10):
+    with trio.fail_after(WITHIN):
         async with open_websocket_url(quote(url, safe=":/?&=@!%"), disconnect_timeout=1) as ws:
             yield Client(ws)
 
@@ -359,7 +360,7 @@ async def test_separate_buckets(nursery: trio.Nursery, limits: Limits, paths: li
 
 
 async def test_connections_are_kept_alive(sim: Simulator) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         stream = await trio.open_tcp_stream("127.0.0.1", int(sim.rest_url.rpartition(":")[2]))
         async with stream:
             for _ in range(3):
@@ -723,7 +724,7 @@ async def test_pings_and_lifetime(nursery: trio.Nursery) -> None:
 
 async def test_no_pong_is_the_end(nursery: trio.Nursery) -> None:
     sim = await start(nursery, Options(ping_interval=0.1, pong_timeout=0.3), assets=SMALL)
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         port = int(sim.rest_url.rpartition(":")[2]), int(re.findall(r":(\d+)", sim.ws_url)[0])
         async with await trio.open_tcp_stream("127.0.0.1", port[1]) as stream:
             await stream.send_all(
@@ -768,7 +769,7 @@ async def outcome(client: httpx.AsyncClient, path: str = "/fapi/v1/ping") -> tup
 async def test_rest_faults_strike_as_often_as_told(sim: Simulator, fault: RestFault, expected: str) -> None:
     fault.times = 1
     sim.faults.rest.append(fault)
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         async with httpx.AsyncClient(base_url=sim.rest_url, timeout=0.2) as client:
             kind, answer = await outcome(client)
             assert kind == expected
@@ -791,7 +792,7 @@ async def test_rest_faults_by_path(sim: Simulator) -> None:
 
 async def test_kept_alive_connection_closed_unannounced(sim: Simulator) -> None:
     sim.faults.rest.append(RestFault(close=True, times=1))
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         async with await trio.open_tcp_stream("127.0.0.1", int(sim.rest_url.rpartition(":")[2])) as stream:
             await stream.send_all(b"GET /fapi/v1/ping HTTP/1.1\r\nHost: x\r\n\r\n")
             answer = b""
@@ -815,7 +816,7 @@ async def test_rest_refuses_connections(sim: Simulator) -> None:
 async def test_websocket_refuses_connections(sim: Simulator) -> None:
     url = f"{sim.ws_url}/ws"
     sim.faults.ws_accept = "reset"
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         async with await trio.open_tcp_stream("127.0.0.1", int(re.findall(r":(\d+)", url)[0])) as stream:
             with pytest.raises(trio.BrokenResourceError):
                 await stream.receive_some()
@@ -845,7 +846,7 @@ async def test_drop_and_close(sim: Simulator) -> None:
         assert await other.everything()
         sim.close(1001)
         assert await ended(other) == 1001
-    with trio.fail_after(3):
+    with trio.fail_after(WITHIN):
         while sim.connections:  # noqa: ASYNC110 (it has no event to wait for)
             await trio.sleep(0.01)
 
@@ -892,7 +893,7 @@ async def test_mute(sim: Simulator, muted: str) -> None:
 
 @pytest.mark.parametrize("kind", BAD_FRAMES)
 async def test_bad_frames(sim: Simulator, kind: str) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         async with open_websocket_url(f"{sim.ws_url}/ws", max_message_size=1 << 20, disconnect_timeout=1) as ws:
             sim.push(BAD_FRAMES[kind])
             if kind in ("oversized", "not utf-8"):

@@ -43,6 +43,7 @@ from actors.simulation.market import Clock, Market, Tape
 from actors.simulation.server import Simulator
 from daemon.policy import with_policy
 from daemon.settings import Supervision
+from tests.patience import WITHIN
 
 START = 1_794_999_977_000  # 17 s into a minute
 SMALL = [asset for asset in ASSETS if asset.name in ("BTC", "ETH", "BTC-quarter")]
@@ -50,7 +51,7 @@ KINDS: tuple[Kind, ...] = ("trades", "large_trades", "liquidations", "funding", 
 
 
 async def eventually(condition: Callable[[], object]) -> None:
-    with trio.fail_after(15):
+    with trio.fail_after(WITHIN):
         while not condition():  # noqa: ASYNC110 - nothing that is waited for has an event
             await trio.sleep(0.01)
 

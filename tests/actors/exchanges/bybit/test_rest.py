@@ -33,6 +33,7 @@ from actors.simulation.history import DAY, HOUR, MINUTE
 from actors.simulation.market import Clock, Market, spell
 from actors.simulation.server import Reply, Request
 from actors.upstream.rest import Params, RestClient
+from tests.patience import WITHIN
 from tests.recordings import RECORDINGS
 
 START = 1_795_000_037_000
@@ -411,7 +412,7 @@ async def test_an_answer_that_ignores_the_range_is_not_paged_through_for_ever(wo
         )
 
     rest = BybitRest(cast(RestClient, Client(answer)), lambda: from_ms(START))
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         rows = await rest.ohlc("BTCUSDT", "1m", limit=1500)
         assert len(rows) == 1000
         assert len(await rest.funding_history(instrument(), limit=1000, start=None, end=None)) == 200

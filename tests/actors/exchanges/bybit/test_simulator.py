@@ -29,6 +29,7 @@ from actors.simulation.server import RestFault, Simulator
 from actors.upstream.budget import Budget
 from actors.upstream.rest import RestClient, open_http
 from tests import recordings
+from tests.patience import WITHIN
 
 START = 1_795_000_037_000
 RECORDINGS = recordings.RECORDINGS / "bybit-docs"
@@ -52,8 +53,8 @@ def advance(sim: Simulator, milliseconds: int) -> None:
 
 
 async def get(sim: Simulator, path: str, **query: Any) -> Any:
-    with trio.fail_after(5):
-        async with httpx.AsyncClient(base_url=sim.rest_url) as client:
+    with trio.fail_after(WITHIN):
+        async with httpx.AsyncClient(base_url=sim.rest_url, timeout=WITHIN) as client:
             answer = await client.get(f"/v5/market/{path}", params={"category": "linear", **query})
     body = answer.raise_for_status().json()
     assert (body["retCode"], body["time"]) == (0, sim.market.now), body["retMsg"]
@@ -84,7 +85,7 @@ class Client:
 
 @asynccontextmanager
 async def connected(sim: Simulator) -> AsyncIterator[Client]:
-    with trio.fail_after(10):
+    with trio.fail_after(WITHIN):
         async with open_websocket_url(sim.ws_url, disconnect_timeout=1) as ws:
             yield Client(ws)
 
@@ -217,7 +218,7 @@ async def test_too_many_requests_close_the_door(nursery: trio.Nursery) -> None:
     limits = Limits(requests=3)
     sim = await start(nursery, Options(limits=limits))
     budget = Budget(EXCHANGE.budget)
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         async with open_http(sim.rest_url) as http:
             client = RestClient(http, budget, EXCHANGE.explain, caller="client", used_header=EXCHANGE.used_header)
             rest = BybitRest(client, lambda: from_ms(START))
@@ -235,7 +236,7 @@ async def test_too_many_requests_close_the_door(nursery: trio.Nursery) -> None:
 async def test_a_country_that_is_not_served(sim: Simulator) -> None:
     sim.faults.rest.append(RestFault(reply=blocked()))
     budget = Budget(EXCHANGE.budget)
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         async with open_http(sim.rest_url) as http:
             client = RestClient(http, budget, EXCHANGE.explain, caller="client", used_header=None)
             with pytest.raises(UpstreamGeoBlocked, match="your country"):
@@ -393,7 +394,7 @@ async def test_an_idle_connection_is_cut(nursery: trio.Nursery) -> None:
 
 async def test_other_paths_are_refused(sim: Simulator) -> None:
     url = sim.ws_url.replace("linear", "spot")
-    with trio.fail_after(5), pytest.raises((ConnectionRejected, BaseExceptionGroup)):
+    with trio.fail_after(WITHIN), pytest.raises((ConnectionRejected, BaseExceptionGroup)):
         async with open_websocket_url(url):
             pass
 

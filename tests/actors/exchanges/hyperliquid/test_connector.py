@@ -22,6 +22,7 @@ from actors.simulation.server import Simulator
 from daemon.collecting import as_configured
 from daemon.policy import with_policy
 from daemon.settings import ExchangeSettings, Supervision
+from tests.patience import WITHIN
 
 SMALL = [asset for asset in ASSETS if asset.name in ("BTC", "ETH", "SOL", "BLZ", "OCEAN", "LINK")]
 QUICK = Supervision(reconnect_delay=0.05, max_reconnect_delay=0.1)
@@ -98,7 +99,7 @@ async def test_what_the_exchange_sends_is_what_readers_get(nursery: trio.Nursery
         sim.tick()
     sent = [row for rows in frames(sim, "trades:BTC") for row in rows if row["tid"] not in skipped]
     got: list[Any] = []
-    with trio.fail_after(5):
+    with trio.fail_after(WITHIN):
         while len(got) < len(sent):
             got.append(await trades.receive())
     assert all(isinstance(trade, Trade) for trade in got)
@@ -194,9 +195,9 @@ async def test_a_coin_that_vanished_fails_alone(nursery: trio.Nursery, gone: tup
     def settled() -> bool:
         return states(connector) == expected and [len(c.streams) for c in sim.connections] == [streams]
 
-    await eventually(settled, within=15)
+    await eventually(settled)
     await trio.sleep(0.3)  # a connection that was just cut may still look as if it were the last
-    await eventually(settled, within=15)
+    await eventually(settled)
     for symbol in gone:
         assert f"asked for {symbol}" in (connector.feeds[symbol].health.reason or "")
     attempts = sim.attempts
@@ -207,7 +208,7 @@ async def test_a_coin_that_vanished_fails_alone(nursery: trio.Nursery, gone: tup
 
 async def test_the_only_coin_vanished(nursery: trio.Nursery) -> None:
     sim, connector = await start(nursery, "BTC", options=Options(vanished={"BTC"}))
-    await eventually(lambda: states(connector) == {"BTC": "failed"}, within=15)
+    await eventually(lambda: states(connector) == {"BTC": "failed"})
     assert sim.attempts <= 4
 
 
@@ -297,7 +298,7 @@ async def test_what_the_vault_took_over_is_told_and_what_a_cut_took_is_said(nurs
     told = feed.subscribe(feed.topic("liquidations"), 1000)
     market.liquidate("BTC", side="sell", price="83000.00", quantity="2.500")
     sim.tick()
-    with trio.fail_after(8):
+    with trio.fail_after(WITHIN):
         said = await told.receive()
     assert isinstance(said, Liquidation)
     assert (said.side, said.price, said.quantity, said.value) == ("sell", 83000.0, 2.5, 207500.0)
@@ -309,7 +310,7 @@ async def test_what_the_vault_took_over_is_told_and_what_a_cut_took_is_said(nurs
     await eventually(lambda: sim.connections_total == 2 and len(sim.connections[0].streams) == 4)
     market.clock.advance(2000)
     sim.tick()
-    with trio.fail_after(8):
+    with trio.fail_after(WITHIN):
         while isinstance(lost := await told.receive(), Status):
             pass
     assert isinstance(lost, Gap)
@@ -347,7 +348,7 @@ async def test_liquidations_can_be_switched_off(nursery: trio.Nursery) -> None:
     forced, trades = (feed.subscribe(feed.topic(kind), 1000) for kind in ("liquidations", "trades"))
     market.liquidate("BTC", side="sell", price="83000.00", quantity="2.500")
     sim.tick()
-    with trio.fail_after(8):
+    with trio.fail_after(WITHIN):
         assert (await trades.receive()).quantity == 2.5  # type: ignore[union-attr]
     with pytest.raises(trio.WouldBlock):
         forced.receive_nowait()

@@ -24,6 +24,7 @@ from actors.simulation.assets import ASSETS
 from actors.simulation.history import HOUR, MINUTE
 from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
+from tests.patience import WITHIN
 
 START = 1_795_000_037_000
 SMALL = [asset for asset in ASSETS if asset.name in ("BTC", "ETH", "BLZ", "OCEAN", "1000PEPE", "LINK")]
@@ -48,8 +49,8 @@ def advance(sim: Simulator, milliseconds: int) -> None:
 
 
 async def post(sim: Simulator, question: Json) -> httpx.Response:
-    with trio.fail_after(10):
-        async with httpx.AsyncClient(base_url=sim.rest_url) as client:
+    with trio.fail_after(WITHIN):
+        async with httpx.AsyncClient(base_url=sim.rest_url, timeout=WITHIN) as client:
             if isinstance(question, bytes):
                 return await client.post("/info", content=question)
             return await client.post("/info", json=question)
@@ -84,7 +85,7 @@ class Client:
 
 @asynccontextmanager
 async def connected(sim: Simulator) -> AsyncIterator[Client]:
-    with trio.fail_after(10):
+    with trio.fail_after(WITHIN):
         async with open_websocket_url(sim.ws_url, disconnect_timeout=1) as ws:
             yield Client(ws)
 
@@ -126,8 +127,8 @@ async def test_refusals(sim: Simulator) -> None:
     assert await ask(b"{") == (400, "Failed to parse the request body as JSON")
     assert await ask({"type": "fundingHistory", "coin": "btc", "startTime": 0}) == (500, "null")
     assert await ask({"type": "metaAndAssetCtxs", "dex": "XYZ"}) == (500, "null")
-    with trio.fail_after(10):
-        async with httpx.AsyncClient(base_url=sim.rest_url) as client:
+    with trio.fail_after(WITHIN):
+        async with httpx.AsyncClient(base_url=sim.rest_url, timeout=WITHIN) as client:
             assert (await client.get("/info")).status_code == 405
             assert (await client.post("/other")).status_code == 404
 
