@@ -16,7 +16,7 @@ import trio
 from msgspec import Struct
 
 from actors.errors import MarketError, RateLimited, UpstreamLimited, UpstreamTimeout
-from actors.upstream.bucket import CALLERS, CLIENTS_MOST, Bucket, BucketReport, Caller
+from actors.upstream.bucket import CALLERS, CLIENTS_MOST, Bucket, BucketReport, Caller, Spent
 from actors.upstream.bucket import Window as Window
 from actors.upstream.caller import CLIENT, URGENCY, Client
 
@@ -140,21 +140,22 @@ class Budget:
 
     @asynccontextmanager
     async def turn(self, bucket: str, weight: int, caller: Caller) -> AsyncIterator[None]:
-        """Room for `weight` in `bucket`, spent when the block begins, and a slot for as long as it lasts.
+        """Room for `weight` in `bucket`, and a slot, for the time of a request; the room for a window after it, too.
 
         Background work waits for it; repairs wait as long as their own deadline lets them. Clients get UpstreamLimited
         where there will be no room within PATIENCE, UpstreamTimeout where no slot comes free, RateLimited where their
         own share is used up. A closed gate refuses whoever cannot wait for it, in the words that closed it.
         """
-        await self._take(bucket, weight, caller)
+        spent = await self._take(bucket, weight, caller)
         try:
             yield
         finally:
+            self.buckets[bucket].answered(spent)
             self._free[caller] += 1
             for name in self.buckets:
                 self._wake_first(name, caller)
 
-    async def _take(self, name: str, weight: int, caller: Caller) -> None:
+    async def _take(self, name: str, weight: int, caller: Caller) -> Spent:
         bucket, queue, client = self.buckets[name], self._queues[name, caller], CLIENT.get()
         tag = self._fairness[name].tag(client.id, weight) if caller == "client" else 0.0
         turn = _Turn(weight)
@@ -170,10 +171,10 @@ class Budget:
                 turn.woken = trio.Event()
                 with trio.move_on_after(wait):
                     await turn.woken.wait()
-            bucket.spend(weight, caller, client.id)
             self._free[caller] -= 1
             if caller == "client":
                 self._fairness[name].served(tag)
+            return bucket.leave(weight, caller, client.id)
         finally:
             turn.is_over = True
             self._wake_first(name, caller)

@@ -20,9 +20,7 @@ LIMITS = {
     "other": 10,  # of the façade's clients, all together
     "weight": 10,
 }
-# They count arrivals, and what leaves at the ends of two windows may arrive within one: a quarter more than their two
-# seconds.
-BUDGET = {name: Window(limit, 2.5) for name, limit in LIMITS.items()}
+BUDGET = {name: Window(limit, 2.0) for name, limit in LIMITS.items()}
 BUDGET["status"] = Window(2, 12.5)  # one in five seconds
 PATHS = {
     "/api/v5/market/candles": "candles",

@@ -385,23 +385,34 @@ async def test_an_absurd_count_closes_no_longer_than_a_window(budget: Budget, au
 
 QUARTER = st.integers(0, 64).map(lambda quarters: quarters / 4)
 ASKED = st.tuples(
-    QUARTER, st.integers(1, 40), st.sampled_from(["client", "background", "repair"]), st.sampled_from("abc")
+    QUARTER,
+    st.integers(1, 40),
+    st.sampled_from(["client", "background", "repair"]),
+    st.sampled_from("abc"),
+    st.tuples(QUARTER, QUARTER),  # to the exchange and back
 )
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.lists(ASKED, max_size=40), st.booleans())
-def test_the_repair_part_is_free_at_every_moment(asked: Sequence[tuple[float, int, Caller, str]], exempt: bool) -> None:
-    """Whoever asks for how much and when: no window holds more than is planned, and repairs find their part."""
+def test_the_repair_part_is_free_at_every_moment(
+    asked: Sequence[tuple[float, int, Caller, str, tuple[float, float]]], exempt: bool
+) -> None:
+    """Whoever asks for how much and when, and however long it is under way: no window of the exchange, which counts
+    arrivals, holds more than is planned, and repairs find their part."""
     spent: list[tuple[float, int, Caller]] = []
     refused: list[MarketError] = []
 
-    async def ask(budget: Budget, weight: int, caller: Caller, client: str) -> None:
+    async def ask(budget: Budget, weight: int, caller: Caller, client: str, way: tuple[float, float]) -> None:
         as_client(client, exempt=exempt)
+        to, back = way
         try:
-            with trio.move_on_after(2 * SECONDS):
+            with trio.move_on_after(2 * SECONDS) as waiting:
                 async with budget.turn("weight", weight, caller):
+                    waiting.deadline = inf
+                    await trio.sleep(to)
                     spent.append((trio.current_time(), weight, caller))
+                    await trio.sleep(back)
         except (UpstreamLimited, RateLimited) as error:
             refused.append(error)
 
@@ -416,9 +427,9 @@ def test_the_repair_part_is_free_at_every_moment(asked: Sequence[tuple[float, in
         async with trio.open_nursery() as watching:
             watching.start_soon(look, budget.buckets["weight"])
             async with trio.open_nursery() as nursery:
-                for pause, weight, caller, client in asked:
+                for pause, weight, caller, client, way in asked:
                     await trio.sleep(pause)
-                    nursery.start_soon(ask, budget, weight, caller, client)
+                    nursery.start_soon(ask, budget, weight, caller, client, way)
             watching.cancel_scope.cancel()
         assert budget.waiting == 0
         assert budget._free == SLOTS
