@@ -145,9 +145,11 @@ class Desk:
         if isinstance(passed, Reply):
             return Told(passed, "own")
         answer = passed.answer
-        if error := self.facade.judge(answer.status, answer.body):
-            refusal = _refusal(error, asked)
-            return Told(self.facade.refuse(refusal._replace(body=answer.body), self.now()), "own")
+        if passed.error is not None:
+            refusal = _refusal(passed.error, asked)._replace(body=answer.body)
+            if refusal.why == "limited":  # for as long as whoever asks next is refused
+                refusal = refusal._replace(retry_after=self._connector.budget.closed_for() or refusal.retry_after)
+            return Told(self.facade.refuse(refusal, self.now()), "own")
         reply = Reply(answer.status, answer.body, answer.headers.get("content-type", "application/json"))
         return Told(reply, "cache" if passed.cached else "pass", max(0.0, trio.current_time() - passed.at))
 

@@ -23,11 +23,14 @@ OVERHEAD = 500  # bytes that an answer takes beside its body
 
 
 class Passed(NamedTuple):
-    """An answer of the exchange. `at`: when it was asked for, by a clock that nobody sets; `cached`: by another."""
+    """An answer of the exchange. `at`: when it was asked for, by a clock that nobody sets; `cached`: by another;
+    `error`: what it means, where it is no answer for a client.
+    """
 
     answer: Answer
     at: float
     cached: bool
+    error: MarketError | None
 
 
 class Share:
@@ -128,8 +131,12 @@ class Passing:
             await self._share.spend(way.bucket, way.weight)
             answer = await self._client.forward(way.question, bucket=way.bucket, weight=way.weight, leaves=leaves)
             self._charge(way, answer)
-            flight.passed = Passed(answer, trio.current_time() - _seconds(answer), cached=False)
-            self._remember(key, flight.passed, way)
+            error = self._facade.judge(answer.status, answer.body)
+            flight.passed = Passed(answer, trio.current_time() - _seconds(answer), cached=False, error=error)
+            if error is None:
+                self._remember(key, flight.passed, way)
+            elif answer.status < 300:
+                self._client.heed(error)  # some exchanges refuse an address within a 200
         except MarketError as error:
             flight.error = error
         finally:

@@ -18,12 +18,11 @@ from actors.errors import (
     UpstreamError,
     UpstreamGeoBlocked,
     UpstreamLimited,
-    UpstreamTimeout,
 )
 from actors.events import bar_end, from_ms, ms
 from actors.exchanges.bybit import wire
 from actors.exchanges.bybit.normalise import OUR_INTERVALS
-from actors.exchanges.bybit.rest import LIMITED_PAUSE, explain, refusal
+from actors.exchanges.bybit.rest import RETRIED, explain, refusal
 from actors.exchanges.facade import (
     Asked,
     Facade,
@@ -37,7 +36,7 @@ from actors.exchanges.facade import (
     Way,
     number_of,
 )
-from actors.upstream.rest import Question
+from actors.upstream.rest import FORBIDDEN_PAUSE, Question
 
 KLINE, FUNDING = "/v5/market/kline", "/v5/market/funding/history"
 KLINES_PAGE, KLINES_DEFAULT = 1000, 200
@@ -221,16 +220,17 @@ def judge(status: int, body: bytes) -> MarketError | None:
     """Refusals within a 200 are for the client, but for those that mean this address, or that a second try may mend."""
     if status >= 300:
         said = explain(status, body)
-        is_for_client = status < 500 and type(said) in (UpstreamError, UnknownSymbol, UnknownInterval)
-        return None if is_for_client else said or UpstreamError(f"the exchange answered {status}")
+        if type(said) in (UpstreamError, UnknownSymbol, UnknownInterval) and status < 500:
+            return None
+        pause = FORBIDDEN_PAUSE if status == 403 else None
+        return said or UpstreamError(f"the exchange answered {status}", retry_after=pause)
     try:
         error = wire.decode_refusal(body)
     except UNREADABLE:
         return UpstreamError("the exchange answered with something that is no answer of its kind")
-    if error.code in (10006, 10018, 429):
-        return UpstreamLimited(f"Bybit: {error.message[:200]}", retry_after=LIMITED_PAUSE)
     said = refusal(error.code, error.message) if error.code else None
-    return said if isinstance(said, UpstreamGeoBlocked | UpstreamTimeout) else None
+    is_for_us = error.code in RETRIED or isinstance(said, UpstreamLimited | UpstreamGeoBlocked)
+    return said if is_for_us else None
 
 
 def is_clients_fault(status: int, body: bytes) -> bool:

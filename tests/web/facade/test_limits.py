@@ -100,12 +100,38 @@ async def test_while_the_exchange_bans_us_rows_are_still_served(name: str) -> No
         }
         world.sim.faults.rest.append(RestFault(reply=ban[name]))
         status, code = LIMITED[name]
+        waits = []
         for number in range(2):
             refused = await world.ours(**distinct(name, number))
             assert refused.status_code == status, "never 418: clients stop for good"
             assert code is None or code in refused.json().values()
+            waits.append(int(refused.headers["retry-after"]))
+        assert waits[0] - waits[1] in range(10), "the first is told for how long, like the others"
         again = await world.ours(**klines(name, end=START - 20 * MINUTE, limit=5))
         assert (again.content == rows.content or name != "binance", again.headers["x-marketd"]) == (True, "rows")
+
+
+TOO_MANY = b'{"retCode":10006,"retMsg":"Too many visits!","result":{},"retExtInfo":{},"time":1795946219999}'
+
+
+@pytest.mark.parametrize(
+    "reply", [Reply(200, TOO_MANY), Reply(403, b"<html>403 ERROR</html>", content_type="text/html")]
+)
+async def test_a_refusal_of_this_address_is_heeded_whatever_its_status(reply: Reply) -> None:
+    async with venue("bybit") as world:
+        world.sim.faults.rest.append(RestFault(reply=reply, times=1))
+        assert (await world.ours(**distinct("bybit", 0))).json()["retCode"] == 10006
+        before = len(world.asked())
+        assert (await world.ours(**distinct("bybit", 1))).json()["retCode"] == 10006
+        assert len(world.asked()) == before, "whoever goes on asking is banned"
+
+
+async def test_a_fault_of_the_exchange_within_a_200_is_not_remembered() -> None:
+    async with venue("bybit") as world:
+        reply = b'{"retCode":10016,"retMsg":"System error.","result":{},"retExtInfo":{},"time":1795946219999}'
+        world.sim.faults.rest.append(RestFault(reply=Reply(200, reply), times=1))
+        codes = [(await world.ours(**distinct("bybit", 0))).json()["retCode"] for _ in range(2)]
+        assert codes == [10016, 0]
 
 
 async def test_okxs_allowances_of_two_seconds_are_waited_for_and_too_many_refused() -> None:
