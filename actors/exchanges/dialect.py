@@ -4,7 +4,7 @@ clients share. Plain functions and objects without I/O.
 A stream has one name, the same for every client and for the exchange: what is subscribed to.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -72,7 +72,7 @@ class Dialect:
     bars_name: Callable[[Series], str]  # the stream of a series of bars
     bars: Callable[[bytes], Sequence[tuple[Row, bool]]]  # what such a stream tells -> rows as of REST; closed for good?
     follow: Callable[[str], Follow | None]  # None: no feed can have such a stream
-    missed: Callable[[Question, bytes], Sequence[tuple[str, Sequence[Found]]]]  # what an answer tells, by sources
+    missed: Callable[[Question, bytes], Sequence[tuple[str, Iterable[Found]]]]  # what an answer tells, by sources
     # A frame of a stream that is kept -> what tells this stream from others, how many of its last frames say its whole
     # state (None: all since one that begins), whether this one begins. None for all other frames. It sees every frame
     # while nobody listens: it should look at their beginnings alone.

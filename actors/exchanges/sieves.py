@@ -13,6 +13,7 @@ from actors.exchanges.memory import Memory
 HELD_MAX = 20_000  # frames that may wait for missing ones
 IDS_KEPT = 4_000  # ids remembered to know a trade again
 FRAMES_KEPT = 100  # frames remembered, where two connections may bring the same one
+LATE = 4_000  # ms after a bar's end in which its closing frame may yet come: Binance's took up to 2 s
 
 
 class Found(NamedTuple):
@@ -42,8 +43,8 @@ class Sieve(Protocol):
         """The connection was lost that brought the frames."""
         ...
 
-    def learn(self, found: Sequence[Found]) -> Sequence[bytes]:
-        """The same, where the exchange was asked what it has; ascending."""
+    def learn(self, found: Sequence[Found], now: int) -> Sequence[bytes]:
+        """The same, where the exchange was asked what it has; ascending. `now`: by its clock, ms."""
         ...
 
     def give_up(self) -> Sequence[bytes]:
@@ -71,7 +72,7 @@ class Remembered:
     def interrupt(self) -> None:
         pass
 
-    def learn(self, found: Sequence[Found]) -> Sequence[bytes]:
+    def learn(self, found: Sequence[Found], now: int) -> Sequence[bytes]:
         return ()
 
     def give_up(self) -> Sequence[bytes]:
@@ -122,7 +123,7 @@ class Numbered:
     def interrupt(self) -> None:
         pass  # the next number tells
 
-    def learn(self, found: Sequence[Found]) -> Sequence[bytes]:
+    def learn(self, found: Sequence[Found], now: int) -> Sequence[bytes]:
         if self._last is None or not self._held:
             return ()
         for one in found:
@@ -180,7 +181,7 @@ class Identified:
     def interrupt(self) -> None:
         self._was_cut = True
 
-    def learn(self, found: Sequence[Found]) -> Sequence[bytes]:
+    def learn(self, found: Sequence[Found], now: int) -> Sequence[bytes]:
         """What is found counts once it reaches the trades that wait: before, the answer is older than they are."""
         pushed = {number for frame in self._held for number, _ in self._read(frame)}
         if not any(one.key in pushed for one in found):
@@ -210,18 +211,20 @@ class Identified:
 
 
 class Bar(NamedTuple):
-    """What a frame says of a bar, times in ms."""
+    """What a frame says of a bar, times in ms. Of several bars of one frame it is the last."""
 
     opens: int
     ends: int
     is_closed: bool
     pushed: int  # 0 where the exchange does not say
+    first: int  # when the first one of the frame opens; all but the last are closed
 
 
 class Bars:
-    """Bars of one interval: closed once, and after a cut those that ended meanwhile come first.
+    """Bars of one interval: each closed once, and those whose closing frame did not come before what is newer.
 
-    `has_holes`: a time without trades has no bar. `greets`: a newcomer is told the present one.
+    `has_holes`: a time without trades has no bar, and no frame says that one is over, so only a cut can lose any.
+    `greets`: a newcomer is told the present one.
     """
 
     def __init__(self, read: Callable[[bytes], Bar], *, has_holes: bool = False, greets: bool = False) -> None:
@@ -230,7 +233,7 @@ class Bars:
         self._frame = b""
         self._was_cut = False
         self._held: list[tuple[Bar, bytes]] = []
-        self._found: Sequence[Found] = ()  # after a cut, before anything came again
+        self._found: Sequence[Found] = ()  # over, by REST, and not told yet: their closing frames may still come
 
     @property
     def waits(self) -> bool:
@@ -238,33 +241,49 @@ class Bars:
 
     @property
     def heeds(self) -> bool:
-        return self._was_cut
+        return self._last is not None and (self._was_cut or not self._has_holes)
 
     def take(self, frame: bytes) -> Sequence[bytes]:
-        bar, last = self._read(frame), self._last
-        if last is None:
-            return self._tell(bar, frame)
+        bar = self._read(frame)
         if self._held:
             self._held.append((bar, frame))
             return self.give_up() if len(self._held) >= HELD_MAX else ()
-        follows = bar.opens == last.opens or (last.is_closed and bar.opens == last.ends)
-        if self._was_cut and bar.opens > last.opens and not follows:
+        if self._last is not None and self._leaves_out(bar, self._last):
             self._held.append((bar, frame))
             return self._fill(self._found, has_holes=False)
         return self._tell(bar, frame)
 
+    def _leaves_out(self, bar: Bar, last: Bar) -> bool:
+        """The close of the last bar told did not come, or none of the bars between it and this one."""
+        if bar.opens <= last.opens or not self.heeds:
+            return False
+        return bar.first > last.ends or (bar.first == last.ends and not last.is_closed)
+
     def interrupt(self) -> None:
         self._was_cut = True
 
-    def learn(self, found: Sequence[Found]) -> Sequence[bytes]:
+    def learn(self, found: Sequence[Found], now: int) -> Sequence[bytes]:
         """What is found counts where it leads from the last bar told to the first that waits: the stream has gone on
-        from there, so they are over. Before the stream comes again, so are those that another follows.
+        from there, so they are over. Before the stream goes on, so are those that another follows; they are told once
+        their closing frames are overdue, since a quiet market sends nothing else for long.
         """
         if self._held:
             return self._fill(found, has_holes=self._has_holes)
-        if self._was_cut:
-            self._found = found[:-1]
-        return ()
+        if self._last is None or not self.heeds:
+            return ()
+        since = self._last.opens
+        self._found = [one for one in found[:-1] if isinstance(one.key, int) and one.key >= since]
+        return () if self._has_holes else self._overdue(self._found, now)
+
+    def _overdue(self, found: Sequence[Found], now: int) -> Sequence[bytes]:
+        told: list[bytes] = []
+        for one in found:
+            bar, last = _closed(one), self._last
+            expected = bar.opens if last is None else last.ends if last.is_closed else last.opens
+            if bar.opens > expected or bar.ends + LATE > now:
+                break
+            told += self._tell(bar, one.frame)  # which is nothing for one that was told as closed
+        return told
 
     def _fill(self, found: Sequence[Found], *, has_holes: bool) -> Sequence[bytes]:
         if self._last is None or not self._held:
@@ -295,4 +314,5 @@ class Bars:
 
 
 def _closed(found: Found) -> Bar:
-    return Bar(int(found.key), found.end, True, found.end)
+    opens = int(found.key)
+    return Bar(opens, found.end, True, found.end, opens)

@@ -12,7 +12,7 @@ import trio
 from actors import clock
 from actors.connector import Connector
 from actors.errors import MarketError
-from actors.events import Topic
+from actors.events import Topic, ms
 from actors.exchanges.dialect import Dialect, Follow
 from actors.upstream.rest import Answer, Question
 
@@ -232,9 +232,12 @@ class Followed:
         """What the feeds are told when they ask for what they missed."""
         if answer.status != 200 or not any(stream.sieve.heeds for stream in self._streams.values()):
             return
+        now = ms(self._connector.now())
         for source, found in self.dialect.missed(question, answer.body):
-            for stream in self._by_source.get(source, ()):
-                stream.tell(stream.sieve.learn(found))
+            if streams := self._by_source.get(source):
+                rows = [*found]
+                for stream in streams:
+                    stream.tell(stream.sieve.learn(rows, now))
 
 
 def _shaped(follow: Follow, frame: bytes) -> bytes | None:

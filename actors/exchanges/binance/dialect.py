@@ -5,7 +5,7 @@ one tier is silent about the streams of the other; the retired paths carry both 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -271,7 +271,7 @@ def _numbered(frame: bytes) -> tuple[int, int]:
 
 def _bar(frame: bytes) -> Bar:
     push = _pushed_bar(frame)
-    return Bar(push.bar.opens, push.bar.closes + 1, push.bar.is_closed, push.at)
+    return Bar(push.bar.opens, push.bar.closes + 1, push.bar.is_closed, push.at, push.bar.opens)
 
 
 def _every_third_second(frame: bytes) -> bytes | None:
@@ -285,7 +285,7 @@ def _as_continuous(frame: bytes) -> bytes:
     return _encode(told)
 
 
-def missed(question: Question, body: bytes) -> Sequence[tuple[str, Sequence[Found]]]:
+def missed(question: Question, body: bytes) -> Sequence[tuple[str, Iterable[Found]]]:
     """Trades, and bars, without the numbers of their first and last trade, which REST does not tell."""
     symbol = question.query.get("symbol", "")
     try:
@@ -295,7 +295,7 @@ def missed(question: Question, body: bytes) -> Sequence[tuple[str, Sequence[Foun
             case "/fapi/v1/klines":
                 interval = question.query.get("interval", "")
                 rows = wire.decode_klines(body)
-                return ((f"{symbol.lower()}@kline_{interval}", [_missed_bar(row, symbol, interval) for row in rows]),)
+                return ((f"{symbol.lower()}@kline_{interval}", (_missed_bar(row, symbol, interval) for row in rows)),)
     except UNREADABLE:
         pass  # whoever asked says so
     return ()

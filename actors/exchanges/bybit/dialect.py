@@ -4,7 +4,7 @@ Tickers and order books tell their state only to a subscriber, and changes after
 whoever joins begins with a whole snapshot.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -318,10 +318,10 @@ def _without(frame: bytes, known: frozenset[str]) -> bytes:
 def _bar(frame: bytes) -> Bar:
     push = _pushed(frame)
     bar = push.data[-1]
-    return Bar(bar.start, bar.end + 1, bar.confirm, push.ts)
+    return Bar(bar.start, bar.end + 1, bar.confirm, push.ts, push.data[0].start)
 
 
-def missed(question: Question, body: bytes) -> Sequence[tuple[str, Sequence[Found]]]:
+def missed(question: Question, body: bytes) -> Sequence[tuple[str, Iterable[Found]]]:
     """Trades, without the direction of their tick, which REST does not tell; and bars."""
     symbol = question.query.get("symbol", "")
     try:

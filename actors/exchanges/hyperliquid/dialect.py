@@ -5,7 +5,7 @@ that others share is left alone.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -277,10 +277,10 @@ _raw_rows = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 def _bar(frame: bytes) -> Bar:
     span = _candle(frame).data
-    return Bar(span.t, span.T + 1, False, 0)
+    return Bar(span.t, span.T + 1, False, 0, span.t)
 
 
-def missed(question: Question, body: bytes) -> Sequence[tuple[str, Sequence[Found]]]:
+def missed(question: Question, body: bytes) -> Sequence[tuple[str, Iterable[Found]]]:
     """Bars. Trades come again with the subscription."""
     try:
         asked = _asked(question.body)

@@ -5,7 +5,7 @@ of a request is answered by itself. Order books tell their state only to a subsc
 kept merged, so that whoever joins begins with a whole one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -248,8 +248,9 @@ def bars(body: bytes) -> Sequence[tuple[Row, bool]]:
 
 def _bar(frame: bytes) -> Bar:
     """The last one of a frame: a second one before it is the closed one that it follows."""
-    row, is_closed = bars(frame)[-1]
-    return Bar(row.time, row.end, is_closed, 0)
+    told = bars(frame)
+    row, is_closed = told[-1]
+    return Bar(row.time, row.end, is_closed, 0, told[0][0].time)
 
 
 # --- streams that feeds follow ---
@@ -286,7 +287,7 @@ def _without(frame: bytes, known: frozenset[str]) -> bytes:
     return _encode({**told, "data": [row for row in told["data"] if row["tradeId"] not in known]})
 
 
-def missed(question: Question, body: bytes) -> Sequence[tuple[str, Sequence[Found]]]:
+def missed(question: Question, body: bytes) -> Sequence[tuple[str, Iterable[Found]]]:
     """Trades, each fill by itself as REST tells them, and bars."""
     symbol = question.query.get("instId", "")
     try:

@@ -1,6 +1,6 @@
 """What goes on to a façade's clients: once, in order, what was missed first."""
 
-from actors.exchanges.sieves import Bar, Bars, Distinct, Found, Identified, Numbered, Remembered
+from actors.exchanges.sieves import LATE, Bar, Bars, Distinct, Found, Identified, Numbered, Remembered
 
 
 def number(frame: bytes) -> tuple[int, int]:
@@ -18,8 +18,8 @@ def test_numbered_trades_wait_for_those_before_them() -> None:
     assert sieve.take(b"8") == []
     assert sieve.take(b"9") == []
     assert sieve.waits
-    assert sieve.learn(found(4, 5, 6)) == [b"6"]
-    assert sieve.learn(found(6, 7)) == [b"7", b"8", b"9"]
+    assert sieve.learn(found(4, 5, 6), 0) == [b"6"]
+    assert sieve.learn(found(6, 7), 0) == [b"7", b"8", b"9"]
     assert not sieve.waits
     assert sieve.take(b"10") == [b"10"]
 
@@ -62,15 +62,15 @@ def test_trades_by_id_are_joined_to_what_the_exchange_shows() -> None:
     sieve.interrupt()
     assert sieve.take(b"f") == ()
     older, whole = [Found(c, ord(c), c.encode()) for c in "abcd"], [Found(c, ord(c), c.encode()) for c in "abcdef"]
-    assert sieve.learn(older) == (), "it does not reach what waits"
-    assert sieve.learn(whole) == [b"d", b"e", b"f"]
+    assert sieve.learn(older, 0) == (), "it does not reach what waits"
+    assert sieve.learn(whole, 0) == [b"d", b"e", b"f"]
     assert sieve.take(b"g") == (b"g",)
 
 
 def bar(frame: bytes) -> Bar:
-    """`12.` is the last word on the bar that opens at 12."""
-    opens = int(frame.rstrip(b".ab"))
-    return Bar(opens, opens + 1, frame.endswith(b"."), 0)
+    """`12.` is the last word on the bar that opens at 12; `11.12a` says that of the one before it, too."""
+    opens = [*map(int, frame.rstrip(b".ab").split(b"."))]
+    return Bar(opens[-1], opens[-1] + 1, frame.endswith(b"."), 0, opens[0])
 
 
 def missed(*opens: int) -> list[Found]:
@@ -89,8 +89,8 @@ def test_bars_that_ended_unheard_come_first() -> None:
     sieve.interrupt()
     assert sieve.take(b"3a") == ()
     assert sieve.take(b"3b") == ()
-    assert sieve.learn(missed(1)) == (), "not all of them"
-    assert sieve.learn(missed(0, 1, 2, 3)) == [b"1.", b"2.", b"3a", b"3b"]
+    assert sieve.learn(missed(1), 0) == (), "not all of them"
+    assert sieve.learn(missed(0, 1, 2, 3), 0) == [b"1.", b"2.", b"3a", b"3b"]
     assert sieve.take(b"3.") == (b"3.",)
 
 
@@ -100,13 +100,46 @@ def test_bars_found_before_the_stream_comes_again_count_where_another_follows_th
     sieve.take(b"1a")
     sieve.interrupt()
     assert sieve.heeds
-    assert sieve.learn(missed(0, 1, 2, 3)) == ()
+    assert sieve.learn(missed(0, 1, 2, 3), 0) == []
     assert sieve.take(b"3a") == [b"1.", b"2.", b"3a"]
-    assert not sieve.heeds
     sieve.interrupt()
-    assert sieve.learn(missed(3, 4)) == ()
+    assert sieve.learn(missed(3, 4), 0) == []
     assert sieve.take(b"5a") == (), "the bar of 4 was not over when it was found"
-    assert sieve.learn(missed(3, 4)) == [b"3.", b"4.", b"5a"]
+    assert sieve.learn(missed(3, 4), 0) == [b"3.", b"4.", b"5a"]
+
+
+def test_a_bar_whose_closing_frame_did_not_come_is_closed_by_what_is_found() -> None:
+    sieve = Bars(bar)
+    sieve.take(b"1a")
+    assert sieve.take(b"2a") == (), "the connection was not lost, and yet"
+    assert sieve.learn(missed(1, 2), 0) == [b"1.", b"2a"]
+    assert sieve.take(b"2.") == (b"2.",)
+    assert sieve.take(b"4a") == (), "nor is a whole bar left out"
+    assert sieve.learn(missed(3, 4), 0) == [b"3.", b"4a"]
+
+
+def test_a_frame_may_close_one_bar_and_begin_the_next() -> None:
+    sieve = Bars(bar)
+    sieve.take(b"1a")
+    assert sieve.take(b"1.2a") == (b"1.2a",)
+    assert sieve.take(b"3.4a") == (), "but not the one before"
+    assert sieve.learn(missed(2, 3, 4), 0) == [b"2.", b"3.", b"3.4a"]
+
+
+def test_where_nothing_says_that_a_bar_is_over_the_next_one_does() -> None:
+    sieve = Bars(bar, has_holes=True)
+    assert [list(sieve.take(frame)) for frame in (b"1a", b"2a", b"9a")] == [[b"1a"], [b"2a"], [b"9a"]]
+
+
+def test_bars_of_a_quiet_market_are_told_when_their_closing_frames_are_overdue() -> None:
+    sieve = Bars(bar)
+    sieve.take(b"1.")
+    assert sieve.learn(missed(0, 1, 2, 3, 4), 3 + LATE) == [b"2."], "that of 3 may still come"
+    assert sieve.take(b"3.") == (b"3.",)
+    assert sieve.learn(missed(2, 3, 4, 5, 6), 10 + LATE) == [b"4.", b"5."], "nothing follows 6"
+    assert sieve.take(b"5.") == ()
+    assert sieve.take(b"6.") == (b"6.",)
+    assert sieve.learn(missed(8, 9), 10 + LATE) == [], "where 7 is, nobody says"
 
 
 def test_an_outage_within_a_bar_is_no_matter() -> None:
@@ -125,7 +158,7 @@ def test_where_bars_have_holes_those_found_are_all() -> None:
     sieve.interrupt()
     sieve.take(b"9a")
     assert sieve.greeting() == (b"1a",)
-    assert sieve.learn(missed(1, 4)) == [b"1.", b"4.", b"9a"]
+    assert sieve.learn(missed(1, 4), 0) == [b"1.", b"4.", b"9a"]
     assert sieve.greeting() == (b"9a",)
 
 
