@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
+from math import inf
 from zlib import crc32
 
 import msgspec
@@ -27,6 +28,9 @@ REMEMBERED = MOMENTS | {"oi-vol"}
 
 UNHEARD = "nobody listened to the exchange"
 MOMENT = timedelta(milliseconds=1)
+SLOWER_MS = (
+    1_500  # by which an exchange may tell of one kind of event later than of another: liquidations once a second
+)
 CACHED = 1 << 16  # topics whose names are known: more than a node hears of
 
 
@@ -38,6 +42,7 @@ class _Identity(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Identity).decode
+_decode_gap = msgspec.json.Decoder(Gap).decode
 encode = msgspec.json.Encoder().encode
 
 
@@ -102,10 +107,13 @@ class Tail:
         self.age = (present.at_ms - said[-1].at_ms) / 1000 if said else 0.0  # seconds
         self._told: Counter[tuple[str, object]] = Counter()
         self._oldest: dict[str, int] = {}  # by topic: until then all was told, or was before anything was
-        self._newest: dict[str, int] = {}  # by symbol: the time of its last event
+        self._newest: dict[str, int] = {}  # by topic, and by symbol: the time of its last event
+        self._lost: dict[str, list[Gap]] = {}  # by topic, what was announced as lost
         is_whole = not tail or tail[0].n == 1
         for logged in tail:
             for entry in logged.entries:
+                if entry.type == Gap.type and not (gap := _decode_gap(entry.text)).repaired:
+                    self._lost.setdefault(entry.topic, []).append(gap)
                 if entry.seq is None or (topic := topic_named(entry.topic)).kind not in MOMENTS:
                     continue
                 found = _decode(entry.text)
@@ -113,21 +121,35 @@ class Tail:
                 # Of the very first moment some may have been cut off, where anything was.
                 at = ms(found.timestamp)
                 self._oldest[entry.topic] = min(self._oldest.get(entry.topic, at), at - is_whole)
-                self._newest[topic.symbol] = max(self._newest.get(topic.symbol, at), at)
+                for name in (entry.topic, topic.symbol):
+                    self._newest[name] = max(self._newest.get(name, at), at)
 
     def tells(self, name: str, said: Said) -> bool:
         """Whether an event is among what is told there."""
         return self._told[name, said.trade_id if isinstance(said, Trade) else encode(said)] > 0
 
-    def newest(self, symbol: str) -> datetime | None:
-        """When the last event of a symbol that is told there happened; None: there is none."""
-        return from_ms(self._newest[symbol]) if symbol in self._newest else None
+    def told_until(self, name: str) -> datetime:
+        """Until when all that happened in a topic was told, by the exchange's clock.
+
+        Whoever said it may have been behind, so what counts is when the last of it happened, not when that was said. Of
+        rare events others of the symbol tell how far it was. There has to be an end (`at`).
+        """
+        assert self.at is not None
+        symbol = topic_named(name).symbol
+        reached = min(self._newest.get(symbol, inf), ms(self.at)) - SLOWER_MS
+        return from_ms(int(max(self._newest.get(name, -inf), reached)))
 
     def has(self, name: str, said: Said, text: bytes) -> bool:
-        """Whether an event is told there; each that is told answers for one that is asked about."""
+        """Whether an event is told there, in one way or the other: what was announced as lost is not told afterwards,
+        behind what is newer. Each that is told answers for one that is asked about."""
         identity = name, said.trade_id if isinstance(said, Trade) else text
         if self._told[identity] > 0:
             self._told[identity] -= 1
             return True
         # From before the log begins: it was told, was announced as lost, or nobody was told anything yet.
-        return ms(said.timestamp) <= self._oldest.get(name, -1)
+        at = said.timestamp
+        return ms(at) <= self._oldest.get(name, -1) or self.announces(name, at, at)
+
+    def announces(self, name: str, start: datetime, end: datetime) -> bool:
+        """Whether one loss that is announced there is all of that time."""
+        return any(lost.start <= start and end <= lost.end for lost in self._lost.get(name, ()))

@@ -220,10 +220,11 @@ class Writer:
 
     def _tell_gap(self, name: str, gap: Gap) -> None:
         """What was lost here, as far as it was not told by who led before."""
-        if self._tail is not None and self._tail.at is not None and gap.start < self._tail.at:
-            if gap.end <= self._tail.at:
+        if self._tail is not None and self._tail.at is not None:
+            start = max(gap.start, self._tail.told_until(name))
+            if gap.end <= start or self._tail.announces(name, start, gap.end):
                 return
-            gap = structs.replace(gap, start=self._tail.at)
+            gap = structs.replace(gap, start=start)
         self._add(name, gap.type, encode(gap), numbered=False)
 
     # --- what nobody heard ---
@@ -240,20 +241,21 @@ class Writer:
             if heard_all_since > tail_at or topic.symbol in apart:
                 self._is_cold.add(topic.symbol)
                 if topic.kind in MOMENTS:
-                    newest = self._tail.newest(topic.symbol) if topic.symbol in apart else None
-                    self._owed[name] = min(newest or self._tail.at, self._tail.at)
+                    self._owed[name] = self._tail.told_until(name)
         for heard in self.hearing.recent if self._owed else ():
             if heard.topic.kind in MOMENTS and isinstance(heard.said, Event):
                 self._announce(heard.topic, heard.said.timestamp)
 
     def _apart(self, tail_at: float) -> set[str]:
-        """Symbols of which nothing that was heard here is in the log, though it was before the log's end.
+        """Symbols of which nothing that was heard here is in the log, though it was before the log's end, or nobody
+        had listened here for long.
 
         What was said last may have happened long before: it was said by one that had much to catch up with, or knew
         nothing of this symbol yet. Nothing but what both know shows that there is no hole between.
         """
         assert self._tail is not None
-        before, common = set(), set()
+        before = {symbol for symbol, since in self.hearing.since.items() if since > tail_at - LATER}
+        common = set()
         for heard in self.hearing.recent:
             symbol = heard.topic.symbol
             if symbol in common or heard.topic.kind not in MOMENTS or not isinstance(heard.said, Event):

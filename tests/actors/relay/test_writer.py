@@ -1,6 +1,7 @@
 """What a lane's writer says: at a takeover what the log lacks and nothing else, and while it leads each thing once."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -46,6 +47,9 @@ class Engine:
                 self.closed[str(topic)] = ms(one.timestamp)
         self.tail.append(Logged(f"{ms(now())}-{len(self.tail) + 1}", entries))
 
+    def announce(self, topic: Topic, gap: Gap) -> None:
+        self.tail.append(Logged(f"{ms(now())}-{len(self.tail) + 1}", [Entry(str(topic), gap.type, None, encoded(gap))]))
+
     def give(self, writer: Writer) -> None:
         place, n = (self.tail[-1].place, len(self.tail)) if self.tail else ("0-0", 0)
         at_ms = START_MS + int(trio.current_time() * 1000)
@@ -67,6 +71,11 @@ def ids(writer: Writer) -> list[tuple[int | None, Any]]:
 
 def writer_of(feed: FakeFeed | None = None) -> Writer:
     return Writer(lambda symbol: feed)
+
+
+def loss(start: datetime, end: datetime) -> Gap:
+    where: Any = {"exchange": "binance", "symbol": "BTCUSDT", "timestamp": now()}
+    return Gap(**where, start=start, end=end, reason="cut", repaired=False)
 
 
 def liquidation(value: float) -> Liquidation:
@@ -182,6 +191,7 @@ async def test_bars_go_on_after_the_last_one_that_the_engine_has_closed(autojump
     feed.open = bar("BTCUSDT", opens[4], 2.0, is_closed=False)
     writer, engine = writer_of(feed), Engine()
     writer.take(BARS, feed.open)
+    await trio.sleep(1)
     engine.say(BARS, bar("BTCUSDT", opens[1], 1.0, is_closed=True))
     engine.give(writer)
     told = [(seq, one["timestamp"], one["is_closed"]) for _, seq, one in said(writer)]
@@ -280,6 +290,69 @@ async def test_who_heard_nothing_of_what_was_told_announces_though_it_listened_b
     assert [one["trade_id"] for one in told] == [7, 8]
 
 
+async def test_what_a_leader_that_was_behind_had_yet_to_say_is_announced_by_a_cold_successor(
+    autojump_clock: MockClock,
+) -> None:
+    """It said last what happened two seconds before: of what came after that nobody told anything."""
+    writer, engine = writer_of(), Engine()
+    last = trade("BTCUSDT", 1)
+    await trio.sleep(2)
+    engine.say(TRADES, last)
+    await trio.sleep(5)
+    engine.give(writer)
+    writer.take(TRADES, trade("BTCUSDT", 9))
+    gap, _ = [one for _, _, one in said(writer)]
+    assert gap["from"] == msgspec.to_builtins(last.timestamp)
+
+
+async def test_who_began_to_listen_right_before_the_logs_end_announces_what_the_leader_had_yet_to_say(
+    autojump_clock: MockClock,
+) -> None:
+    writer, engine = writer_of(), Engine()
+    last = trade("BTCUSDT", 1)
+    await trio.sleep(2)
+    writer.take(TRADES, trade("BTCUSDT", 5))
+    await trio.sleep(0.2)
+    engine.say(TRADES, last)
+    engine.give(writer)
+    gap, *told = [one for _, _, one in said(writer)]
+    assert (gap["from"], gap["to"]) == (msgspec.to_builtins(last.timestamp), told[0]["timestamp"])
+    assert [one["trade_id"] for one in told] == [5]
+
+
+async def test_a_loss_of_the_successors_own_counts_from_the_last_that_the_leader_told(
+    autojump_clock: MockClock,
+) -> None:
+    writer, engine = writer_of(), Engine()
+    both = trade("BTCUSDT", 1)
+    writer.take(TRADES, both)
+    await trio.sleep(1)
+    start = now()
+    await trio.sleep(1)
+    writer.take(TRADES, loss(start, now()))
+    await trio.sleep(1)
+    engine.say(TRADES, both)  # it is behind, and dies
+    engine.give(writer)
+    assert [(one["from"], one["reason"]) for _, _, one in said(writer)] == [(msgspec.to_builtins(start), "cut")]
+
+
+async def test_what_was_announced_as_lost_is_not_told_behind_what_is_newer(autojump_clock: MockClock) -> None:
+    """A newcomer led for a moment, and lost the lease to a node that had heard all the while."""
+    writer, engine = writer_of(), Engine()
+    happened = []
+    for number in range(1, 9):
+        happened.append(trade("BTCUSDT", number))
+        writer.take(TRADES, happened[-1])
+        await trio.sleep(1)
+    engine.say(TRADES, *happened[:3])
+    engine.announce(TRADES, loss(happened[2].timestamp, happened[5].timestamp))
+    engine.say(TRADES, happened[5])
+    engine.give(writer)
+    assert [id for _, id in ids(writer)] == [7, 8]
+    writer.take(TRADES, happened[4])  # nor where a repair brings it later
+    assert list(said(writer)) == []
+
+
 async def test_what_happened_out_of_turn_in_the_log_is_not_thought_told(autojump_clock: MockClock) -> None:
     """One that began late told the newest; another one began with what was before, and died."""
     writer, engine = writer_of(), Engine()
@@ -331,8 +404,7 @@ async def test_what_no_longer_fits_into_memory_is_announced(autojump_clock: Mock
 
 async def test_losses_that_the_leader_before_did_not_have_are_not_told(autojump_clock: MockClock) -> None:
     def gap(start: int, end: int) -> Gap:
-        where: Any = {"exchange": "binance", "symbol": "BTCUSDT", "timestamp": now()}
-        return Gap(**where, start=from_ms(START_MS + start), end=from_ms(START_MS + end), reason="cut", repaired=False)
+        return loss(from_ms(START_MS + start), from_ms(START_MS + end))
 
     writer, engine = writer_of(), Engine()
     writer.take(TRADES, trade("BTCUSDT", 1))
