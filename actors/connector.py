@@ -144,7 +144,7 @@ class Connector:
             trades, forced = self.exchange.missed_trades, self.exchange.missed_liquidations
             missed = trades and partial(trades, repairer), forced and partial(forced, repairer)
             with self._collection.open(Reach(nursery, lines, self._repair, self._background, *missed)):
-                probes = Probes(self.feeds, lines, self._repair, self._listings.doubt)
+                probes = Probes(self.feeds, lines, self._repair, self.now, self._listings.doubt)
                 for name, task in (("watch", probes.run), ("rotation", lines.replace_the_old)):
                     nursery.start_soon(partial(self._supervise, name, task, exchange=self.name))
                 if self._recall is not None:

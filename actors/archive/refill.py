@@ -22,7 +22,7 @@ EVERY = 3600.0  # seconds; what exchanges do not push is fetched so often
 BACK = timedelta(days=28)  # older holes are left to `marketd backfill`
 FIRST_ROWS = 500  # of a series that nothing is held of yet
 PAGE = 1000  # rows of one request, where the exchange has no smaller pages itself
-FUNDING_PAGE = 200
+FUNDING_PAGE = 500
 INTEREST_PAGE = 500
 
 Progress = Callable[[datetime, int], None]

@@ -4,13 +4,14 @@ A quiet market is left alone; a topic that keeps silent about one that trades is
 """
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 
 import structlog
 import trio
 
 from actors import clock
 from actors.errors import MarketError
-from actors.events import Ohlc, Topic
+from actors.events import INTERVALS, Ohlc, Topic
 from actors.exchanges.exchange import Rest
 from actors.feeds.derivation import BASE
 from actors.feeds.feed import Feed
@@ -18,15 +19,22 @@ from actors.lines.pool import Lines
 
 LOOK_EVERY = 2.0  # seconds between looks for topics that are silent for longer than is usual for them
 PROBE_AFTER = 5.0  # seconds between the two bars that tell whether anything happens at the exchange
+RECENT = 3  # bars that are looked at: of what did not trade for days the last one may cost a search to find
 
 log = structlog.get_logger()
 
 
 class Probes:
     def __init__(
-        self, feeds: Mapping[str, Feed], lines: Lines, rest: Rest, on_quiet: Callable[[], None] = lambda: None
+        self,
+        feeds: Mapping[str, Feed],
+        lines: Lines,
+        rest: Rest,
+        now: Callable[[], datetime],
+        on_quiet: Callable[[], None] = lambda: None,
     ) -> None:
         self._feeds, self._lines, self._rest = feeds, lines, rest
+        self._now = now  # the exchange's clock
         self._on_quiet = on_quiet  # a market stands still, or is not answered for: it may have ended
         self._probed: set[str] = set()  # symbols, one of whose topics is being looked into
 
@@ -44,9 +52,9 @@ class Probes:
 
     async def _probe(self, feed: Feed, topic: Topic) -> None:
         try:
-            before = await self._rest.ohlc(feed.symbol, BASE, limit=1)
+            before = await self._latest(feed.symbol)
             await trio.sleep(PROBE_AFTER)
-            after = await self._rest.ohlc(feed.symbol, BASE, limit=1)
+            after = await self._latest(feed.symbol)
         except MarketError as error:
             log.info("topic.not_probed", topic=str(topic), reason=str(error))
             self._on_quiet()
@@ -60,6 +68,10 @@ class Probes:
                 self._lines.doubt(topic, f"no {topic.kind} data, though the exchange has some")
             feed.excuse(topic)
         self._probed.discard(feed.symbol)
+
+    async def _latest(self, symbol: str) -> list[Ohlc]:
+        start = self._now() - RECENT * INTERVALS[BASE]
+        return await self._rest.ohlc(symbol, BASE, limit=RECENT + 1, start=start)
 
 
 def _has_traded(before: list[Ohlc], after: list[Ohlc]) -> bool:
