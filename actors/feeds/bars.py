@@ -33,6 +33,7 @@ class Bars:
     def __init__(self, exchange: Exchange, symbol: str, interval: str) -> None:
         self._exchange, self._symbol, self._interval = exchange, symbol, interval
         self.history = exchange.history
+        self._is_unstamped = "ohlc" in exchange.unstamped  # updates do not say which one is the newer
         self.rows = self._rows()  # ascending; the last one may be open
         self.is_whole = False  # `rows` begins with the symbol's first bar
         self.needs_load = True  # `rows` does not yet reach as far back as it should
@@ -91,6 +92,10 @@ class Bars:
             return True
         if self._pushed_at is None:
             return False
+        if self._is_unstamped and not (self._interrupted or bar.is_closed):
+            last = self._last
+            if last is not None and bar.timestamp == last.timestamp and bar.volume < last.volume:
+                return True  # an older update: the volume of a bar only grows
         return pushed_at < self._pushed_at or (pushed_at == self._pushed_at and bar == self._last)
 
     def _may_close(self) -> bool:

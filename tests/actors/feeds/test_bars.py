@@ -117,6 +117,19 @@ def test_a_bar_is_told_as_it_changes_and_closed_once() -> None:
     assert bars.late == 0
 
 
+def test_an_older_update_of_the_same_bar_is_dropped_where_frames_have_no_time() -> None:
+    bars = Bars(replace(SILENT, unstamped=frozenset({"ohlc"})), "BTCUSDT", "1m")
+    bars.loaded(closed(*range(-HISTORY, 0)))
+    newest = bar(0, 3)
+    assert bars.apply(newest, pushed(newest)) == [newest]
+    assert bars.apply(bar(0, 2), pushed(newest) + MS) == []
+    assert bars.late == 1
+    assert bars.apply(bar(1, 1), pushed(bar(1, 1))) == [bar(0, 3, closed=True), bar(1, 1)]
+    bars.interrupt()
+    corrected = structs.replace(bar(1, 1), volume=0.5)
+    assert bars.apply(corrected, pushed(corrected) + MS) == [corrected], "after a cut the exchange's word is the last"
+
+
 @pytest.mark.parametrize(
     ("update", "pushed_at"),
     [
