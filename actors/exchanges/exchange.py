@@ -182,6 +182,7 @@ class Exchange:
     notices: Callable[[RestClient], Awaitable[list[Notice]]] | None = None  # of maintenance, not over yet
     subscription_of: Callable[[Topic], Hashable] = lambda topic: topic  # what is subscribed to; topics may share one
     unstamped: frozenset[Kind] = frozenset()  # pushed kinds whose frames do not say when they were pushed
+    slow: Mapping[Kind, float] = field(default_factory=dict)  # seconds for which a pushed kind may have nothing to say
     open_interest_kept: timedelta | None = None  # older history is refused; None: it may be asked for at any age
     heartbeat: str | None = None  # a frame that the exchange wants regularly beside WebSocket pings
     facade: Facade | None = None  # its REST dialect, where programs written for it may ask here instead

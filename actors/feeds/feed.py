@@ -82,7 +82,7 @@ class Feed:
         self.holds = 0  # clients that hold the feed
         self.left_at = float("-inf")  # when the last of them left
         self.health = Health(self._on_health, announced)
-        self._silence = Silence(exchange.subscription_of)
+        self._silence = Silence(exchange.subscription_of, exchange.slow)
         self._on_silence = on_silence  # a topic that should speak does not: the symbol may have ended
         self._trades_heard, self._made_at = 0, trio.current_time()
         self.readers = Readers(exchange.name, symbol, everything, counts, also)

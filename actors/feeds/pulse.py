@@ -14,9 +14,10 @@ HALF_LIFE = 600.0  # seconds after which a long silence counts half
 
 
 class Pulse:
-    __slots__ = ("_count", "_longest", "_measured_at", "last")
+    __slots__ = ("_count", "_longest", "_measured_at", "_slow", "last")
 
-    def __init__(self) -> None:
+    def __init__(self, slow: float = 0.0) -> None:
+        self._slow = slow  # seconds for which it may have nothing to say, whatever its rate was lately
         self.last: float | None = None  # when it spoke, or was asked to; None: nothing is to be expected of it
         self._count = 0
         self._longest = 0.0
@@ -51,7 +52,7 @@ class Pulse:
     def limit(self, now: float) -> float:
         """Seconds of silence from which on something may be wrong."""
         self._forget(now)
-        usual = PATIENCE * self._longest
+        usual = max(PATIENCE * self._longest, 2 * self._slow)
         return max(SOONEST, usual) if self._count >= LEARNED else max(UNKNOWN, usual)
 
     def is_overdue(self, now: float) -> bool:

@@ -4,9 +4,9 @@ Topics that share a subscription are judged together, by whichever of them speak
 funding, and is heard all the same.
 """
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
-from actors.events import Event, Ohlc, Topic
+from actors.events import Event, Kind, Ohlc, Topic
 from actors.feeds.pulse import Pulse
 
 
@@ -15,23 +15,23 @@ class _Judged:
 
     __slots__ = ("pulse", "topic")
 
-    def __init__(self, topic: Topic) -> None:
-        self.pulse = Pulse()
+    def __init__(self, topic: Topic, slow: float) -> None:
+        self.pulse = Pulse(slow)
         self.topic = topic
 
 
 class Silence:
     """Of what a line carries and what speaks whenever the market does."""
 
-    def __init__(self, subscription_of: Callable[[Topic], Hashable]) -> None:
-        self._subscription_of = subscription_of
+    def __init__(self, subscription_of: Callable[[Topic], Hashable], slow: Mapping[Kind, float]) -> None:
+        self._subscription_of, self._slow = subscription_of, slow
         self._all: dict[Hashable, _Judged] = {}  # by subscription
         self._by_name: dict[str, tuple[_Judged, Topic]] = {}
 
     def expect(self, topics: Iterable[Topic], now: float | None) -> None:
         """From now on (None: once there is a connection) these topics' silence counts."""
         for topic in topics:
-            judged = self._all.setdefault(self._subscription_of(topic), _Judged(topic))
+            judged = self._all.setdefault(self._subscription_of(topic), _Judged(topic, self._slow.get(topic.kind, 0.0)))
             self._by_name[topic.interval or topic.kind] = judged, topic
             if now is not None and judged.pulse.last is None:
                 judged.pulse.expect(now)

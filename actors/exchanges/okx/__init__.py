@@ -53,6 +53,7 @@ EXCHANGE = Exchange(
     notices=notices,
     subscription_of=lambda topic: args_of(topic)[0],
     unstamped=frozenset({"ohlc", "liquidations"}),
+    slow={"funding": 90.0},  # marks come often, and say nothing before the first rate, which comes every 30 to 90 s
     heartbeat="ping",
     facade=FACADE,
     dialect=DIALECT,

@@ -65,3 +65,14 @@ def test_an_excused_silence_is_usual_from_then_on() -> None:
 def test_a_long_silence_is_forgotten_by_halves(after: float, usual: float) -> None:
     pulse, last = beating(1000.0)
     assert pulse.limit(last + after) == pytest.approx(max(SOONEST, PATIENCE * 1000.0 * usual))
+
+
+def test_a_topic_that_may_be_slow_is_given_its_time_though_it_was_quick() -> None:
+    pulse = Pulse(slow=90.0)
+    pulse.expect(1000.0)
+    assert not pulse.is_overdue(1000.0 + 2 * 90.0)
+    for number in range(LEARNED):
+        pulse.heard(1000.0 + number)
+    last = 1000.0 + LEARNED - 1
+    assert not pulse.is_overdue(last + 2 * 90.0)
+    assert pulse.is_overdue(last + 2 * 90.0 + 0.1)
