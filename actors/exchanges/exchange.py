@@ -77,8 +77,8 @@ class Notice(NamedTuple):
         return f"maintenance: {self.title}" + ("" if self.end is None else f", until {self.end:%Y-%m-%dT%H:%M:%SZ}")
 
 
-Item = Update | Backlog | Rejected | Leaving
-"""What a frame may say."""
+Item = Update | Backlog | Rejected | Leaving | Topic
+"""What a frame may say; a topic alone: some of it did not come, and is missing before what follows."""
 
 
 class Session(Protocol):

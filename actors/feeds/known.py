@@ -76,7 +76,7 @@ class Known:
         self.open_interest = None
 
     def take(self, said: Update | Backlog | Topic | None, received_at: datetime) -> None:
-        """What the line says, in its order; a topic: here it was silent; nothing: here the connection was lost."""
+        """What the line says, in its order; a topic: here some of it is missing; nothing: of all."""
         self._readers.received_at = received_at
         match said:
             case Update():

@@ -38,7 +38,7 @@ log = structlog.get_logger()
 class Sink(Protocol):
     """What a line tells a feed."""
 
-    def deliver(self, said: Update | Backlog, received_at: datetime) -> None: ...
+    def deliver(self, said: Update | Backlog | Topic, received_at: datetime) -> None: ...
     def line_up(self, path: str) -> None: ...
     def line_down(self, reason: str, delay: float | None, path: str) -> None: ...
     def topic_silent(self, topic: Topic, reason: str) -> None: ...
@@ -246,7 +246,7 @@ class Line:
         if isinstance(item, Update):  # first: most are
             event = item.event
             symbol = event.symbol
-        elif isinstance(item, Backlog):
+        elif isinstance(item, Backlog | Topic):
             symbol = item.symbol
         elif isinstance(item, Rejected):
             self._reject(item)

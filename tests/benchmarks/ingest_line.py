@@ -30,7 +30,7 @@ class Counting:
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
 
-    def deliver(self, said: Update | Backlog, received_at: Any) -> None:
+    def deliver(self, said: Update | Backlog | Topic, received_at: Any) -> None:
         if isinstance(said, Update):
             self.kinds[said.event.kind] += 1
 

@@ -19,6 +19,7 @@ from actors.events import FundingRate, Instrument, Topic, amount
 from actors.exchanges.exchange import Item, Leaving, Rejected, Update
 from actors.exchanges.okx import wire
 from actors.exchanges.okx.normalise import (
+    NAME,
     OUR_INTERVALS,
     THEIR_INTERVALS,
     candle,
@@ -34,6 +35,7 @@ from actors.exchanges.shapes import DIGITS, UNLIKE, Shapes
 TRADES, BARS = b'{"arg":{"channel":"trades",', b'{"arg":{"channel":"candle'  # how their frames begin
 OFFENDER = re.compile(r"channel:([^,\s]+)(?:,instId:([^,\s]+))?")
 SERVICE_UPGRADE, TOO_FREQUENT = "64008", "60014"
+BELIEVED = 20, 0.01  # jumps of a contract's ids, and parts of its trades: where there are more, ids say nothing
 LIQUIDATIONS = Arg("liquidation-orders", instrument_type="SWAP")  # of all contracts, or of none
 
 
@@ -65,6 +67,28 @@ def interval_of(channel: str) -> str:
     return interval
 
 
+class Fills:
+    """The ids of one contract's trades: each is the last of `count` fills', and fills are counted by one."""
+
+    __slots__ = ("_jumps", "_last", "_trades")
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+        self._trades = self._jumps = 0
+
+    def jump(self, last: int, count: int) -> bool:
+        """Whether fills are missing between the trades before and this one."""
+        before, self._trades = self._last, self._trades + 1
+        if before is not None and last <= before:
+            return False  # it is late
+        self._last = last
+        if before is None or last - count <= before:
+            return False
+        self._jumps += 1
+        most, part = BELIEVED
+        return self._jumps <= max(most, part * self._trades)
+
+
 class OkxSession:
     def __init__(self, instruments: Mapping[str, Instrument]) -> None:
         self._instruments = instruments
@@ -72,6 +96,7 @@ class OkxSession:
         self._asked: dict[str, dict[Arg, None]] = {}  # request id -> what is not acknowledged yet
         self._rates: dict[str, FundingRate] = {}
         self._marks: dict[str, float] = {}
+        self._fills: dict[str, Fills] = {}
         self._requests = 0
         self._shapes = Shapes()
 
@@ -95,6 +120,8 @@ class OkxSession:
                     if arg.channel == "funding-rate":
                         self._rates.pop(arg.symbol, None)
                         self._marks.pop(arg.symbol, None)
+                    if arg.channel == "trades":
+                        self._fills.pop(arg.symbol, None)
         return [self._request("unsubscribe", ended)] if ended else []
 
     def _request(self, operation: str, args: dict[Arg, None]) -> str:
@@ -127,9 +154,7 @@ class OkxSession:
         try:
             if frame.startswith(TRADES):
                 trades = wire.decode_trade_frame(frame)
-                symbol = intern(trades.arg.symbol)
-                size = self._size(symbol)
-                return [Update(event := trade(row, symbol, size), event.timestamp) for row in trades.data]
+                return self._on_trades(trades.data, intern(trades.arg.symbol))
             if frame.startswith(BARS) and frame.translate(None, DIGITS) in self._shapes:
                 bars = wire.decode_candle_frame(frame)
                 symbol, interval = intern(bars.arg.symbol), interval_of(bars.arg.channel)
@@ -143,9 +168,7 @@ class OkxSession:
         symbol = intern(arg.symbol)  # kept for long, and the same few each time
         match arg.channel:
             case "trades":
-                size = self._size(symbol)
-                trades = [trade(row, symbol, size) for row in decode(wire.decode_trades, data, "OKX's trades")]
-                return [Update(event, event.timestamp) for event in trades]
+                return self._on_trades(decode(wire.decode_trades, data, "OKX's trades"), symbol)
             case "mark-price":
                 return self._on_marks(decode(wire.decode_mark_prices, data, "OKX's mark-price"), symbol)
             case "open-interest":
@@ -169,6 +192,20 @@ class OkxSession:
         if listed is None or listed.contract_size is None:
             raise BadMessage(f"of {symbol[:40]!r} it is not known how much one contract is")
         return _written(listed.contract_size)
+
+    def _on_trades(self, rows: Sequence[wire.Trade], symbol: str) -> list[Item]:
+        """In the order of their ids; where these jump, a word that some are missing."""
+        size = self._size(symbol)
+        trades = [(trade(row, symbol, size), integer(row.count or "1")) for row in rows]
+        if len(trades) > 1:
+            trades.sort(key=lambda told: int(told[0].trade_id))
+        fills = self._fills.setdefault(symbol, Fills())
+        said: list[Item] = []
+        for event, count in trades:
+            if fills.jump(int(event.trade_id), count):
+                said.append(Topic(NAME, symbol, "trades"))
+            said.append(Update(event, event.timestamp))
+        return said
 
     def _on_liquidations(self, rows: Sequence[wire.Liquidations], received_at: datetime) -> list[Item]:
         """Those of contracts that are listed: all that OKX has are told, the inverse ones too."""

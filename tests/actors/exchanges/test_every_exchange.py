@@ -398,7 +398,7 @@ class Listener:
         self.updates: list[Update] = []
         self.troubles: list[str] = []
 
-    def deliver(self, said: Update | Backlog, received_at: datetime) -> None:
+    def deliver(self, said: Update | Backlog | Topic, received_at: datetime) -> None:
         if isinstance(said, Update):
             self.updates.append(said)
 

@@ -205,6 +205,27 @@ async def test_liquidations_that_okx_does_not_tell_afterwards_are_said_to_be_mis
         assert len(set(orders_of(forced))) == len(orders_of(forced))
 
 
+async def test_a_push_of_trades_that_did_not_come_is_noticed_and_had_from_rest() -> None:
+    async with running() as w:
+        trades, tape = w.collect("trades"), w.tape()
+        first, last = tape.next_id, tape.last_fill
+        await w.advance(10_000)
+        w.sim.faults.mute.add(f"trades:{BTC}")
+        await w.advance(5_000)
+        w.sim.faults.mute.clear()
+        await w.advance(20_000)
+        total = sum(trade.quantity for trade in tape.trades if trade.id >= first)
+
+        def told() -> int:
+            return round(sum(t.quantity for t in trades if isinstance(t, Trade) and int(t.trade_id) > last) * 1000)
+
+        await eventually(lambda: told() >= total, WITHIN)
+        assert told() == total
+        assert [gap.repaired for gap in gaps_of(trades)] == [True]
+        ids = [trade.trade_id for trade in trades if isinstance(trade, Trade)]
+        assert ids == sorted(set(ids))
+
+
 async def test_bars_of_a_cut_are_repaired_while_trades_go_on() -> None:
     async with running() as w:
         bars, trades = w.collect("ohlc", "1m"), w.collect("trades")

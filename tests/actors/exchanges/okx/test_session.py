@@ -223,3 +223,44 @@ def test_every_kind_that_is_pushed_has_a_channel() -> None:
         assert args_of(topic(kind, "1m" if kind == "ohlc" else None))
     with pytest.raises(ValueError, match="pushes no"):
         args_of(topic("large_trades"))
+
+
+def pushed(session: OkxSession, *trades: tuple[int, str]) -> list[int | str]:
+    """What is said of a push of trades (the id of the last fill, how many): their ids, and "missing"."""
+    row = {"instId": SYMBOL, "px": "1", "sz": "1", "side": "sell", "ts": "1785060302444"}
+    rows = [row | {"tradeId": str(last), "count": count} for last, count in trades]
+    frame = {"arg": {"channel": "trades", "instId": SYMBOL}, "data": rows}
+    found = session.receive(json.dumps(frame, separators=(",", ":")).encode(), NOW)
+    ids: list[int | str] = []
+    for item in found:
+        if isinstance(item, Update) and isinstance(item.event, Trade):
+            ids.append(item.event.trade_id)
+        else:
+            assert item == topic("trades")
+            ids.append("missing")
+    return ids
+
+
+def test_a_jump_of_ids_says_that_trades_are_missing() -> None:
+    it = session()
+    assert pushed(it, (100, "7")) == [100], "nothing is known of what was before"
+    assert pushed(it, (101, "1"), (104, "3"), (105, "")) == [101, 104, 105]
+    assert pushed(it, (108, "2")) == ["missing", 108]
+    assert pushed(it, (106, "1")) == [106], "it was late"
+    assert pushed(it, (112, "1"), (111, "3"), (114, "1")) == [111, 112, "missing", 114], "in the order of their ids"
+    it.unsubscribe([topic("trades")])
+    it.subscribe([topic("trades")])
+    it.unsubscribe([topic("trades")])
+    assert pushed(it, (200, "1")) == [200], "of what was not subscribed to nothing is missing"
+
+
+def test_ids_that_jump_all_the_time_say_nothing() -> None:
+    it = session()
+    said = [pushed(it, (10 * number, "1")) for number in range(100)]
+    assert [len(items) for items in said] == [1, *[2] * 20, *[1] * 79]
+    for number in range(2000):
+        pushed(it, (1000 + number, "1"))
+    assert pushed(it, (5000, "1")) == [5000], "of so many trades one in a hundred may jump, and more did"
+    for number in range(9000):
+        pushed(it, (5001 + number, "1"))
+    assert pushed(it, (20_000, "1")) == ["missing", 20_000]
