@@ -154,11 +154,11 @@ class MemoryEngine:
 
     async def renew(self, lane: str, old: str, new: str) -> None:
         await self._asked()
-        it = self._lane(lane)
+        it, shared = self._lane(lane), self._lane(ALL)
         if it.epoch == old:
-            it.epoch = new
-            it.renewed = it.n + 1
-            self._append(it, Burst(it.n + 1, [Entry("", EPOCH, None, b'"%b"' % new.encode())], {}))
+            self._begin(it, new)
+            if shared is not it and shared.epoch and shared.n != shared.renewed:
+                self._begin(shared, new)
         self._answer()
 
     async def present(self, lane: str) -> Present:
@@ -305,6 +305,11 @@ class MemoryEngine:
         if it.token != lease.token:
             raise Fenced(f"{lease.lane} is led by {it.token or 'nobody'}")
         return it
+
+    def _begin(self, it: _Lane, epoch: str) -> None:
+        it.epoch = epoch
+        it.renewed = it.n + 1
+        self._append(it, Burst(it.n + 1, [Entry("", EPOCH, None, b'"%b"' % epoch.encode())], {}))
 
     def _append(self, it: _Lane, burst: Burst) -> None:
         it.n = burst.n

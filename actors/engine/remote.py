@@ -137,7 +137,9 @@ class RemoteEngine:
 
     async def renew(self, lane: str, old: str, new: str) -> None:
         said = _encode([Entry("", EPOCH, None, b'"%b"' % new.encode())])
-        await self._run(self._renew, lane, old, new, LOG_MS, said)
+        keys = [f"{self._prefix}:{{{one}}}" for one in (lane, ALL)]
+        arguments: list[str | bytes] = [old, new, LOG_MS, said]
+        await self._asked(lambda: self._renew(keys=keys, args=arguments, client=self._client))
 
     async def present(self, lane: str) -> Present:
         epoch, holder, at_ms, numbers, now, closed = await self._run(self._present, lane)

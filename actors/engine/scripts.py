@@ -151,17 +151,22 @@ return {epoch, n + 1, 1}
 """
 )
 
-# (old epoch or "", new epoch, log ms, the entry that says so as msgpack)
+# KEYS: of the lane, of what is shared. (old epoch or "", new epoch, log ms, the entry that says so as msgpack)
 RENEW = (
     _APPEND
     + """
-local p = KEYS[1]
+local function begin(p)
+  redis.call('SET', p .. ':epoch', ARGV[2])
+  local n = tonumber(redis.call('HGET', p .. ':seqs', 'n') or '0') + 1
+  local id, ms = append(p, n)
+  redis.call('SET', p .. ':renewed', n)
+  trimmed(p .. ':log', id, ms - tonumber(ARGV[3]), ARGV[4])
+end
+local p, shared = KEYS[1], KEYS[2]
 if (redis.call('GET', p .. ':epoch') or '') ~= ARGV[1] then return 0 end
-redis.call('SET', p .. ':epoch', ARGV[2])
-local n = tonumber(redis.call('HGET', p .. ':seqs', 'n') or '0') + 1
-local id, ms = append(p, n)
-redis.call('SET', p .. ':renewed', n)
-trimmed(p .. ':log', id, ms - tonumber(ARGV[3]), ARGV[4])
+begin(p)
+if p ~= shared and redis.call('GET', shared .. ':epoch')
+  and redis.call('HGET', shared .. ':seqs', 'n') ~= redis.call('GET', shared .. ':renewed') then begin(shared) end
 return 1
 """
 )

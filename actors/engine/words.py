@@ -182,7 +182,8 @@ class Engine(Protocol):
         """Begin another memory where `old` ("": none was begun) is still the lane's: what is numbered from now on is
         not continued.
 
-        The log says so by an entry of type EPOCH, a burst of its own.
+        The log says so by an entry of type EPOCH, a burst of its own. With a lane ALL begins anew, unless nothing was
+        shared since it did: what the lane had yet to share is in no memory any more.
         """
 
     async def present(self, lane: str) -> Present:

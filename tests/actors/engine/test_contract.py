@@ -305,6 +305,23 @@ async def test_where_the_engine_lacks_what_was_shared_another_memory_is_begun(en
     assert [(seq, text) for _, seq, text in await shared(engine)] == [(1, b"1"), (2, b"2")]
 
 
+async def test_with_a_lane_begins_anew_what_is_shared(engine: Engine) -> None:
+    """What the lane had yet to share is in no memory any more: who reads all of them is to know."""
+    await hold(engine)
+    await engine.renew(ALL, "", "1-x")
+    await engine.renew("okx.0", "", "2-b")  # nothing was shared yet
+    mark = await engine.share([share(1, b"1")], UNKNOWN)
+    assert mark == Mark("1-x", 2)
+    await engine.renew(LANE, "1-a", "3-c")
+    assert (await engine.present(ALL)).epoch == "3-c"
+    await engine.renew(LANE, "1-a", "4-d")  # neither does
+    await engine.renew("okx.1", "", "5-e")  # as one, where many lanes do
+    assert (await engine.present(ALL)).epoch == "3-c"
+    with pytest.raises(RolledBack):
+        await engine.share([share(2, b"2")], mark)
+    assert list((await engine.tail(ALL))[-1].entries) == [Entry("", "epoch", None, b'"3-c"')]
+
+
 async def test_the_number_of_lanes_is_decided_once(engine: Engine) -> None:
     assert await engine.check(8) == 8
     assert await engine.check(16) == 8

@@ -188,6 +188,11 @@ def test_a_burst_that_another_memorys_begin_crosses_is_said_again() -> None:
     run([("thaw", 1.5), ("keep", 1.0), ("kill", 1.0), ("roll back", 1.0)], rolled_back=True)
 
 
+def test_what_a_lane_had_yet_to_share_when_it_began_anew_is_announced() -> None:
+    """A successor says what the older engine lacks, and an edge begins another memory before that is shared."""
+    run([("keep", 0.5), ("kill", 1.0), ("roll back", 1.0)], rolled_back=True)
+
+
 # By the market's clock a minute ends 40 s after the begin.
 PAST_A_BARS_END: list[Step] = [("thaw", 36.5), ("kill", 8.0)]
 PAST_A_SPIKE: list[Step] = [("thaw", 38.0), ("kill", 8.0)]
