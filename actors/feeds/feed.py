@@ -188,8 +188,8 @@ class Feed:
         self._silence.heard(event, trio.current_time())
 
     def overdue(self, now: float) -> Topic | None:
-        """A topic that is silent for longer than is usual for it, if there is one."""
-        return self._silence.overdue(now)
+        """A topic that is silent for longer than is usual for it, if there is one; of a failed feed nothing is due."""
+        return None if self.health.state == "failed" else self._silence.overdue(now)
 
     def is_overdue(self, topic: Topic) -> bool:
         return self._silence.is_overdue(topic, trio.current_time())

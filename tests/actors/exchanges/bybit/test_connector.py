@@ -234,6 +234,8 @@ async def test_a_symbol_that_streams_refuse_costs_no_other() -> None:
         await live(world)
         await eventually(lambda: world.state("ETHUSDT") == "failed")
         assert "handler not found" in (world.feed("ETHUSDT").health.reason or "")
+        assert world.feed("ETHUSDT").overdue(trio.current_time() + 3600) is None, "nobody asks what became of it"
+        assert world.feed("BTCUSDT").overdue(trio.current_time() + 3600) is not None
         trades = world.collect("trades")
         world.advance(5_000)
         await eventually(lambda: trades)
