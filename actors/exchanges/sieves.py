@@ -246,6 +246,8 @@ class Bars:
     def take(self, frame: bytes) -> Sequence[bytes]:
         bar = self._read(frame)
         if self._held:
+            if self._is_late(bar, self._held[0][0]):
+                return [*self._tell(bar, frame), *self.give_up()]
             self._held.append((bar, frame))
             return self.give_up() if len(self._held) >= HELD_MAX else ()
         if self._last is not None and self._leaves_out(bar, self._last):
@@ -258,6 +260,11 @@ class Bars:
         if bar.opens <= last.opens or not self.heeds:
             return False
         return bar.first > last.ends or (bar.first == last.ends and not last.is_closed)
+
+    def _is_late(self, bar: Bar, waiting: Bar) -> bool:
+        """The close that is waited for, and nothing else is: it came after the next bar had begun."""
+        is_last = self._last is not None and bar.opens == self._last.opens
+        return is_last and bar.is_closed and bar.ends == waiting.first
 
     def interrupt(self) -> None:
         self._was_cut = True

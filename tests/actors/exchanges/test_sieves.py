@@ -83,6 +83,12 @@ def test_a_bar_is_closed_once() -> None:
     assert [list(sieve.take(frame)) for frame in frames] == [[b"1a"], [b"1b"], [b"1."], [], [], [b"2a"], []]
 
 
+def test_a_bar_that_is_closed_after_the_next_one_has_begun_is_closed_first() -> None:
+    sieve = Bars(bar)
+    frames = (b"1a", b"2a", b"1b", b"1.", b"1.", b"2b")
+    assert [told for frame in frames for told in sieve.take(frame)] == [b"1a", b"1.", b"2a", b"2b"]
+
+
 def test_bars_that_ended_unheard_come_first() -> None:
     sieve = Bars(bar)
     sieve.take(b"1a")
