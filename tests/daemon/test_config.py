@@ -637,7 +637,9 @@ VARIABLES = st.one_of(
     st.text(max_size=10).map("MARKETD_{}".format),
 )
 TEXTS = st.one_of(st.text(st.characters(codec=None), max_size=20), SCALARS, st.from_regex(r"https?://[a-z@:?\[\]%/]*"))
-ANY_INPUT = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANY_INPUT = settings(
+    max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def settled(call: Callable[[], Config]) -> None:

@@ -50,7 +50,7 @@ async def test_the_examples_read_what_a_client_is_told(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             market = Market(assets=TWO, clock=Clock(START, rate=10.0))
             sim = await nursery.start(partial(binance.serve, market))
-            engine = Engine(url=server.url, name="a", lease_seconds=1.0, lanes=2)
+            engine = Engine(url=server.url, name="a", lanes=2)
             async with serving(configuration(sim, ["BTCUSDT"], engine=engine), fast()) as served:
                 async with served.stream("/ws") as stream:
                     await stream.say({"op": "subscribe", "topics": ["binance:BTCUSDT:trades"]})
@@ -90,7 +90,9 @@ async def compare_with_cli(server: Server) -> None:
     for text in (shown, said):
         lines = [re.sub(r"\d+", "0", line) for line in text.splitlines()]
         assert lines[:3] == [re.sub(r"\d+", "0", line) for line in shown.splitlines()[:3]]
-        assert re.match(r'            2\) "\\x9\w\\x94\\xb6binance:BTCUSDT:trades\\xa5trade', text.splitlines()[3])
+        # An array of a few entries, or on a busy machine of more than fifteen.
+        begun = r'            2\) "(\\x9\w|\\xdc.{2,8}?)\\x94\\xb6binance:BTCUSDT:trades\\xa5trade'
+        assert re.match(begun, text.splitlines()[3]), text
     assert json_in(said).keys() == json_in(shown).keys()
 
 

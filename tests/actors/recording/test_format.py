@@ -45,7 +45,7 @@ def frame(number: int, size: int = 10) -> Frame:
 
 @given(cut=st.integers(0, len(WHOLE)), flushes=st.lists(st.integers(0, len(WHOLE)), max_size=5).map(sorted))
 @example(cut=len(WHOLE), flushes=[])
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_what_is_whole_before_a_cut_is_read(tmp_path: Path, cut: int, flushes: list[int]) -> None:
     path = tmp_path / "part"
     deflate = zlib.compressobj(1, zlib.DEFLATED, recording.GZIP)
@@ -58,7 +58,7 @@ def test_what_is_whole_before_a_cut_is_read(tmp_path: Path, cut: int, flushes: l
 
 
 @given(cut=st.integers(0, len(gzip.compress(WHOLE))))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_a_file_cut_anywhere_is_read_as_far_as_it_goes(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "part"
     path.write_bytes(gzip.compress(WHOLE)[:cut])
@@ -74,7 +74,7 @@ def test_members_of_gzip_may_follow_each_other(tmp_path: Path) -> None:
 
 
 @given(place=st.integers(0, len(gzip.compress(WHOLE)) - 1), value=st.integers(0, 255))
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_damage_is_refused_by_the_name_of_the_file(tmp_path: Path, place: int, value: int) -> None:
     path = tmp_path / "part"
     data = bytearray(gzip.compress(WHOLE))

@@ -333,7 +333,7 @@ def many_trades(path: Path, count: int) -> None:
 async def test_without_waits_a_slow_client_is_waited_for(tmp_path: Path) -> None:
     path, count = tmp_path / "trades.gz", 25_000  # more than the sockets between us hold
     many_trades(path, count)
-    arguments = ("replay", str(path), "--speed", "max", "--delay", "1")
+    arguments = ("replay", str(path), "--speed", "max", "--delay", "1", "--port", "0")
     async with listening(*arguments, cwd=tmp_path) as daemon:
         heard = await heard_of(daemon, "/ws/binance/BTCUSDT/trades", pause=0.5)
         assert await daemon.process.wait() == 0
