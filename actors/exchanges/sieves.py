@@ -174,6 +174,7 @@ class Identified:
 
     def take(self, frame: bytes) -> Sequence[bytes]:
         if self._held or (self._was_cut and self._told):
+            self._read(frame)  # one that cannot be read must not wait, to be found out later
             self._held.append(frame)
             return self.give_up() if len(self._held) >= HELD_MAX else ()
         return self._tell(frame)

@@ -11,7 +11,8 @@ import trio
 
 from actors import clock
 from actors.connector import Connector
-from actors.errors import MarketError
+from actors.decoding import UNREADABLE
+from actors.errors import BadMessage, MarketError
 from actors.events import Topic, ms
 from actors.exchanges.dialect import Dialect, Follow
 from actors.upstream.rest import Answer, Question
@@ -19,6 +20,9 @@ from actors.upstream.rest import Answer, Question
 WAITS = 12.0  # seconds that newer frames wait for missed ones: a little longer than the feeds try to get them
 CHECKED_EVERY = 1.0  # seconds
 UNREAD_MAX = 100  # frames of a stream that are put aside, where each may matter
+
+REPORTED_MAX = 20  # kinds of complaints about frames that are logged
+UNTELLABLE = (*UNREADABLE, BadMessage, LookupError, ValueError, TypeError)  # a frame that is not what is documented
 
 Listener = Callable[[str, bytes], None]
 """(stream, frame): what a follower is told. Must not wait."""
@@ -63,6 +67,12 @@ class Ear:
                     self._put_aside(frame, *kept)
 
     def _read(self, frame: bytes) -> None:
+        try:
+            self._read_whole(frame)
+        except UNTELLABLE as error:  # which must not cost the feeds their connection
+            self._followed.complain(error, frame)
+
+    def _read_whole(self, frame: bytes) -> None:
         followed = self._followed
         told = followed.dialect.read(frame)
         if told is not None:
@@ -106,6 +116,7 @@ class Followed:
         self._ears: dict[Ear, None] = {}
         self.is_needed = False
         self._needed_until = 0.0
+        self._reported: set[str] = set()
 
     def opened(self, heard: Callable[[str, bytes], None]) -> Ear:
         """One more connection. `heard`: told all that is read."""
@@ -194,6 +205,13 @@ class Followed:
             del self._by_source[stream.follow.source]
 
     # --- what comes ---
+
+    def complain(self, error: Exception, frame: bytes) -> None:
+        """Log each kind of complaint once: a flood of bad frames must not flood the log."""
+        text = f"{type(error).__name__}: {error}"[:200]
+        if text not in self._reported and len(self._reported) < REPORTED_MAX:
+            self._reported.add(text)
+            log.warning("facade.garbage_frame", exchange=self._connector.name, reason=text, sample=repr(frame[:200]))
 
     def keeps(self, source: str) -> bool:
         """A stream that says its whole state only once is listened to from its beginning."""

@@ -12,17 +12,21 @@ from itertools import count
 import structlog
 import trio
 
+from actors import clock
 from actors.connector import Connector
 from actors.errors import LineLost
 from actors.exchanges.dialect import Dialect
 from actors.exchanges.exchange import Supervise
 from actors.facade.followed import Followed, Listener
+from actors.lines import pings
+from actors.lines.patience import Patience
 from actors.upstream.dial import ConnectionClosed, closing
 from actors.upstream.seam import Socket
 
 LINGER = 30.0  # seconds that a stream outlives its last reader
 ALIVE_EVERY = 20.0  # seconds between questions whether the connection lives
-SILENT = 60.0  # seconds without a word that end a connection
+SILENT = 60.0  # seconds without a word, not even an answer to those, that end a connection
+WATCH_EVERY = 1.0  # seconds between looks at a connection that answers no questions
 LINES_MAX = 4  # of one exchange; Hyperliquid allows ten connections in all
 FIRST_LINE = 1000  # numbers of lines; those of the feeds count from 1
 
@@ -49,6 +53,9 @@ class _Line:
         self._requests = 0
         self.work = trio.Event()
         self._heard_at = 0.0
+        self._has_spoken = False
+        self._patience = Patience(connector.exchange.limits.silence)
+        self._patience.was_in_vain()  # what is passed on may be quiet by nature: a feed is told of more than one thing
 
     async def run(self) -> None:
         """Until there is no stream left. Raises LineLost."""
@@ -58,6 +65,8 @@ class _Line:
                 log.info("relay.up", exchange=self._connector.name, line=self.number, streams=len(self.streams))
                 self._asked.clear()
                 self._heard_at = trio.current_time()
+                self._has_spoken = False
+                self._patience.restart(self._heard_at)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._send, socket, nursery.cancel_scope)
                     nursery.start_soon(self._keep_alive, socket)
@@ -78,6 +87,7 @@ class _Line:
             for subscribe, names in ((False, old), (True, fresh)):
                 for frame in self._dialect.ask(subscribe, names, self._requests + 1) if names else ():
                     self._requests += 1
+                    self._patience.asked(trio.current_time())
                     await _send_frame(socket, frame)
                     await trio.sleep(pause)
             with trio.move_on_after(LINGER / 4):
@@ -92,7 +102,8 @@ class _Line:
 
     async def _receive(self, socket: Socket) -> None:
         def heard(frames: Sequence[bytes | str], _: datetime) -> None:
-            self._heard_at = trio.current_time()
+            if self._dialect.heartbeat is not None:
+                self._heard_at = trio.current_time()  # an answer to it will do
             for frame in frames:
                 self._tell(frame.encode() if isinstance(frame, str) else bytes(frame))
 
@@ -105,6 +116,7 @@ class _Line:
         told = self._dialect.read(frame)
         if told is None:
             return
+        self._heard_at, self._has_spoken = trio.current_time(), True
         name, body = told[0] + self._suffix, told[1]
         stream = self.streams.get(name)
         if stream is None:
@@ -116,20 +128,27 @@ class _Line:
 
     async def _keep_alive(self, socket: Socket) -> None:
         """An open socket proves nothing: whoever says nothing, not even that it lives, is lost."""
+        if self._dialect.heartbeat is None:
+            await self._watch(socket)
+            return
         while True:
             await trio.sleep(ALIVE_EVERY)
-            if self._dialect.heartbeat is not None:
-                await _send_frame(socket, self._dialect.heartbeat)
-                if trio.current_time() - self._heard_at > SILENT:
-                    raise LineLost(f"silence: nothing for {SILENT:g} s")
-            else:
-                try:
-                    with trio.fail_after(ALIVE_EVERY):
-                        await socket.ping()
-                except trio.TooSlowError:
-                    raise LineLost(f"no pong within {ALIVE_EVERY:g} s") from None
-                except ConnectionClosed:
-                    return  # the receiving task says why
+            await _send_frame(socket, self._dialect.heartbeat)
+            if trio.current_time() - self._heard_at > SILENT:
+                raise LineLost(f"silence: nothing for {SILENT:g} s")
+
+    async def _watch(self, socket: Socket) -> None:
+        """Nor does a pong: what spoke by itself is missed when it falls silent, sooner where it was lively."""
+        while True:
+            await clock.tick(WATCH_EVERY)
+            now = trio.current_time()
+            match self._patience.look(now, self._heard_at, has_spoken=self._has_spoken):
+                case "ask":
+                    await pings.check(socket)
+                    self._patience.alive(trio.current_time())
+                case "lost":
+                    self._patience.was_in_vain()
+                    raise LineLost(f"silence: nothing for {now - self._heard_at:.0f} s", how="silence")
 
 
 async def _send_frame(socket: Socket, frame: str) -> None:

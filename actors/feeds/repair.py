@@ -11,10 +11,10 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from actors.errors import MarketError
-from actors.events import Liquidation, Trade
+from actors.events import Gap, Liquidation, Trade
 from actors.feeds.history import REPAIR_WITHIN
 from actors.feeds.liquidations import Liquidations, Range
-from actors.feeds.trades import Missing, Told, Trades
+from actors.feeds.trades import GONE, Missing, Told, Trades
 from actors.upstream.caller import URGENCY
 
 ASKED = 3  # answers that hardly help, until missed trades are given up: REST may lag a little behind the stream
@@ -58,6 +58,8 @@ class TradeRepair:
             while (missing := self._trades.missing) is not None:
                 problem = await self._ask_missed()
                 told = self._trades.conclude(problem)
+                if problem is None and any(isinstance(said, Gap) and not said.repaired for said in told):
+                    problem = GONE
                 tell = self._log.info if problem is None else self._log.warning
                 tell("trades.repaired" if problem is None else "trades.lost", reason=problem, since=_since(missing))
                 self._tell(told)
@@ -75,7 +77,7 @@ class TradeRepair:
                     if self._trades.missing == missing or len(rows) < HELPFUL:
                         in_vain += 1
                         if in_vain == ASKED:
-                            return "the exchange does not have them"
+                            return GONE
                         await trio.sleep(ASK_AGAIN)
             except MarketError as error:
                 return str(error)

@@ -14,6 +14,7 @@ from actors.exchanges.exchange import Exchange
 
 RECENT = 4_000  # ids remembered to know a trade again, where ids do not count up
 HELD_MAX = 20_000  # trades that may wait for missing ones
+GONE = "the exchange does not have them"
 
 Told = list[Trade | Gap]
 
@@ -123,9 +124,11 @@ class Trades:
         return self._learn_by_id(self.missing, rows) if self._counts_up else self._learn_by_time(self.missing, rows)
 
     def _learn_by_id(self, missing: Missing, rows: Sequence[Trade]) -> bool:
+        """Asked was for what follows `last`: where the answer begins later, there is nothing older any more."""
         last, first = missing
-        for row in rows:
-            if int(row.trade_id) == int(last.trade_id) + 1 and int(row.trade_id) < int(first.trade_id):
+        for index, row in enumerate(rows):
+            steps = int(row.trade_id) - int(last.trade_id)
+            if (steps == 1 or (steps > 1 and index == 0)) and int(row.trade_id) < int(first.trade_id):
                 self._found.append(row)
                 last = row
         self.missing = Missing(last, first)
@@ -147,7 +150,7 @@ class Trades:
         runs, joins_known, joins_first = (
             self._runs_by_id(known, first) if self._counts_up else self._run_by_time(problem)
         )
-        why = "trades were not received" + (f": {problem}" if problem else "")
+        why = f"trades were not received: {problem or GONE}"
         told: Told = []
         for run in runs:
             if not joins_known:

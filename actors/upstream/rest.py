@@ -170,6 +170,8 @@ class RestClient:
             if attempt == 1 and self._may_pass(answer):
                 await trio.sleep(ASK_AGAIN)
                 continue
+            if attempt == 1 and self._may_wait(answer, question.path):
+                continue
             self._raise_for(answer, question.path)
             if self._caller == "background":
                 await turns.room(turns.PAGE)
@@ -181,6 +183,15 @@ class RestClient:
         if answer.status < 500 or retry_after(answer.headers.get("retry-after")) is not None:
             return False
         return type(self._explain(answer.status, answer.body)) in (type(None), UpstreamError, UpstreamTimeout)
+
+    def _may_wait(self, answer: Answer, path: str) -> bool:
+        """A refusal that will be over before the deadline of a repair, which waits for its turn until then."""
+        if self._caller != "repair" or answer.status < 300:
+            return False
+        error = self._error(answer, path)
+        self.heed(error)
+        patience = trio.current_effective_deadline() - trio.current_time()
+        return isinstance(error, UpstreamLimited) and error.retry_after is not None and error.retry_after < patience
 
     def _observe(self, answer: Answer) -> None:
         if self._used_header is None:

@@ -134,12 +134,12 @@ def _funding(path: str, query: Mapping[str, str], view: View) -> Way:
     until_settled = (HOUR - view.now() % HOUR) / 1000
     as_asked = _pass(path, query, 1, min(30.0, until_settled), "funding")
     symbol = query.get("symbol")
-    # How many rows there are without times and limit is not documented beyond doubt.
     if symbol is None or not view.lists(symbol) or not query.keys() & {"startTime", "endTime", "limit"}:
         return as_asked
-    has_times = "startTime" in query or "endTime" in query
     rows = _ranged(Series(symbol), query, as_asked._replace(seconds=0), FUNDING_DEFAULT, FUNDING_PAGE)
-    return rows._replace(limit=min(rows.limit, FUNDING_PAGE if has_times else FUNDING_NEWEST)) if rows else as_asked
+    has_times = "startTime" in query or "endTime" in query
+    # How many rows there are without times is not documented beyond doubt.
+    return rows if rows and (has_times or rows.limit <= FUNDING_NEWEST) else as_asked
 
 
 def _ranged(series: Series, query: Mapping[str, str], asked: Pass, default: int, most: int) -> Rows | None:

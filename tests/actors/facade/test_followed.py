@@ -1,6 +1,7 @@
 """What a façade that nobody asks costs the frames that pass it: a glance."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import pytest
 import trio
 
 from actors.connector import Connector
-from actors.exchanges import bybit, hyperliquid
+from actors.exchanges import binance, bybit, hyperliquid
 from actors.exchanges.dialect import Dialect
 from actors.exchanges.exchange import Exchange
 from actors.facade.followed import Ear, Followed
@@ -19,7 +20,10 @@ HOUR = 3600.0
 
 def heard_by(exchange: Exchange, read: list[str]) -> tuple[Followed, Ear]:
     """`read`: the streams whose frames were decoded."""
-    connector = SimpleNamespace(name=exchange.name, exchange=exchange, feeds={})
+    feed = SimpleNamespace(derived=())
+    connector = SimpleNamespace(
+        name=exchange.name, exchange=exchange, feeds={}, reading=lambda topic: nullcontext(feed)
+    )
     followed = Followed(cast(Dialect, exchange.dialect), cast(Connector, connector))
     return followed, followed.opened(lambda stream, frame: read.append(stream))
 
@@ -104,3 +108,14 @@ async def test_broken_frames_harm_nobody(exchange: Exchange, frames: Sequence[by
     followed.need()
     ear.heard(frames)
     assert not read
+
+
+async def test_what_cannot_be_told_on_does_not_cost_the_feed_its_connection() -> None:
+    """The line drops such a frame and counts it; the façade hears the same frames."""
+    followed, ear = heard_by(binance.EXCHANGE, [])
+    told: list[bytes] = []
+    followed.join("btcusdt@aggTrade", lambda stream, frame: told.append(frame))
+    good = b'{"e":"aggTrade","E":2,"a":7,"s":"BTCUSDT","p":"1","q":"1","f":1,"l":1,"T":1,"m":true}'
+    for data in (b'{"e":"aggTrade"}', b"null", good, b"[" * 900 + b"]" * 900, b"\xff"):
+        ear.heard((b'{"stream":"btcusdt@aggTrade","data":%b}' % data,))
+    assert told == [good]

@@ -142,6 +142,18 @@ def test_an_answer_with_a_hole_is_used_up_to_the_hole() -> None:
     assert gaps(trades.conclude("refused"), repaired=False) == [(at(6), at(9))]
 
 
+def test_of_a_loss_older_than_what_the_exchange_keeps_the_rest_is_told() -> None:
+    trades = new()
+    told_after(trades, *row(5, 20))
+    assert not trades.learn(row(12, 13, 14)), "nothing before them is kept"
+    assert missed(trades) == Missing(trade(14), trade(20))
+    assert trades.learn(row(15, 16, 17, 18, 19, 20, 21))
+    told = trades.conclude(None)
+    assert numbers(told) == [*range(12, 21)]
+    assert gaps(told, repaired=False) == [(at(5), at(12))]
+    assert gaps(told, repaired=True) == [(at(12), at(20))]
+
+
 def test_late_trades_at_the_end_of_a_failed_search_are_not_thrown_away() -> None:
     trades = new()
     told_after(trades, *row(5, 9))

@@ -138,6 +138,8 @@ def explain(status: int, body: bytes) -> MarketError | None:
             return UnknownSymbol("no such symbol")
         case b"limit":
             return UpstreamLimited("too much", retry_after=7.0)
+        case b"soon":
+            return UpstreamLimited("too much", retry_after=0.2)
         case b"refused":
             return UpstreamError("refused")
         case _:
@@ -245,6 +247,19 @@ async def test_background_work_waits_for_the_gate(server: Server, budget: Budget
     async with open_client(server, budget, caller="background") as client:
         assert await get(client) == b"[]"
     assert server.asked_at[0] >= opens
+
+
+async def test_a_repair_that_is_refused_asks_again_where_its_deadline_lets_it(server: Server, budget: Budget) -> None:
+    """What it is to find is lost otherwise: nobody asks for it a second time."""
+    server.will(reply(429, b"soon"), reply(), reply(429, b"limit"))
+    async with open_client(server, budget, caller="repair") as client:
+        with trio.fail_after(5):
+            assert await get(client) == b"[]"
+        assert server.asked_at[1] - server.asked_at[0] >= 0.2
+        with trio.fail_after(5), pytest.raises(UpstreamLimited):
+            await get(client)
+    assert len(server.requests) == 3
+    assert budget.closed_for() > 5
 
 
 async def test_requests_that_wait_for_their_turn_stay_behind_a_closed_gate(

@@ -29,6 +29,16 @@ def test_a_settlement_ends_the_memory_of_all_rates() -> None:
     assert way.seconds == 5
 
 
+def test_where_it_is_in_doubt_how_many_rates_there_are_the_exchange_says_so() -> None:
+    """Without times there are the newest 200, or as many as were asked for."""
+    assert binance.EXCHANGE.facade is not None
+    kinds = {}
+    for limit in (None, "200", "201"):
+        query = {"symbol": "BTCUSDT"} | ({"limit": limit} if limit else {})
+        kinds[limit] = type(binance.EXCHANGE.facade.route(Asked("GET", "/fapi/v1/fundingRate", query), Present()))
+    assert kinds == {None: Pass, "200": Rows, "201": Pass}
+
+
 def test_settled_rates_are_weighed_by_how_many_there_are() -> None:
     """20, and one more for each twenty rows."""
     assert hyperliquid.EXCHANGE.facade is not None

@@ -198,6 +198,23 @@ async def test_a_line_carries_no_more_than_the_exchange_allows_and_there_are_few
         assert sorted(len(c.streams) for c in world.sim.connections) == [2, 2, 2, 2]
 
 
+async def test_a_line_that_falls_silent_is_replaced_though_it_answers_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.web.facade.fixtures.quick", partial(quick, silence=0.2))
+    monkeypatch.setattr("actors.facade.relay.WATCH_EVERY", 0.1)
+    monkeypatch.setattr("actors.lines.patience.OPENING", 0.05)
+    async with venue("binance", rate=20.0) as world, connected(world, "/public/ws/btcusdt@bookTicker") as socket:
+        opened = trio.current_time()
+        await socket.hear()
+        await eventually(lambda: trio.current_time() - opened > 0.2, what="more than an answer")
+        await socket.hear()
+        world.sim.faults.mute.add("*")
+        await eventually(lambda: world.sim.connections_total > 1, what="another connection")
+        world.sim.faults.mute.clear()
+        newest = world.sim.market.now
+        while (await socket.hear())["E"] < newest:
+            pass
+
+
 async def flood(socket: Socket) -> None:
     for number in range(30):
         await socket.say({"method": "LIST_SUBSCRIPTIONS", "id": number})
