@@ -7,7 +7,6 @@ where it came on demand, when nobody has read it for a while.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
-from math import inf
 from typing import NamedTuple
 
 import structlog
@@ -22,14 +21,13 @@ from actors.exchanges.exchange import Exchange, Rest, Supervise
 from actors.feeds.derivation import BASE, DERIVABLE
 from actors.feeds.everything import Everything
 from actors.feeds.feed import Feed
+from actors.feeds.interest import Turns
 from actors.feeds.repair import AskLiquidations, AskMissed
 from actors.lines.pool import Lines
 from actors.upstream.budget import SLOTS
 
 NO_READER = "no reader"  # why an on-demand feed failed that was ended
 LINGER = 60.0  # seconds that an on-demand feed outlives its last reader
-POLL_SHARE = 0.25  # of a minute's request weight that open-interest polling may use
-POLL_MIN = 10.0  # seconds between polls of one symbol
 
 log = structlog.get_logger()
 
@@ -64,6 +62,7 @@ class Collection:
         counts: Counts,
         announced: Callable[[], str | None] = lambda: None,
         also: Callable[[Topic, Said], None] | None = None,
+        always_wanted: Callable[[Topic], bool] = lambda topic: False,
     ) -> None:
         self.exchange = exchange
         self._catalogue = catalogue
@@ -79,9 +78,10 @@ class Collection:
         self._counts = counts
         self._announced = announced  # maintenance that is on just now
         self._also = also  # told all that feeds say
+        self._always_wanted = always_wanted  # topics that are of use whoever reads
         self._on_silence = on_silence  # a topic that should speak does not
         self.feeds: dict[str, Feed] = {}
-        self._polled_until = -inf  # when the last turn is that a feed was given
+        self._turns = Turns(exchange.budget["weight"], now, lambda: len(self.feeds))
         self._loads = trio.CapacityLimiter(SLOTS["background"])
         self._taken_out: set[str] = set()  # symbols that were configured: nobody waits for their readers to come back
         self._ending: set[Feed] = set()  # for each a task waits to end it
@@ -182,7 +182,7 @@ class Collection:
             supervise=self._supervise,
             repair=self._reach.repair,
             background=self._reach.background,
-            wait_to_poll=self._wait_to_poll,
+            turns=self._turns,
             everything=self._everything,
             loads=self._loads,
             derived=self._derived(),
@@ -192,6 +192,7 @@ class Collection:
             counts=self._counts,
             announced=self._announced,
             also=self._also,
+            always_wanted=self._always_wanted,
         )
 
     def _derived(self) -> frozenset[str]:
@@ -206,17 +207,6 @@ class Collection:
         topics += [Topic(self.exchange.name, "", kind) for kind in self.exchange.pushed - {"ohlc"}]
         each = len({self.exchange.subscription_of(topic) for topic in topics})
         return DERIVABLE if each * max(len(self.symbols), len(self.feeds) + 1) > limit else frozenset()
-
-    def _wait_to_poll(self) -> float:
-        """Seconds until the next turn of a feed that has polled just now: one feed after the other, evenly spread.
-
-        All at once they would need a connection each, and cost several times as much.
-        """
-        window = self.exchange.budget["weight"]
-        polls_per_second = window.limit * POLL_SHARE / window.seconds
-        feeds, now = max(1, len(self.feeds)), trio.current_time()
-        self._polled_until = max(self._polled_until, now) + max(POLL_MIN / feeds, 1 / polls_per_second)
-        return self._polled_until - now
 
     def _start(self, feed: Feed) -> None:
         feed.scope = trio.CancelScope()
@@ -256,7 +246,8 @@ class Collection:
         feed = self._feed_for(topic)
         feed.holds += 1
         try:
-            yield feed
+            with feed.wanting(topic.kind):
+                yield feed
         finally:
             feed.holds -= 1
             if feed.holds == 0:

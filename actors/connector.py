@@ -71,6 +71,7 @@ class Connector:
         supervise: Supervise,
         everything: Everything | None = None,
         also: Callable[[Topic, Said], None] | None = None,
+        always_wanted: Callable[[Topic], bool] = lambda topic: False,
         archive: Archive | None = None,
         linger: float = LINGER,
         upstream_share: float = UPSTREAM_SHARE,
@@ -108,6 +109,7 @@ class Connector:
             on_silence=self._listings.doubt,
             announced=self._notices.present,
             also=also,
+            always_wanted=always_wanted,
         )
         self.feeds = self._collection.feeds
         self.check_capability, self.check_interval = self.exchange.check_capability, self.exchange.check_interval
@@ -340,13 +342,23 @@ class Connector:
         if interest is not None:
             return interest
         symbol = self.catalogue.resolve(symbol).symbol
-        return await self._flights.share(("oi", symbol), lambda: self._rest.open_interest(symbol))
+
+        async def ask() -> OpenInterest:
+            answer = await self._rest.open_interest(symbol)
+            if (feed := self.feeds.get(symbol)) is not None:
+                feed.asked_open_interest(answer)
+            return answer
+
+        return await self._flights.share(("oi", symbol), ask)
 
     def held_open_interest(self, symbol: str) -> OpenInterest | None:
         """The same from memory alone; None where the exchange must be asked."""
         self.check_capability("open_interest")
         feed = self.feeds.get(self.catalogue.resolve(symbol).symbol)
-        return feed.open_interest() if feed else None
+        interest = feed.open_interest() if feed else None
+        if feed is not None and interest is not None:
+            feed.asked_open_interest()
+        return interest
 
     async def open_interest_history(
         self,

@@ -175,13 +175,15 @@ def make_collecting(
     upstream: Upstream | None,
 ) -> Collecting:
     """`exchanges`: those that are wanted. `upstream`: how they are reached; None: as the configuration says."""
+    is_replayed = upstream is not None
     upstream = upstream or Live({name: way_of(settings) for name, settings in config.exchanges.items()})
     if keepers.recorder is not None:
         upstream = Recorded(upstream, keepers.recorder)
     everything = Everything()
     connectors: dict[str, Connector] = {}
     if edge is None:
-        connectors = _connectors(config, exchanges, supervised, upstream, keepers, everything, node)
+        is_wanted = _always_wanted(keepers, is_replayed=is_replayed)
+        connectors = _connectors(config, exchanges, supervised, upstream, keepers, everything, node, is_wanted)
     spikes = _spikes(config, connectors, supervised, node)
     if node is None:
         sources = Sources(connectors, everything, spikes)
@@ -200,6 +202,7 @@ def _connectors(
     keepers: Keepers,
     everything: Everything,
     node: Node | None,
+    always_wanted: Callable[[Topic], bool],
 ) -> dict[str, Connector]:
     """Of the exchanges as they are configured. `everything`: the streams over all of them.
 
@@ -218,6 +221,7 @@ def _connectors(
             supervise=supervised,
             everything=everything if node is None else None,
             also=also(exchange.name),
+            always_wanted=always_wanted,
             upstream=upstream,
             archive=keepers.archive,
             upstream_share=config.limits.upstream_share,
@@ -225,6 +229,13 @@ def _connectors(
         for exchange in exchanges
         for settings in (config.exchanges[exchange.name],)
     }
+
+
+def _always_wanted(keepers: Keepers, *, is_replayed: bool) -> Callable[[Topic], bool]:
+    """Which topics are wanted whoever reads. A recording and its replay ask the same, whoever reads either."""
+    if is_replayed or keepers.recorder is not None:
+        return lambda topic: True
+    return keepers.sinks.want if keepers.sinks is not None else lambda topic: False
 
 
 def _told(node: Node | None, sinks: Sinks | None) -> Callable[[str], Callable[[Topic, Said], None] | None]:

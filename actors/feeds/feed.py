@@ -6,7 +6,9 @@ are answered from memory or not at all (None): asking the exchange instead is th
 
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 import trio
@@ -32,6 +34,7 @@ from actors.exchanges.exchange import Backlog, Change, Exchange, Rest, Supervise
 from actors.feeds.everything import Everything
 from actors.feeds.health import FeedReport, Health
 from actors.feeds.history import History
+from actors.feeds.interest import Interest, Turns
 from actors.feeds.known import Known
 from actors.feeds.quality import TopicReport
 from actors.feeds.readers import Readers
@@ -61,7 +64,7 @@ class Feed:
         supervise: Supervise,
         repair: Rest,
         background: Rest,
-        wait_to_poll: Callable[[], float],
+        turns: Turns,
         everything: Everything,
         loads: trio.CapacityLimiter,
         derived: frozenset[str] = frozenset(),
@@ -71,12 +74,11 @@ class Feed:
         counts: Counts | None = None,
         announced: Callable[[], str | None] = lambda: None,
         also: Callable[[Topic, Said], None] | None = None,
+        always_wanted: Callable[[Topic], bool] = lambda topic: False,
     ) -> None:
         self.exchange, self.symbol = exchange, symbol
         self.derived = derived  # intervals that are made of minutes instead of being subscribed to
         self._supervise = supervise
-        self._background = background
-        self._wait_to_poll = wait_to_poll
         self._log = log.bind(exchange=exchange.name, symbol=symbol)
         self.scope = trio.CancelScope()  # cancelled when the feed is no longer wanted
         self.holds = 0  # clients that hold the feed
@@ -105,6 +107,15 @@ class Feed:
             heard=self._hear,
             can_ask_liquidations=missed_liquidations is not None,
         )
+        self._interest: Interest | None = None  # where it is polled
+        if exchange.capabilities.get("open_interest") and "oi" not in exchange.pushed:
+            self._interest = Interest(
+                turns,
+                ask=lambda: background.open_interest(symbol),
+                tell=self._on_open_interest,
+                forget=self._known.forget_open_interest,
+                always=always_wanted(self.topic("oi")),
+            )
         self._repairs: list[TradeRepair | LiquidationRepair] = []
         if missed_trades is not None:
             tell = self._known.tell_trades
@@ -149,6 +160,17 @@ class Feed:
         """A reader of one topic that holds up to `capacity` unread items."""
         return self.readers.subscribe(topic, capacity)
 
+    def wanting(self, kind: Kind) -> AbstractContextManager[None]:
+        """Somebody reads topics of a kind for as long as the block lasts."""
+        return self._interest.wanted() if kind == "oi" and self._interest is not None else nullcontext()
+
+    def asked_open_interest(self, answer: OpenInterest | None = None) -> None:
+        """Somebody was answered; `answer`: by the exchange, just now."""
+        if self._interest is not None:
+            if answer is not None:
+                self._interest.take(answer)
+            self._interest.asked()
+
     @property
     def received_at(self) -> datetime:
         """When what is told at the moment was received."""
@@ -156,6 +178,8 @@ class Feed:
 
     def current(self, topic: Topic) -> Event | None:
         """What a new reader of `topic` is told at once: the bar, rate or interest of this moment."""
+        if topic.kind == "oi" and self._interest is not None and not self._interest.is_fresh:
+            return None
         return self._known.current(topic)
 
     def last_heard(self) -> dict[Kind, datetime]:
@@ -291,8 +315,8 @@ class Feed:
         self.health.trouble("feed", None)
         async with trio.open_nursery() as nursery:
             self._start_helper(nursery, "history", self._load_history)
-            if self.exchange.capabilities.get("open_interest") and "oi" not in self.exchange.pushed:
-                self._start_helper(nursery, "open interest", self._poll_open_interest)
+            if self._interest is not None:
+                self._start_helper(nursery, "open interest", partial(self._interest.poll, self._on_poll))
             nursery.start_soon(self._history.repair)
             for repair in self._repairs:
                 nursery.start_soon(repair.run)
@@ -335,13 +359,12 @@ class Feed:
         if isinstance(said, Update):
             self.health.heard(received_at)
 
-    async def _poll_open_interest(self) -> None:
-        while True:
-            interest = await self._background.open_interest(self.symbol)
-            self.readers.received_at = clock.now()
-            self._known.on_open_interest(interest)
-            self.health.trouble("open interest", None)
-            await trio.sleep(self._wait_to_poll())
+    def _on_open_interest(self, interest: OpenInterest) -> None:
+        self.readers.received_at = clock.now()
+        self._known.on_open_interest(interest)
+
+    def _on_poll(self) -> None:
+        self.health.trouble("open interest", None)
 
     async def _load_history(self) -> None:
         while True:
@@ -360,11 +383,11 @@ class Feed:
         return self._known.funding if self._is_current else None
 
     def open_interest(self) -> OpenInterest | None:
-        """The present one: what the line pushed, or the last poll's answer while polling works."""
-        if "oi" in self.exchange.pushed and not self._is_current:
-            return None
+        """The present one: what the line pushed, or the exchange answered a short while ago, while polling works."""
+        if self._interest is None:
+            return self._known.open_interest if self._is_current else None
         has_trouble = self.health.has_trouble("open interest") or self.health.has_trouble("feed")
-        return None if has_trouble else self._known.open_interest
+        return self._known.open_interest if self._interest.is_fresh and not has_trouble else None
 
     def ohlc(self, interval: str, *, limit: int, start: datetime | None, end: datetime | None) -> list[Ohlc] | None:
         """Up to `limit` bars as the public contract orders them: the first after `start`, else the newest."""

@@ -150,6 +150,10 @@ class Known:
         if last is None or interest.open_interest != last.open_interest:
             self._readers.publish("oi", interest)
 
+    def forget_open_interest(self) -> None:
+        """It is too old for the present; the next one is told, whatever it is."""
+        self.open_interest = None
+
     def current(self, topic: Topic) -> Event | None:
         """What a new reader of `topic` is told at once: the bar, rate or interest of this moment."""
         match topic.kind:

@@ -34,6 +34,7 @@ from actors.events import (
 )
 from actors.exchanges.catalogue import Catalogue
 from actors.exchanges.exchange import Exchange, Supervise
+from actors.feeds.interest import POLL_MIN
 from actors.mirror.feed import MirrorFeed
 from actors.mirror.ingests import Ingests
 from actors.mirror.lane import NOBODY
@@ -173,7 +174,13 @@ class MirrorConnector:
         return feed.current(Topic(self.name, feed.symbol, kind)) if feed.is_current else None
 
     def held_open_interest(self, symbol: str) -> OpenInterest | None:
+        """What is polled is known to whoever polls: where nothing new was told of late, that one is asked."""
         self.check_capability("open_interest")
+        symbol = self.catalogue.resolve(symbol).symbol
+        if "oi" not in self.exchange.pushed:
+            told_ago = self._mirror.feed(symbol).told_ago(Topic(self.name, symbol, "oi"))
+            if told_ago >= POLL_MIN:
+                return None
         held = self._present(symbol, "oi")
         return held if isinstance(held, OpenInterest) else None
 

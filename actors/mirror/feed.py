@@ -60,6 +60,10 @@ class MirrorFeed:
         text = self._lane.now.get(str(topic))
         return None if text is None else Relayed(TYPES[topic.kind], 0, text).event
 
+    def told_ago(self, topic: Topic) -> float:
+        """Seconds since its present was told; inf where that was before this node listened."""
+        return trio.current_time() - self._lane.told.get(str(topic), -inf)
+
     def is_collected(self, topic: Topic) -> bool:
         """Whether a topic is told; else it may yet be. Raises UpstreamLimited where it is known that it cannot be."""
         if (refusal := self._refusal(topic)) is not None:

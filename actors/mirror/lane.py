@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
+import trio
 
 from actors.engine.words import CLOSED_BAR, EPOCH, Entry, Present, Told
 from actors.events import FeedState, Gap, Status, Topic, ms
@@ -31,7 +32,8 @@ _decode_status = msgspec.json.Decoder(Status).decode
 
 
 class Lane:
-    """By topics' names: `seqs`, `now`, `closed` as in Present. By symbols: `states`, and when something was `heard`."""
+    """By topics' names: `seqs`, `now`, `closed` as in Present, and when open interest was `told`, by Trio's clock. By
+    symbols: `states`, and when something was `heard`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -41,6 +43,7 @@ class Lane:
         self.seqs: dict[str, int] = {}
         self.now: dict[str, bytes] = {}
         self.closed: dict[str, int] = {}
+        self.told: dict[str, float] = {}
         self.states: dict[str, Status] = {}
         self.heard: dict[str, datetime] = {}
         self.received_at: datetime | None = None  # when what is told at the moment came from the engine
@@ -69,6 +72,7 @@ class Lane:
         self.epoch, self.place, self.n = present.epoch, present.place, present.n
         self.seqs, self.now, self.closed = dict(present.seqs), dict(present.now), dict(present.closed)
         self.states, self.holder = _states(present.now), present.holder
+        self.told.clear()
 
     def note(self, topic: Topic, name: str, event: Relayed) -> None:
         """An event is told. `name`: the topic's."""
@@ -77,6 +81,8 @@ class Lane:
             self.heard[topic.symbol] = self.received_at
         if topic.kind in TYPES:
             self.now[name] = event.text
+            if topic.kind == "oi":
+                self.told[name] = trio.current_time()
             if event.text.endswith(CLOSED_BAR):
                 self.closed[name] = ms(event.event.timestamp)
 

@@ -128,8 +128,11 @@ class Sink:
             if seq is None or not channel.least or channel.is_wanted(Relayed(type, seq, text)):
                 self._put((channel, type, epoch, seq, text))
 
+    def wants(self, topic: Topic) -> bool:
+        return matching(self._settings.patterns, topic)
+
     def _channel_of(self, topic: Topic) -> Channel | None:
-        if not matching(self._settings.patterns, topic):
+        if not self.wants(topic):
             return None
         into = self._settings.into.replace("{exchange}", topic.exchange).replace("{kind}", topic.kind)
         return Channel(topic, into=into, least=self._settings.least, epoch=self._epoch)

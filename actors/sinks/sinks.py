@@ -24,6 +24,10 @@ class Sinks:
     def report(self) -> list[SinkReport]:
         return [sink.report() for sink in self.all]
 
+    def want(self, topic: Topic) -> bool:
+        """At least one of them writes it."""
+        return any(sink.wants(topic) for sink in self.all)
+
     def take(self, topic: Topic, said: Said) -> None:
         for sink in self.all:
             sink.take(topic, said)

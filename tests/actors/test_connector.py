@@ -17,7 +17,7 @@ from actors.events import Instrument, Topic, from_ms
 from actors.exchanges import listings
 from actors.exchanges.binance.rest import BinanceRest
 from actors.exchanges.exchange import Backlog, Update
-from actors.feeds import pulse
+from actors.feeds import interest, pulse
 from actors.feeds.known import Known
 from actors.lines import probes
 from actors.upstream.caller import ANSWER_BY
@@ -242,3 +242,20 @@ async def test_a_fault_in_a_feed_that_is_called_by_the_line_restarts_that_feed_a
                 await eventually(lambda: feed.health.state == "live")
             assert {"_take", "call"} <= called_by, "in the place of its task"
             assert running.feeds["BTCUSDT"].health.restarts == 0
+
+
+async def test_open_interest_is_polled_often_only_while_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What memory has is too old for whoever asks first; what the exchange says then is held, and kept up to date."""
+    monkeypatch.setattr(interest, "POLL_MIN", 0.2)
+    monkeypatch.setattr(interest, "ASKED", 0.5)
+    path = "/fapi/v1/openInterest"
+    async with world() as w:
+        asked = w.sim.count(path)
+        await trio.sleep(0.3)
+        assert (await w.client.get("/binance/oi/BTCUSDT")).status_code == 200
+        assert w.sim.count(path) > asked, "it was too old"
+        await eventually(lambda: w.sim.count(path) > asked + 2, what="polls")
+        async with w.stream("/ws/binance/BTCUSDT/oi") as client:
+            await eventually(lambda: client.of("open_interest"), what="the value of the moment")
+            asked = w.sim.count(path)
+            await eventually(lambda: w.sim.count(path) > asked + 4, what="polls")

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import pytest
 import trio
 
-from actors import collection
 from actors.exchanges.binance import EXCHANGE
 from actors.exchanges.binance.simulator import BAD_FRAMES
 from actors.exchanges.binance.simulator.limits import banned, error, html, restricted, too_many_requests, unavailable
 from actors.exchanges.exchange import Exchange
+from actors.feeds import interest
 from actors.simulation.server import Faults, Reply, RestFault
 from actors.upstream import dial, flights, rest
 from daemon.settings import Supervision
@@ -336,8 +336,9 @@ async def test_a_kept_alive_connection_that_ends_is_not_noticed(fault: RestFault
 
 
 async def test_polling_that_fails_is_shown_and_recovers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collection, "POLL_MIN", 0.1)
-    monkeypatch.setattr(collection, "POLL_SHARE", 10)
+    monkeypatch.setattr(interest, "POLL_MIN", 0.1)
+    monkeypatch.setattr(interest, "UNWANTED", 0.1)
+    monkeypatch.setattr(interest, "POLL_SHARE", 10)
     async with struck() as scene:
         scene.w.sim.faults.rest.append(RestFault(path="/fapi/v1/openInterest", reply=unavailable()))
 

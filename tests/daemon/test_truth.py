@@ -19,13 +19,14 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import turns
+from actors import clock, turns
 from actors.errors import UpstreamError
 from actors.events import EPOCH, Liquidation, Ohlc, Topic, Trade
 from actors.exchanges import binance, bybit, hyperliquid, okx
 from actors.exchanges.exchange import Backlog, Exchange, Rest, Update
 from actors.feeds.everything import Everything
 from actors.feeds.feed import Feed
+from actors.feeds.interest import Turns
 from actors.spikes import Spikes
 from web.access.account import NONE, Account
 from web.connectors import Connectors
@@ -291,7 +292,7 @@ class Story:
             supervise=self.supervise,
             repair=rest,
             background=rest,
-            wait_to_poll=lambda: 60.0,
+            turns=Turns(exchange.budget["weight"], clock.now, lambda: 1),
             everything=everything,
             loads=trio.CapacityLimiter(1),
             missed_trades=self.upstream.missed_trades if exchange.missed_trades else None,

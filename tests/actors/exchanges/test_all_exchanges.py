@@ -15,9 +15,9 @@ import msgspec
 import pytest
 import trio
 
-from actors import collection
 from actors.events import ms
 from actors.exchanges.units import unit_of
+from actors.feeds import interest
 from actors.simulation.server import Faults, RestFault
 from daemon import demo
 from daemon.collecting import exchange_defaults
@@ -159,7 +159,7 @@ async def forgotten(w: Venues, name: str) -> None:
 async def test_a_dead_exchange_is_explained_and_the_others_do_not_notice(
     dead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collection, "POLL_MIN", 0.05)  # seconds: open interest may be polled
+    monkeypatch.setattr(interest, "POLL_MIN", 0.05)  # seconds: open interest may be polled
     others = [name for name in EXCHANGES if name != dead]
     async with venues(ALL) as w, AsyncExitStack() as stack:
         clients = {
@@ -213,7 +213,7 @@ async def test_a_dead_exchange_is_explained_and_the_others_do_not_notice(
 
 
 async def test_when_all_fail_nothing_is_left_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collection, "POLL_MIN", 0.05)  # seconds: open interest may be polled
+    monkeypatch.setattr(interest, "POLL_MIN", 0.05)  # seconds: open interest may be polled
     async with venues(ALL) as w:
         for sim in w.sims.values():
             kill(sim.faults)
@@ -370,7 +370,7 @@ async def test_everything_that_happens_anywhere_is_told_once(kind: str) -> None:
 
 
 async def test_a_spike_of_open_interest_and_volume_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collection, "POLL_MIN", 0.05)  # seconds; as often as the budget allows
+    monkeypatch.setattr(interest, "POLL_MIN", 0.05)  # seconds; as often as the budget allows
     can = {name for name, e in EXCHANGES.items() if "5m" in e.open_interest_periods}
     assert can
     start = START + 4 * MINUTE  # 42 s before the end of five minutes

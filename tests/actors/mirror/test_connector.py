@@ -18,8 +18,9 @@ from trio.testing import MockClock
 from actors.engine.memory import START_MS, MemoryEngine
 from actors.engine.words import STATUS, Burst, Entry, Lease
 from actors.errors import NotReady, UnknownSymbol
-from actors.events import Gap, Instrument, Ohlc, Status, Topic, from_ms, ms
+from actors.events import Gap, Instrument, Ohlc, OpenInterest, Status, Topic, from_ms, ms
 from actors.exchanges.exchange import Exchange, load_exchanges
+from actors.feeds.interest import POLL_MIN
 from actors.mirror.connector import READ_AGAIN, MirrorConnector
 from actors.mirror.everywhere import Everywhere
 from actors.mirror.feed import MENDED_WITHIN
@@ -282,3 +283,39 @@ async def test_a_feed_is_stale_while_its_leader_is_silent_and_down_once_nobody_l
             assert again is not None
             one.lease = again
             assert await states(LEASE) == [("live", None)]
+
+
+@pytest.mark.parametrize("is_pushed", [False, True])
+async def test_open_interest_that_is_polled_is_held_for_as_long_as_by_whoever_polls(
+    autojump_clock: MockClock, is_pushed: bool
+) -> None:
+    """Where the exchange pushes it, what was told last is the present."""
+    exchange = replace(EXCHANGE, pushed=EXCHANGE.pushed | {"oi"}) if is_pushed else EXCHANGE
+    where: Any = {"exchange": "binance", "symbol": "BTCUSDT", "timestamp": opened(0)}
+    interest = OpenInterest(**where, open_interest=5.0, open_interest_value=None)
+    async with edge(exchange) as one:
+        await one.begin()
+        await one.say(Entry("binance:BTCUSDT:oi", "open_interest", 1, encode(interest)))
+        await one.arrived()
+        assert await one.connector.open_interest("btcusdt") == interest
+        await trio.sleep(POLL_MIN)
+        if is_pushed:
+            assert one.connector.held_open_interest("BTCUSDT") == interest
+            return
+        assert one.connector.held_open_interest("BTCUSDT") is None
+        with pytest.raises(NotReady):  # who collects is asked
+            await one.connector.open_interest("BTCUSDT")
+        assert one.nobody.asked == 1
+
+
+async def test_open_interest_of_an_unknown_age_is_not_held(autojump_clock: MockClock) -> None:
+    interest = OpenInterest(
+        exchange="binance", symbol="BTCUSDT", timestamp=opened(0), open_interest=5.0, open_interest_value=None
+    )
+    async with edge() as one:
+        await one.begin()
+        await one.say(Entry("binance:BTCUSDT:oi", "open_interest", 1, encode(interest)))
+        await one.arrived()
+        one.mirror.lanes[0].adopt(await one.engine.present(LANE))
+        assert one.mirror.feed("BTCUSDT").current(Topic("binance", "BTCUSDT", "oi")) == interest
+        assert one.connector.held_open_interest("BTCUSDT") is None

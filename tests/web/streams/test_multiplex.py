@@ -8,10 +8,12 @@ import pytest
 import trio
 import trio.testing
 
+from actors import clock
 from actors.exchanges import binance
 from actors.exchanges.exchange import Rest
 from actors.feeds.everything import Everything
 from actors.feeds.feed import Feed
+from actors.feeds.interest import Turns
 from actors.spikes import Spikes
 from tests.daemon.test_truth import LOCAL, SYMBOL, Connector, Market, Upstream, quiet
 from web.connectors import Connectors
@@ -61,7 +63,7 @@ class Daemon:
             supervise=run_once,
             repair=rest,
             background=rest,
-            wait_to_poll=lambda: 60.0,
+            turns=Turns(exchange.budget["weight"], clock.now, lambda: 1),
             everything=everything,
             loads=trio.CapacityLimiter(1),
         )
