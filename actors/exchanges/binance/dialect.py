@@ -154,12 +154,23 @@ def ask(subscribe: bool, names: Sequence[str], number: int) -> Sequence[str]:
 
 def read(frame: bytes) -> tuple[str, bytes] | None:
     """Frames come in the combined envelope; what is inside is passed on byte for byte."""
-    if not frame.startswith(b'{"stream":"'):
-        return None
-    name, quote, rest = frame[11:].partition(b'"')
-    if not quote or not rest.startswith(b',"data":'):
-        return None
-    return name.decode("utf-8", "replace"), rest[8:-1]
+    if frame.startswith(b'{"stream":"'):
+        name, quote, rest = frame[11:].partition(b'"')
+        if quote and rest.startswith(b',"data":'):
+            return name.decode("utf-8", "replace"), rest[8:-1]
+    try:
+        push = _combined(frame)  # it may be spelled with spaces, or the other way round
+    except UNREADABLE:
+        return None  # an answer to a request
+    return push.stream, bytes(push.data)
+
+
+class _Combined(msgspec.Struct):
+    stream: str
+    data: msgspec.Raw
+
+
+_combined = msgspec.json.Decoder(_Combined).decode
 
 
 def memory(name: str) -> Memory:

@@ -189,6 +189,7 @@ def ask(subscribe: bool, names: Sequence[str], number: int) -> Sequence[str]:
 
 class _Push(msgspec.Struct):
     topic: str
+    type: str = ""
 
 
 _topic = msgspec.json.Decoder(_Push).decode
@@ -201,15 +202,23 @@ def read(frame: bytes) -> tuple[str, bytes] | None:
         return None  # an answer to a request
 
 
-TICKERS = b'{"topic":"tickers.'
+PUSH, TICKERS = b'{"topic":"', b'{"topic":"tickers.'  # how frames begin, as they are usually spelled
 
 
 def glance(frame: bytes) -> tuple[bytes, int | None, bool] | None:
     """Changes of a ticker count from its snapshot on."""
-    if not frame.startswith(TICKERS):
+    if frame.startswith(TICKERS):
+        end = frame.find(b'"', len(TICKERS))
+        if frame.startswith(b',"type":"', end + 1):
+            return frame[len(TICKERS) : end], None, frame.startswith(b'snapshot"', end + 9)
+    elif frame.startswith(PUSH):
         return None
-    end = frame.find(b'"', len(TICKERS))
-    return frame[len(TICKERS) : end], None, frame.startswith(b',"type":"snapshot"', end + 1)
+    try:
+        push = _topic(frame)  # the order of its keys varies
+    except UNREADABLE:
+        return None
+    kind, _, symbol = push.topic.partition(".")
+    return (symbol.encode(), None, push.type == "snapshot") if kind == "tickers" else None
 
 
 def memory(name: str) -> Memory:

@@ -177,16 +177,28 @@ def read(frame: bytes) -> tuple[str, bytes] | None:
     return None
 
 
+# How frames begin, as they are usually spelled.
+PUSH, TRADES = b'{"channel":"', b'{"channel":"trades","data":[{"coin":"'
+CANDLE = b'{"channel":"candle","data":{"t":'  # 1790358600000,"T":1790358659999,"s":"BTC","i":"1m","o":
+OF_CANDLE = b',"s":"'
+CONTEXT = b'{"channel":"activeAssetCtx","data":{"coin":"'
+
+
 def glance(frame: bytes) -> tuple[bytes, int | None, bool] | None:
     """Of trades the last thirty, one a frame at least; all else is said by the last frame alone."""
-    match frame[12:18]:  # behind `{"channel":"`
-        case b"trades":  # `{"channel":"trades","data":[{"coin":"BTC",`
-            return frame[37 : frame.find(b'"', 37)], BACKLOG, False
-        case b"candle":  # `{"channel":"candle","data":{"t":1790358600000,"T":1790358659999,"s":"BTC","i":"1m","o":`
-            return frame[67 : frame.find(b',"o"', 67)], 1, False
-        case b"active":  # `{"channel":"activeAssetCtx","data":{"coin":"BTC",`
-            return frame[12 : frame.find(b'"', 45)], 1, False
-    return None
+    if frame.startswith(TRADES):
+        return frame[len(TRADES) : frame.find(b'"', len(TRADES))], BACKLOG, False
+    if frame.startswith(CANDLE) and frame.startswith(OF_CANDLE, 63):
+        return frame[69 : frame.find(b',"o"', 69)], 1, False
+    if frame.startswith(CONTEXT):
+        return frame[12 : frame.find(b'"', len(CONTEXT))], 1, False
+    if frame.startswith(PUSH) and not frame.startswith((b"trades", b"candle", b"active"), len(PUSH)):
+        return None
+    told = read(frame)
+    kind = told[0].partition(" ")[0] if told is not None else ""
+    if told is None or kind not in ("trades", "candle", "activeAssetCtx"):
+        return None
+    return told[0].encode(), BACKLOG if kind == "trades" else 1, False
 
 
 def talk(path: str, query: str, view: View) -> Talk | Reply:

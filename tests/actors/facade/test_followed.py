@@ -1,6 +1,7 @@
 """What a façade that nobody asks costs the frames that pass it: a glance."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
@@ -67,6 +68,41 @@ async def test_without_a_listener_no_frame_is_read_until_one_comes() -> None:
     assert read.count("trades BTC") == 30
     ear.heard((trade(1000),))
     assert read.count("trades BTC") == 31, "while somebody may listen"
+
+
+@pytest.mark.parametrize(
+    "spell", [lambda told: told, lambda told: dict(reversed(told.items()))], ids=["spaced", "turned"]
+)
+async def test_what_is_spelled_unlike_the_documents_is_kept_all_the_same(spell: Callable[[Any], Any]) -> None:
+    def spelled(frame: bytes) -> bytes:
+        return json.dumps(spell(json.loads(frame))).encode()
+
+    read: list[str] = []
+    followed, ear = heard_by(bybit.EXCHANGE, read)
+    ear.heard([spelled(ticker(number)) for number in (7, 0, 1)])
+    ear.heard([spelled(OTHER), ticker(2)])
+    assert not read
+    followed.need()
+    assert read == ["tickers.BTCUSDT"] * 3, "from the snapshot on"
+    read = []
+    followed, ear = heard_by(hyperliquid.EXCHANGE, read)
+    for number in range(40):
+        ear.heard((spelled(trade(number)), spelled(candle(number))))
+    assert not read
+    followed.need()
+    assert (read.count("candle BTC 1m"), read.count("trades BTC")) == (1, 30)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b'{"stream":"btcusdt@aggTrade","data":{"a":1}}',
+        b'{"stream": "btcusdt@aggTrade", "data": {"a":1}}',
+        b'{"data":{"a":1},"stream":"btcusdt@aggTrade"}',
+    ],
+)
+def test_binances_envelope_is_opened_however_it_is_spelled(frame: bytes) -> None:
+    assert cast(Dialect, binance.EXCHANGE.dialect).read(frame) == ("btcusdt@aggTrade", b'{"a":1}')
 
 
 async def test_a_tickers_changes_are_read_a_hundred_at_a_time() -> None:
