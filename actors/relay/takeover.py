@@ -108,6 +108,8 @@ class Tail:
         self._told: Counter[tuple[str, object]] = Counter()
         self._oldest: dict[str, int] = {}  # by topic: until then all was told, or was before anything was
         self._newest: dict[str, int] = {}  # by topic, and by symbol: the time of its last event
+        self.behind = 0.0  # seconds from when the last event of all happened until that was said
+        newest = 0
         self._lost: dict[str, list[Gap]] = {}  # by topic, what was announced as lost
         is_whole = not tail or tail[0].n == 1
         for logged in tail:
@@ -121,6 +123,8 @@ class Tail:
                 # Of the very first moment some may have been cut off, where anything was.
                 at = ms(found.timestamp)
                 self._oldest[entry.topic] = min(self._oldest.get(entry.topic, at), at - is_whole)
+                if at > newest:
+                    newest, self.behind = at, max(0, logged.at_ms - at) / 1000
                 for name in (entry.topic, topic.symbol):
                     self._newest[name] = max(self._newest.get(name, at), at)
 

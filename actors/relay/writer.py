@@ -156,8 +156,8 @@ class Writer:
     # --- what is said ---
 
     def _tell(self, name: str, topic: Topic, said: Said) -> None:
-        if self._owed and topic.kind in MOMENTS and isinstance(said, Event):  # a bar's time is its open
-            self._announce(topic, said.timestamp)
+        if self._owed:
+            self._end_unheard(name, topic, said)
         match said:  # what is most comes first
             case Trade() | Liquidation():
                 text = encode(said)
@@ -243,18 +243,18 @@ class Writer:
                 if topic.kind in MOMENTS:
                     self._owed[name] = self._tail.told_until(name)
         for heard in self.hearing.recent if self._owed else ():
-            if heard.topic.kind in MOMENTS and isinstance(heard.said, Event):
-                self._announce(heard.topic, heard.said.timestamp)
+            self._end_unheard(name_of(heard.topic), heard.topic, heard.said)
 
     def _apart(self, tail_at: float) -> set[str]:
-        """Symbols of which nothing that was heard here is in the log, though it was before the log's end, or nobody
-        had listened here for long.
+        """Symbols of which nothing that was heard here is in the log, though it was before the log's end, or one began
+        to listen only after what was said last had happened.
 
-        What was said last may have happened long before: it was said by one that had much to catch up with, or knew
-        nothing of this symbol yet. Nothing but what both know shows that there is no hole between.
+        That may have been long before: it was said by one that had much to catch up with, or knew nothing of this
+        symbol yet. Nothing but what both know shows that there is no hole between.
         """
         assert self._tail is not None
-        before = {symbol for symbol, since in self.hearing.since.items() if since > tail_at - LATER}
+        reached = tail_at - self._tail.behind - LATER
+        before = {symbol for symbol, since in self.hearing.since.items() if since > reached}
         common = set()
         for heard in self.hearing.recent:
             symbol = heard.topic.symbol
@@ -266,17 +266,22 @@ class Writer:
                 before.add(symbol)
         return before - common
 
-    def _announce(self, heard: Topic, until: datetime) -> None:
+    def _end_unheard(self, heard_name: str, heard: Topic, said: Said) -> None:
         """Until the first thing that was heard of a symbol, nobody had listened; to its trades, until the first trade.
 
-        An exchange is asked for one topic after the other, and of the others nothing may happen for hours.
+        An exchange is asked for one topic after the other, and of the others nothing may happen for hours. A bar's time
+        is its open, and what was told already ends nothing: there may be a hole behind it.
         """
+        if heard.kind not in MOMENTS or not isinstance(said, Event):
+            return
+        if self._tail is not None and self._tail.tells(heard_name, said):
+            return
         for name, since in list(self._owed.items()):
             topic = topic_named(name)
             if topic.symbol == heard.symbol and (topic.kind != "trades" or heard.kind == "trades"):
                 del self._owed[name]
-                self._unheard[heard.symbol] = since, max(since, until)
-                self._add_unheard(name, topic, since, max(since, until))
+                self._unheard[heard.symbol] = since, max(since, said.timestamp)
+                self._add_unheard(name, topic, *self._unheard[heard.symbol])
 
     def _add_unheard(self, name: str, topic: Topic, since: datetime, until: datetime) -> None:
         self.gaps += 1

@@ -15,7 +15,7 @@ from actors.engine.words import Told as Logged
 from actors.events import Event, Gap, Liquidation, Ohlc, OiSpike, OpenInterest, Status, Topic, from_ms, ms
 from actors.relay.takeover import lane_of, topic_named
 from actors.relay.writer import Writer
-from tests.actors.relay.fixtures import FakeFeed, bar, now, trade
+from tests.actors.relay.fixtures import FakeFeed, bar, now, state, trade
 
 TRADES, BARS = Topic("binance", "BTCUSDT", "trades"), Topic("binance", "BTCUSDT", "ohlc", "1m")
 LIQUIDATIONS, INTEREST = Topic("binance", "BTCUSDT", "liquidations"), Topic("binance", "BTCUSDT", "oi")
@@ -318,6 +318,37 @@ async def test_who_began_to_listen_right_before_the_logs_end_announces_what_the_
     gap, *told = [one for _, _, one in said(writer)]
     assert (gap["from"], gap["to"]) == (msgspec.to_builtins(last.timestamp), told[0]["timestamp"])
     assert [one["trade_id"] for one in told] == [5]
+
+
+async def test_who_began_to_listen_behind_what_was_told_last_announces_though_all_was_quiet_then(
+    autojump_clock: MockClock,
+) -> None:
+    """The leader is two seconds behind: what it had yet to say may be from before this node listened."""
+    writer, engine = writer_of(), Engine()
+    last = trade("BTCUSDT", 1)
+    await trio.sleep(1)
+    writer.take_status(state("BTCUSDT", "live"))
+    await trio.sleep(1)
+    engine.say(TRADES, last)
+    await trio.sleep(1)
+    writer.take(TRADES, trade("BTCUSDT", 5))
+    engine.give(writer)
+    gap, *told = [one for topic, _, one in said(writer) if topic == str(TRADES)]
+    assert (gap["from"], gap["to"]) == (msgspec.to_builtins(last.timestamp), told[0]["timestamp"])
+
+
+async def test_what_was_told_already_does_not_end_what_nobody_heard(autojump_clock: MockClock) -> None:
+    """It comes late from a connection that was left, and what came between that and the next one is not known."""
+    writer, engine = writer_of(), Engine()
+    known = trade("BTCUSDT", 1)
+    engine.say(TRADES, known)
+    await trio.sleep(5)
+    engine.give(writer)
+    writer.take(TRADES, known)
+    first = trade("BTCUSDT", 9)
+    writer.take(TRADES, first)
+    gap, one = [one for _, _, one in said(writer)]
+    assert gap["to"] == one["timestamp"] == msgspec.to_builtins(first.timestamp)
 
 
 async def test_a_loss_of_the_successors_own_counts_from_the_last_that_the_leader_told(
