@@ -132,6 +132,12 @@ class Tail:
         """Whether an event is among what is told there."""
         return self._told[name, said.trade_id if isinstance(said, Trade) else encode(said)] > 0
 
+    def silence(self, symbol: str) -> float:
+        """How many seconds before the end the last event of a symbol happened; inf: before all of this."""
+        if self.at is None or symbol not in self._newest:
+            return inf
+        return max(0.0, (ms(self.at) - self._newest[symbol]) / 1000)
+
     def told_until(self, name: str) -> datetime:
         """Until when all that happened in a topic was told, by the exchange's clock.
 

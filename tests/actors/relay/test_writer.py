@@ -78,6 +78,11 @@ def loss(start: datetime, end: datetime) -> Gap:
     return Gap(**where, start=start, end=end, reason="cut", repaired=False)
 
 
+def interest(value: float) -> OpenInterest:
+    where: Any = {"exchange": "binance", "symbol": "BTCUSDT", "timestamp": now()}
+    return OpenInterest(**where, open_interest=value, open_interest_value=None)
+
+
 def liquidation(value: float) -> Liquidation:
     where: Any = {"exchange": "binance", "symbol": "BTCUSDT", "timestamp": from_ms(START_MS)}
     return Liquidation(**where, side="buy", price=1.0, quantity=value, value=value)
@@ -337,6 +342,25 @@ async def test_who_began_to_listen_behind_what_was_told_last_announces_though_al
     assert (gap["from"], gap["to"]) == (msgspec.to_builtins(last.timestamp), told[0]["timestamp"])
 
 
+async def test_what_a_leader_that_was_cut_off_from_the_exchange_did_not_hear_is_announced(
+    autojump_clock: MockClock,
+) -> None:
+    """It led on, and told that it hears nothing; its successor began to listen meanwhile, and heard nothing yet."""
+    writer, engine = writer_of(), Engine()
+    last = trade("BTCUSDT", 1)
+    engine.say(TRADES, last)
+    await trio.sleep(1)
+    engine.now["binance:BTCUSDT"] = encoded(state("BTCUSDT", "down"))
+    writer.take_status(state("BTCUSDT", "live"))
+    await trio.sleep(1)
+    engine.say(INTEREST, interest(1.0))  # it polls that
+    await trio.sleep(1)
+    engine.give(writer)
+    writer.take(TRADES, trade("BTCUSDT", 5))
+    gap, one = [one for topic, _, one in said(writer) if topic == str(TRADES)]
+    assert (gap["from"], gap["to"]) == (msgspec.to_builtins(last.timestamp), one["timestamp"])
+
+
 async def test_what_was_told_already_does_not_end_what_nobody_heard(autojump_clock: MockClock) -> None:
     """It comes late from a connection that was left, and what came between that and the next one is not known."""
     writer, engine = writer_of(), Engine()
@@ -449,10 +473,6 @@ async def test_losses_that_the_leader_before_did_not_have_are_not_told(autojump_
 
 
 async def test_values_and_states_are_said_where_they_differ(autojump_clock: MockClock) -> None:
-    def interest(value: float) -> OpenInterest:
-        where: Any = {"exchange": "binance", "symbol": "BTCUSDT", "timestamp": now()}
-        return OpenInterest(**where, open_interest=value, open_interest_value=None)
-
     def status(state: Any) -> Status:
         where: Any = {"exchange": "binance", "symbol": "BTCUSDT", "timestamp": now()}
         return Status(**where, state=state, reason=None, next_retry=None)
