@@ -171,7 +171,7 @@ Token = Annotated[
     str,
     Meta(
         pattern=r"^[A-Za-z0-9_-]{0,200}\Z",
-        description="an API key, as `marketd keys` makes them",
+        description="an API key, as `marketd key new` prints it",
         extra={"secret": True},
     ),
 ]

@@ -240,6 +240,9 @@ def create_app(
             response.vary.add("Accept")
         if request.method == "HEAD" and response.status_code == 200 and response.content_length == 0:
             del response.headers["Content-Length"]  # a stream is not begun for HEAD: who knows how long it would be
+        if response.status_code in (204, 304):  # there is no body to describe, and a cache would believe it of its own
+            response.headers.pop("Content-Length", None)
+            response.headers.pop("Content-Type", None)
         return response
 
     return app

@@ -42,16 +42,19 @@ class Listings:
         while True:
             asked_at = trio.current_time()
             self._sign = trio.Event()
-            await self._read_clock(clock_rest, clock_client)
+            is_told = await self._read_clock(clock_rest, clock_client)
             instruments = await rest.instruments()
             if not instruments:
                 raise BadMessage("the exchange's catalogue is empty")
+            if not is_told:  # refused for a while, most likely: that is over now, and the next look is an hour away
+                await self._read_clock(clock_rest, clock_client)
             self._adopt(instruments)
             with trio.move_on_after(EVERY):
                 await self._sign.wait()
             await trio.sleep_until(asked_at + SOONEST)
 
-    async def _read_clock(self, rest: Rest, client: RestClient) -> None:
+    async def _read_clock(self, rest: Rest, client: RestClient) -> bool:
+        """Whether the exchange told it."""
         before = clock.now()
         try:
             server_time = await rest.server_time()
@@ -59,9 +62,10 @@ class Listings:
             raise
         except MarketError as error:  # our own clock will do: it only decides which bar is the open one
             log.warning("exchange.clock_unknown", exchange=self._exchange, reason=str(error))
-            return
+            return False
         answer = client.last_answer
         if answer is not None:  # without the wait for the budget's room
             self._skew.learn(server_time, answer.asked_at, answer.answered_at)
         else:
             self._skew.learn(server_time, before, clock.now())
+        return True

@@ -18,7 +18,7 @@ from trio_websocket import ConnectionClosed as ConnectionClosed
 from actors.errors import LineLost
 from actors.upstream.inbound import Heard, InboundStream
 from actors.upstream.tcp import Tcp
-from actors.upstream.way import DIRECT, NoWay, Way
+from actors.upstream.way import DIRECT, NoWay, Way, in_words
 
 CONNECT_WITHIN = 10.0  # seconds
 CLOSE_WITHIN = 1.0  # seconds
@@ -111,6 +111,8 @@ async def _connect(url: str, tls: ssl.SSLContext | None, way: Way) -> trio.abc.S
     except NoWay as error:
         raise LineLost(str(error)) from None
     except (OSError, trio.BrokenResourceError) as error:  # ssl.SSLError is an OSError
+        if isinstance(error.__cause__, BaseExceptionGroup):
+            raise LineLost(f"cannot connect: {in_words(error)}") from error
         cause = error.__cause__ or error
         raise LineLost(f"cannot connect: {type(cause).__name__}: {cause}") from error
 

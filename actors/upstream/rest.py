@@ -30,7 +30,7 @@ from actors.upstream.bucket import Caller
 from actors.upstream.budget import Budget
 from actors.upstream.caller import ANSWER_BY, CLIENT
 from actors.upstream.tunnel import Transport
-from actors.upstream.way import DIRECT, NoWay, Way
+from actors.upstream.way import DIRECT, NoWay, Way, in_words
 
 TIMEOUT = 10.0  # seconds for a whole request
 MAX_BYTES = 64 << 20  # of one answer
@@ -265,7 +265,7 @@ class HttpxHost:
         except trio.TooSlowError:
             raise UpstreamTimeout(f"{path}: no answer within {TIMEOUT:g} s") from None
         except httpx.TransportError as error:
-            raise Unreachable(f"{path}: {type(error).__name__}: {error}") from error
+            raise Unreachable(f"{path}: {type(error).__name__}: {in_words(error)}") from error
         # httpx joins repeated headers, and names them in lower case.
         return Answer(response.status_code, dict(response.headers), bytes(body), asked_at, clock.now())
 

@@ -36,5 +36,6 @@ class Skew:
         return ours + self.offset
 
     def learn(self, server_time: datetime, asked_at: datetime, answered_at: datetime) -> None:
-        """The exchange said its time in between."""
+        """The exchange said its time in between. What was done to our clock before is in it."""
         self.offset = server_time - (asked_at + (answered_at - asked_at) / 2)
+        self._check = clock.now(), trio.current_time()

@@ -4,6 +4,7 @@ Nothing of it is read from the environment: a silent detour is worse than none.
 """
 
 import ssl
+from os import strerror
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -15,6 +16,18 @@ from actors.errors import UpstreamError
 
 PROXY_WITHIN = 8.0  # seconds for all that a proxy does until the exchange is reached; within those of a dial
 TYPES = {"http": ProxyType.HTTP, "https": ProxyType.HTTP, "socks5": ProxyType.SOCKS5, "socks5h": ProxyType.SOCKS5}
+
+
+def in_words(error: BaseException) -> str:
+    """Why there is no connection. Trio's text names the address alone; the system's reasons are in a group below it."""
+    text = str(error)
+    below: BaseException | None = error
+    while below is not None and not (isinstance(below, BaseExceptionGroup) and below.message == text):
+        below = below.__cause__ or below.__context__
+    if below is None:
+        return text
+    reasons = (strerror(number) if (number := getattr(one, "errno", 0)) else str(one) for one in below.exceptions)
+    return f"{text}: {', '.join(dict.fromkeys(reasons))}"
 
 
 class NoWay(UpstreamError):
@@ -52,7 +65,7 @@ class Way(NamedTuple):
         except ProxyTimeoutError:
             why = f"did not answer within {PROXY_WITHIN:g} s"
         except ProxyConnectionError as error:
-            why = f"cannot be reached: {error.__cause__ or error}"
+            why = f"cannot be reached: {in_words(error.__cause__ or error)}"
         except ProxyError as error:
             is_http = self.proxy.startswith("http")
             why = f"refused: {error.error_code if is_http and error.error_code else error}"

@@ -26,9 +26,7 @@ class FixedFile:
         tag = f'"{self._tag}"' if encoding is None else f'"{self._tag}-{encoding}"'
         headers = self.headers | {"ETag": tag}
         if is_known(tag, request.headers.get("If-None-Match", "")):
-            response = Response(b"", 304, headers=headers)
-            response.headers.pop("Content-Type", None)
-            return response
+            return Response(b"", 304, headers=headers)
         if encoding is not None:
             headers["Content-Encoding"] = encoding
         return Response(self._packed[encoding], content_type=self.content_type, headers=headers)

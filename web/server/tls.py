@@ -19,6 +19,8 @@ def load_context(certfile: str, keyfile: str | None) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    for file in filter(None, (certfile, keyfile)):
+        Path(file).open("rb").close()  # where one is missing, ssl does not say which
     # An encrypted key would ask the terminal for its password: nobody may be there.
     context.load_cert_chain(certfile, keyfile, password="")
     return context

@@ -98,6 +98,20 @@ async def test_a_proxy_that_is_not_there(sim: Simulator) -> None:
     port = free_port()
     said = await failure(Way(proxy=f"http://127.0.0.1:{port}"), sim)
     assert said.startswith(f"proxy http://127.0.0.1:{port} cannot be reached: ")
+    assert said.endswith(f"127.0.0.1:{port} failed: Connection refused"), "the system's reason, not Trio's alone"
+
+
+async def test_an_exchange_that_is_not_there() -> None:
+    where = f"127.0.0.1:{free_port()}"
+    with pytest.raises(Unreachable) as by_rest:
+        async with open_http(f"http://{where}", None) as http:
+            await http.ask(TIME)
+    assert str(by_rest.value).endswith(f"{where} failed: Connection refused")
+    with pytest.raises(ExceptionGroup) as by_socket:
+        async with open_socket(f"ws://{where}/stream", None):
+            pass
+    [lost] = by_socket.value.exceptions
+    assert str(lost) == f"cannot connect: all attempts to connect to {where} failed: Connection refused"
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

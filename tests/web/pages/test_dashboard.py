@@ -182,6 +182,9 @@ async def test_a_state_is_said_with_its_reason_and_near_names_of_what_there_is_n
             assert status(visit) == "There is no BTCNOPE on binance"
             assert page.locator('[data-role="near"] a').first.inner_text().startswith("BTCUSDT")
             assert visit.look(f"document.querySelector('{CHART}').drawn()") == []
+            page.goto(f"{w.url}/#/Binance/btcusdt/1m")
+            visit.wait("location.hash === '#/binance/BTCUSDT/1m'")
+            state_is(visit, "live")
             page.goto(f"{w.url}/#/binance/%3Cimg%20src%3Dx%3E/1m")
             visit.wait("document.querySelector('h1').textContent.includes('<img')")
             assert page.locator("h1 img").count() == 0

@@ -58,6 +58,7 @@ async def test_conditions_are_of_the_file(archive: Archive) -> None:
         assert (await part(w, "bytes=0-3", **{"If-Range": '"other"'})).status_code == 200
         unchanged = await w.client.get(URL, headers={"If-None-Match": tag})
         assert (unchanged.status_code, unchanged.content) == (304, b"")
+        assert {"content-length", "content-type"}.isdisjoint(unchanged.headers), "a cache would believe it of its file"
         assert (await w.client.get(URL, headers={"If-None-Match": '"other"'})).status_code == 200
 
 

@@ -112,3 +112,9 @@ def test_a_pair_that_does_not_fit_is_refused_and_the_old_one_kept(files: Files, 
 
 async def test_nothing_older_than_tls_1_2(files: Files) -> None:
     assert load_context(str(files.certfile), str(files.keyfile)).minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+def test_a_file_that_is_missing_is_named(files: Files) -> None:
+    files.keyfile.unlink()
+    with pytest.raises(FileNotFoundError, match=r"key\.pem"):
+        files.certificates()

@@ -49,8 +49,12 @@ function show() {
   document.title = place.view === "chart" ? `${place.symbol} · marketd` : "marketd";
 }
 
+const isMeant = (one, exchange, symbol) => one.exchange === exchange && one.symbol.toUpperCase() === symbol.toUpperCase();
+
 function openChart() {
   const { exchange, symbol, interval } = place;
+  const meant = instruments.has(keyOf(exchange, symbol)) ? [] : [...instruments.values()].filter((one) => isMeant(one, exchange, symbol));
+  if (meant.length === 1) return location.replace(d.chartLink(exchange, meant[0].symbol, interval)); // and so it comes here again
   const known = exchanges.get(exchange)?.intervals ?? INTERVALS;
   last = location.hash;
   document.querySelector('[data-nav="chart"]').href = last;

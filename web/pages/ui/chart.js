@@ -180,7 +180,7 @@ export function open({ exchange, symbol, interval }) {
 }
 
 function unknown(market) {
-  market.error = `There is no ${market.symbol} on ${market.exchange}`;
+  market.error = market.symbol ? `There is no ${market.symbol} on ${market.exchange}` : `There is no page ${market.exchange}`;
   const start = market.symbol.slice(0, 3).toUpperCase();
   const near = [...instruments.values()].filter((one) => one.symbol.toUpperCase().startsWith(start)).slice(0, 8);
   d.role("near").replaceChildren(...near.flatMap((one) => [d.make("a", { text: `${one.symbol} on ${nameOf(one.exchange)}`, href: d.chartLink(one.exchange, one.symbol, market.interval) }), " "]));
