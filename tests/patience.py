@@ -13,7 +13,7 @@ import trio.abc
 from trio.testing import MockClock
 
 WITHIN = 30.0  # seconds
-SETTLED = 0.01  # seconds, real ones, in which no socket of this process has anything to say
+SETTLED = 0.005  # seconds, real ones, in which no socket of this process has anything to say
 
 
 def _run(

@@ -34,7 +34,7 @@ class Struck:
     w: World
     client: Stream
 
-    async def hears_again(self, within: float = 10.0) -> None:
+    async def hears_again(self) -> None:
         """Trades that the exchange sends from now on reach the client."""
         since = len(self.w.sim.sent)
 
@@ -42,12 +42,12 @@ class Struck:
             fresh = {frame["a"] for frame in self.w.frames("btcusdt@aggTrade", since)}
             return any(trade["trade_id"] in fresh for trade in self.client.of("trade")[-50:])
 
-        await eventually(arrived, within, "a fresh trade")
+        await eventually(arrived, what="a fresh trade")
         assert self.client.closed is None
 
-    async def was_down(self, reason: str, within: float = 10.0) -> None:
+    async def was_down(self, reason: str) -> None:
         """The client, /health and the log have been told that the line went down, and why; and it is up again."""
-        await eventually(lambda: "live" in self.states()[1:], within, f"down and live again, not {self.states()}")
+        await eventually(lambda: "live" in self.states()[1:], what=f"down and live again, not {self.states()}")
         down = next(frame for frame in self.client.of("status") if frame["state"] == "down")
         assert re.search(reason, down["reason"]), down
         (first, *_) = self.w.logged("line.down")
@@ -113,8 +113,8 @@ async def test_silence_is_noticed_and_the_connection_replaced(fault: str) -> Non
             first.stalled = True
         else:  # acks and pongs go on: they prove nothing
             scene.w.sim.faults.mute.add("*")
-        await eventually(lambda: scene.w.sim.attempts == 2, SILENCE + 4)
-        assert SILENCE - 1 < trio.current_time() - struck_at < SILENCE + 3
+        await eventually(lambda: scene.w.sim.attempts == 2)
+        assert SILENCE - 1 < trio.current_time() - struck_at < EXCHANGE.limits.silence
         scene.w.sim.faults.mute.clear()
         await scene.was_down("silence")
         await scene.hears_again()
@@ -127,8 +127,8 @@ async def test_silence_is_noticed_within_20_s_as_configured() -> None:
     assert EXCHANGE.limits.silence < 20
     async with struck(EXCHANGE) as scene:
         scene.w.sim.connections[0].stalled = True
-        with trio.fail_after(20):
-            await scene.hears_again(within=20)
+        await eventually(lambda: scene.w.logged("line.down"), 20, "the end of the silence")
+        await scene.hears_again()
         await scene.was_down("silence")
         assert scene.w.sim.attempts == 2
 
@@ -141,7 +141,7 @@ async def test_one_silent_topic_is_asked_for_again_and_the_rest_goes_on() -> Non
             feed = health["feeds"][0]
             return feed["state"] == "stale" and "funding" in feed["reason"]
 
-        await scene.w.health(stale, SILENCE + 5)
+        await scene.w.health(stale)
         await scene.hears_again()
         assert scene.w.sim.attempts == 1
         (connection,) = scene.w.sim.connections
@@ -260,7 +260,7 @@ async def test_a_limit_or_a_ban_closes_the_gate_for_as_long_as_it_says(status: i
         await scene.hears_again()
         assert (await scene.w.ask("/binance/funding/BTCUSDT")).status_code == 200
         while (await ask_upstream(scene.w)).status_code != 200:
-            assert trio.current_time() - began < seconds + 3
+            assert trio.current_time() - began < 30, "for minutes, as where nothing is said"
             await trio.sleep(0.05)
         assert trio.current_time() - began > seconds - 0.5
         assert len(sim.requests) == before + 2
@@ -366,12 +366,10 @@ async def test_an_exchange_without_rest_is_waited_for(monkeypatch: pytest.Monkey
         assert "catalogue" in (await w.feed())["reason"]
         assert w.logged("catalogue.down")
         w.sim.faults.rest_accept = "accept"
-        await eventually(lambda: client.of("trade"), 10)
+        await eventually(lambda: client.of("trade"))
         # A feed is live when all of its topics are, and the first trade may be there before. The client may have come
         # when the feed was down already.
-        states = await eventually(
-            lambda: [said for frame in client.of("status") if (said := frame["state"]) != "down"], 10
-        )
+        states = await eventually(lambda: [said for frame in client.of("status") if (said := frame["state"]) != "down"])
         assert states == ["live"]
         assert client.closed is None
 

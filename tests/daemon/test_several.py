@@ -15,7 +15,7 @@ import trio
 from trio_websocket import ConnectionRejected, open_websocket_url
 
 from actors.engine.remote import open_engine
-from actors.engine.words import Kept
+from actors.engine.words import Kept, Member
 from actors.exchanges.binance import simulator as binance
 from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
@@ -26,6 +26,7 @@ from daemon.several import address_of
 from tests.actors.engine.servers import Server, running
 from tests.daemon.fixtures import START, TWO, Json, Served, Stream, configuration, eventually, fast, serving
 from tests.patience import WITHIN
+from web.streams import sse, trunk
 
 TOPICS = ["binance:BTCUSDT:trades", "binance:BTCUSDT:ohlc:1m"]
 LEASE = 2.0
@@ -108,9 +109,12 @@ async def test_two_nodes_tell_the_same_and_one_goes_on_for_the_other(server: Ser
         same = numbered(here).keys() & numbered(there).keys()
         assert len(same) > 4
         assert all(numbered(here)[number] == numbered(there)[number] for number in same if "trades" in number[0])
-        health = await second.health(lambda health: {lane["leader"] for lane in health["engine"]["lanes"]} == {"b"})
-        engine = health["engine"]
-        assert (engine["state"], engine["role"], engine["name"]) == ("live", "both", "b")
+
+        def leads_all(health: Json) -> bool:
+            return health["engine"]["state"] == "live" and set(leaders(health).values()) == {"b"}
+
+        engine = (await second.health(leads_all))["engine"]
+        assert (engine["role"], engine["name"]) == ("both", "b")
 
 
 async def test_what_is_over_all_symbols_has_one_numbering_and_goes_on_elsewhere(server: Server) -> None:
@@ -234,7 +238,11 @@ async def test_a_node_asks_for_its_share_of_what_the_exchange_allows(server: Ser
         }
 
 
-async def test_what_whoever_collects_has_no_room_for_is_refused_wherever_it_is_asked_for(server: Server) -> None:
+async def test_what_whoever_collects_has_no_room_for_is_refused_wherever_it_is_asked_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (trunk, sse):  # on a busy machine whoever collects may be asked later than clients wait for that
+        monkeypatch.setattr(module, "COLLECTED_WITHIN", WITHIN)
     engine: Any = {"url": server.url, "prefix": "room", "lease_seconds": LEASE, "lanes": 2}
 
     def one(sim: Simulator, **about: Any) -> Any:
@@ -278,8 +286,9 @@ async def test_a_server_that_goes_is_told_of_and_nothing_is_lost_when_it_comes_b
                 await subscribe(stream)
                 await eventually(lambda: len(trades(stream)) > 2, within=30)
                 server.kill()
-                away = await served.health(lambda health: bool(health["status"] == "degraded"), within=30)
-                assert (away["engine"]["state"], away["engine"]["reason"]) == ("away", "no connection to the server")
+                gone = {"state": "away", "reason": "no connection to the server"}
+                away = await served.health(lambda health: health["engine"].items() >= gone.items())
+                assert away["status"] == "degraded"
                 assert {(feed["state"], feed["reason"]) for feed in away["feeds"]} == {("down", "the engine is away")}
                 assert away["exchanges"] == {"binance": False}
                 response = await served.ask("/health/ready")
@@ -355,12 +364,12 @@ async def test_a_server_that_cannot_be_used_ends_the_daemon_with_one_line(server
             async with node(sim, server.url, "b", "lanes", lanes=3) as served:
                 await trio.sleep(30)
         assert wrong(caught) == "engine.lanes: the engine was set up with 2 lanes, not 3"
-        async with node(sim, server.url, "a", "lanes", lease_seconds=1.0) as served:
-            await healthy(served)
+        async with open_engine(server.url, "lanes", Kept()) as engine:
+            await engine.announce(Member(name="a", role="both", address="http://elsewhere"), 60)
             with pytest.raises(BaseExceptionGroup) as caught:
                 async with node(sim, server.url, "a", "lanes", lease_seconds=1.0):
                     await trio.sleep(30)
-            assert wrong(caught) == f"engine.name: another node is called a: {served.url}"
+            assert wrong(caught) == "engine.name: another node is called a: http://elsewhere"
     with running("valkey", "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru") as forgetful:
         async with exchange() as sim:
             with pytest.raises(BaseExceptionGroup) as caught:

@@ -67,10 +67,10 @@ async def test_a_server_that_restarts_is_spoken_to_again() -> None:
             lease = await engine.take(LANE, "a", 60, "1-a")
             assert lease is not None
             await say(engine, lease, Burst(1, [Entry(TOPIC, "trade", 1, b"{}")], {}))
+            place = (await engine.present(LANE)).place
             failures: list[EngineAway] = []
 
             async def follow() -> None:
-                place = (await engine.present(LANE)).place
                 with pytest.raises(EngineAway) as caught:
                     await engine.read({LANE: place}, 60)
                 failures.append(caught.value)

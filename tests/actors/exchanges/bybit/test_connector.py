@@ -43,7 +43,9 @@ from actors.simulation.market import Clock, Market, Tape
 from actors.simulation.server import Simulator
 from daemon.policy import with_policy
 from daemon.settings import Supervision
-from tests.patience import WITHIN
+from tests.patience import WITHIN, virtual_time
+
+pytestmark = virtual_time
 
 START = 1_794_999_977_000  # 17 s into a minute
 SMALL = [asset for asset in ASSETS if asset.name in ("BTC", "ETH", "BTC-quarter")]

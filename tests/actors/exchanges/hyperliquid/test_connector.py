@@ -22,7 +22,9 @@ from actors.simulation.server import Simulator
 from daemon.collecting import as_configured
 from daemon.policy import with_policy
 from daemon.settings import ExchangeSettings, Supervision
-from tests.patience import WITHIN
+from tests.patience import WITHIN, virtual_time
+
+pytestmark = virtual_time
 
 SMALL = [asset for asset in ASSETS if asset.name in ("BTC", "ETH", "SOL", "BLZ", "OCEAN", "LINK")]
 QUICK = Supervision(reconnect_delay=0.05, max_reconnect_delay=0.1)

@@ -24,7 +24,9 @@ from actors.simulation.assets import ASSETS
 from actors.simulation.history import HOUR, MINUTE
 from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
-from tests.patience import WITHIN
+from tests.patience import WITHIN, virtual_time
+
+pytestmark = virtual_time
 
 START = 1_795_000_037_000
 SMALL = [asset for asset in ASSETS if asset.name in ("BTC", "ETH", "BLZ", "OCEAN", "1000PEPE", "LINK")]

@@ -26,7 +26,9 @@ from actors.simulation.server import Reply, RestFault, Simulator
 from daemon.policy import with_policy
 from daemon.settings import Supervision
 from tests.daemon.fixtures import eventually
-from tests.patience import WITHIN
+from tests.patience import WITHIN, virtual_time
+
+pytestmark = virtual_time
 
 START = 1_794_999_977_000  # 17 s into a minute
 BTC, DOGE = "BTC-USDT-SWAP", "DOGE-USDT-SWAP"  # contracts of 0.01 and of 1000
