@@ -23,8 +23,9 @@ from actors.archive.seen import Seen, sampled, with_sampled_interest
 from actors.archive.series import Series
 from actors.collection import LINGER, Collection, Reach
 from actors.counts import Counts
-from actors.errors import Unsupported
+from actors.errors import MarketError, Unsupported
 from actors.events import (
+    INTERVALS,
     FundingRate,
     Instrument,
     Kind,
@@ -287,19 +288,34 @@ class Connector:
     ) -> list[Ohlc]:
         """Up to `limit` bars of `[start, end)`: from memory where it is current, what came before that from the archive
         or the exchange."""
-        rows = self.held_ohlc(symbol, interval, limit=limit, start=start, end=end)
-        if rows is not None:
-            return rows
         symbol = self.catalogue.resolve(symbol).symbol
-        series = Series("ohlc", self.name, symbol, interval)
+        self.check_interval(interval)
         feed = self.feeds.get(symbol)
+        if feed is not None:
+            if (opened := _unheard(feed, interval, limit, start, end)) is not None:
+                await self._ask_begun(feed, interval, opened, background=background)
+            rows = feed.ohlc(interval, limit=limit, start=start, end=end)
+            if rows is not None:
+                return rows
+        series = Series("ohlc", self.name, symbol, interval)
         since = feed.held_since(interval) if feed else None
-        if since is not None and (end is None or since < end):
-            newer = self.held_ohlc(symbol, interval, limit=limit, start=since, end=end) or []
+        if feed is not None and since is not None and (end is None or since < end):
+            newer = feed.ohlc(interval, limit=limit, start=since, end=end) or []
             missing = limit if start is not None else limit - len(newer)
             older = await self._past(series, limit=missing, start=start, end=since, background=background)
             return [*older, *newer][:limit]
         return await self._past(series, limit=limit, start=start, end=end, background=background)
+
+    async def _ask_begun(self, feed: Feed, interval: str, opened: datetime, *, background: bool) -> None:
+        """Ask for the open bar of a market that is quiet, once for all who want it until the stream speaks of it."""
+
+        async def ask() -> None:
+            feed.begun(interval, await self._caller(background).ohlc(feed.symbol, interval, limit=2, start=opened))
+
+        try:
+            await self._flights.share(("begun", feed.symbol, interval, opened), ask)
+        except MarketError as error:  # what is held is true all the same
+            log.debug("connector.open_bar_unknown", exchange=self.name, symbol=feed.symbol, reason=str(error))
 
     async def _past(
         self, series: Series, *, limit: int, start: datetime | None, end: datetime | None, background: bool = False
@@ -323,7 +339,9 @@ class Connector:
         """The same from memory alone; None where the exchange must be asked."""
         feed = self.feeds.get(self.catalogue.resolve(symbol).symbol)
         self.check_interval(interval)
-        return feed.ohlc(interval, limit=limit, start=start, end=end) if feed else None
+        if feed is None or _unheard(feed, interval, limit, start, end) is not None:
+            return None
+        return feed.ohlc(interval, limit=limit, start=start, end=end)
 
     def known_ohlc(
         self, symbol: str, interval: str, *, limit: int, end: datetime | None, patience: timedelta
@@ -429,3 +447,11 @@ class Connector:
         symbol = self.catalogue.resolve(symbol).symbol
         feed = self.feeds.get(symbol)
         return Seen(self.archive, Series("large_trades", self.name, symbol), feed.large_trades if feed else ())
+
+
+def _unheard(feed: Feed, interval: str, limit: int, start: datetime | None, end: datetime | None) -> datetime | None:
+    """When the open bar opened, if it is asked for and nothing was heard of it."""
+    opened = feed.unheard(interval)
+    if opened is None or (end is not None and end <= opened):
+        return None
+    return opened if start is None or start + limit * INTERVALS[interval] > opened else None

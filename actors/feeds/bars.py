@@ -324,6 +324,21 @@ class Bars:
                 runs.append([newer])
         return runs
 
+    def unheard(self, now: datetime) -> datetime | None:
+        """When the bar opened that began a while ago without a word of the stream, which waits for a first trade."""
+        newest = self.rows.last
+        if newest is None or not newest.is_closed or not self._exchange.has_empty_bars:
+            return None
+        opened = bar_end(newest.timestamp, self._interval)
+        return opened if opened + GRACE <= now else None
+
+    def begun(self, rows: list[Ohlc]) -> None:
+        """REST tells of it: it is held, and readers hear of it when the stream says something."""
+        for row in rows:
+            newest = self.rows.last
+            if newest is not None and newest.is_closed and row.timestamp == bar_end(newest.timestamp, self._interval):
+                self.rows.append(row)
+
     def _settled_tail(self, rows: list[Ohlc]) -> list[Ohlc]:
         """The rows behind the last hole that the exchange may yet fill. Older holes are its own, and are held."""
         begins = 0

@@ -393,6 +393,14 @@ class Feed:
         """Up to `limit` bars as the public contract orders them: the first after `start`, else the newest."""
         return self._history.ohlc(interval, limit=limit, start=start, end=end) if self._is_current else None
 
+    def unheard(self, interval: str) -> datetime | None:
+        """When the present bar opened, where nothing was heard of it and the exchange can be asked; see `begun`."""
+        return self._history.unheard(interval) if self._is_current else None
+
+    def begun(self, interval: str, rows: list[Ohlc]) -> None:
+        """What the exchange said of bars that nothing was heard of, ascending: `ohlc` has them from now on."""
+        self._history.begun(interval, rows)
+
     def held_since(self, interval: str) -> datetime | None:
         """The open from which on `ohlc` has every bar."""
         return self._history.held_since(interval) if self._is_current else None

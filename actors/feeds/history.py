@@ -159,6 +159,16 @@ class History:
             return bars.newest(limit, end)
         return bars.between(start, end, limit)
 
+    def unheard(self, interval: str) -> datetime | None:
+        """See `Bars.unheard`; None too where the interval is not kept."""
+        bars = self._bars.get(interval)
+        return bars.unheard(self._exchange_time) if bars and self._exchange_time else None
+
+    def begun(self, interval: str, rows: list[Ohlc]) -> None:
+        """See `Bars.begun`."""
+        if bars := self._bars.get(interval):
+            bars.begun(rows)
+
     def held_since(self, interval: str) -> datetime | None:
         """See `Bars.held_since`; None too where the interval is not kept."""
         bars = self._bars.get(interval)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from math import inf
 from typing import Any
@@ -20,10 +20,11 @@ from actors.exchanges.exchange import Backlog, Update
 from actors.feeds import interest, pulse
 from actors.feeds.known import Known
 from actors.lines import probes
+from actors.simulation.http import Reply, RestFault
 from actors.upstream.caller import ANSWER_BY
 from actors.upstream.rest import ANSWER_WITHIN, Question, RestClient
 from daemon import collecting
-from tests.daemon.fixtures import World, eventually, world
+from tests.daemon.fixtures import TWO, World, eventually, world
 
 ETH = Topic("binance", "ETHUSDT", "trades")
 
@@ -259,3 +260,29 @@ async def test_open_interest_is_polled_often_only_while_somebody_asks(monkeypatc
             await eventually(lambda: client.of("open_interest"), what="the value of the moment")
             asked = w.sim.count(path)
             await eventually(lambda: w.sim.count(path) > asked + 4, what="polls")
+
+
+async def test_the_open_bar_of_a_quiet_market_is_asked_for_once() -> None:
+    """Its stream says nothing of a bar before its first trade, and that it is over when it ended."""
+    bitcoin, ether = TWO
+    path = "/binance/ohlc/ETHUSDT/1m"
+    async with world(symbols=("BTCUSDT", "ETHUSDT"), market=(bitcoin, replace(ether, trades=0.0)), live=False) as w:
+        await w.subscribed("ethusdt@kline_1m", "ethusdt@markPrice@1s")
+        await w.pass_time(130_000, step=1000)
+        expected = await w.bars("ETHUSDT", limit=3)
+        assert [bar["is_closed"] for bar in expected] == [True, True, False]
+        await w.until(path, lambda found: bool(found == expected), limit=3)
+        asked = len(w.sim.requests)
+        assert await w.get(path, limit=2) == expected[-2:], "it is remembered"
+        await w.pass_time(60_000, step=1000)
+        expected = await w.bars("ETHUSDT", limit=3)
+        begin = expected[0]["timestamp"]
+        assert await w.get(path, limit=2, start_time=begin) == expected[:2], "the open one is not among them"
+        assert await w.get(path, limit=9, start_time=begin) == expected
+        assert await w.get(path, limit=3) == expected
+        klines = [served for served in list(w.sim.requests)[asked:] if "klines" in served.path]
+        assert len(klines) == 2, "ours was one of them"
+        w.sim.faults.rest.append(RestFault("/fapi/v1/klines", reply=Reply(503)))
+        await w.pass_time(60_000, step=1000)
+        told = await w.until(path, lambda found: bool(found[-1]["timestamp"] == expected[-1]["timestamp"]), limit=1)
+        assert [bar["is_closed"] for bar in told] == [True], "no answer is no reason to say nothing"
