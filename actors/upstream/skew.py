@@ -7,7 +7,7 @@ import trio
 
 from actors import clock
 
-CLOCK_STEP = timedelta(seconds=0.5)  # between two looks, beside the time that passed
+CLOCK_STEP = 0.5  # seconds between two looks, beside the time that passed
 
 log = structlog.get_logger()
 
@@ -27,11 +27,11 @@ class Skew:
         now, since = clock.now(), trio.current_time()
         if self._check is not None:
             before, at = self._check
-            step = now - before - timedelta(seconds=since - at)
+            step = (now - before).total_seconds() - (since - at)
             if abs(step) > CLOCK_STEP:  # somebody set our clock: the exchange's has not moved
-                self.offset -= step
+                self.offset -= timedelta(seconds=round(step, 6))
                 ours = now
-                log.warning("clock.stepped", exchange=self._exchange, seconds=step.total_seconds())
+                log.warning("clock.stepped", exchange=self._exchange, seconds=round(step, 6))
         self._check = now, since
         return ours + self.offset
 
