@@ -54,7 +54,7 @@ class Lines:
         self._all: list[Line] = []
         self._of: dict[tuple[str, str], Line] = {}  # by symbol and path
         self._made = 0
-        self._next_connect = float("-inf")
+        self._connecting, self._next_connect = trio.Lock(), float("-inf")
 
     def __contains__(self, symbol: str) -> bool:
         return any(symbol == carried for carried, _ in self._of)
@@ -142,11 +142,10 @@ class Lines:
             self._all.remove(line)
 
     async def _ready_to_connect(self) -> None:
-        """Space out the connection attempts of all lines."""
-        now = trio.current_time()
-        at = max(now, self._next_connect)
-        self._next_connect = at + self._exchange.limits.connect_spacing
-        await trio.sleep(at - now)
+        """Space out the connection attempts of all lines, also those that are due at once as the machine was busy."""
+        async with self._connecting:
+            await trio.sleep_until(self._next_connect)
+            self._next_connect = trio.current_time() + self._exchange.limits.connect_spacing
 
     # --- replacing lines before the exchange cuts them ---
 

@@ -1,6 +1,7 @@
 """Streams that feeds follow: not subscribed to a second time, and whole after an outage."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +11,7 @@ import trio
 
 from tests.daemon.fixtures import START, eventually
 from tests.patience import WITHIN
-from tests.web.facade.fixtures import SYMBOLS, venue
+from tests.web.facade.fixtures import SYMBOLS, Venue, venue
 from tests.web.facade.test_streams import NAMES, STREAM, TRADES, Socket, connected, trade_ids
 
 MINUTE = 60_000
@@ -131,9 +132,25 @@ async def test_the_first_client_is_told_the_state_that_nobody_asked_for_until_th
             assert set(ids) <= {one for frame in sent() for one in trade_ids(name, msgspec.json.decode(frame))}
 
 
+@asynccontextmanager
+async def passing(world: Venue) -> AsyncIterator[None]:
+    """The market lives for as long as the block lasts, a quarter of a second after the other: none is passed over."""
+
+    async def live() -> None:
+        while True:
+            world.sim.market.clock.advance(250)
+            world.sim.tick()
+            await trio.sleep(0.02)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(live)
+        yield
+        nursery.cancel_scope.cancel()
+
+
 async def test_other_names_of_the_same_stream() -> None:
     """python-binance follows `continuousKline` where others follow `kline`; marks come every second or every third."""
-    async with venue("binance", rate=10.0, symbols=("BTCUSDT",)) as world:
+    async with venue("binance", symbols=("BTCUSDT",)) as world, passing(world):
         async with connected(world, "/market/ws/btcusdt_perpetual@continuousKline_1m") as socket:
             frame = await socket.hear()
         assert (frame["e"], frame["ps"], frame["ct"], frame["k"]["i"]) == (

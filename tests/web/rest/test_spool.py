@@ -138,7 +138,12 @@ async def test_a_spool_that_is_full_says_so(archive: Archive, monkeypatch: pytes
 
 
 async def test_a_file_that_does_not_fit_is_no_file(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    large = "import sys; sys.stdout.write('x' * 3_000_000)"
+    go_on = Path("go_on")
+    large = (
+        "import os, sys, time; sys.stdout.write('x' * 1000); sys.stdout.flush()\n"
+        f"while not os.path.exists({str(go_on.absolute())!r}): time.sleep(0.01)\n"
+        "sys.stdout.write('x' * 3_000_000)"
+    )
     open_process = trio.lowlevel.open_process
 
     async def open_large(command: Any, **options: Any) -> trio.Process:
@@ -146,10 +151,15 @@ async def test_a_file_that_does_not_fit_is_no_file(archive: Archive, monkeypatch
 
     async with world(archive=archive, export=Export(spool_mb=1)) as w:
         monkeypatch.setattr(trio.lowlevel, "open_process", open_large)
+        async with w.client.stream("GET", URL) as reading:
+            pieces = reading.aiter_raw()
+            assert await anext(pieces)
+            go_on.touch()
+            with pytest.raises(httpx.RemoteProtocolError):  # begun already: it ends too early
+                async for _ in pieces:
+                    pass
         refused = await part(w, "bytes=0-9")
         assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
-        with pytest.raises(httpx.RemoteProtocolError):  # begun already: it ends too early
-            await w.client.get(URL)
 
 
 async def test_names_have_the_format_in_them_and_limit_is_of_the_newest(archive: Archive) -> None:
