@@ -72,13 +72,22 @@ class UpstreamTimeout(MarketError):
 
 
 class UpstreamLimited(MarketError):
-    """A rate limit or a ban; `retry_after` says for how long where it is known."""
+    """A rate limit or a ban; `retry_after` says for how long where it is known, `until` in Unix seconds till when, by
+    the exchange's clock.
+    """
 
     code = "upstream_limited"
 
+    def __init__(self, detail: str, *, retry_after: float | None = None, until: float | None = None) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.until = until
+
 
 class UpstreamGeoBlocked(MarketError):
+    """`said`: the exchange's own body, where it had one."""
+
     code = "upstream_geo_blocked"
+    said = b""
 
 
 class RateLimited(MarketError):

@@ -247,7 +247,7 @@ def _refusal(error: MarketError, asked: Asked | None) -> Refusal:
         case UpstreamTimeout():
             return Refusal("timed_out", str(error), None, asked)
         case UpstreamGeoBlocked():
-            return Refusal("blocked", str(error), None, asked)
+            return Refusal("blocked", str(error), None, asked, error.said)
         case _ if error.retry_after is not None and error.code == "upstream_error":
             return Refusal("limited", str(error), error.retry_after, asked)  # a firewall that turns us away for a while
         case _:

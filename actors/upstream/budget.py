@@ -9,6 +9,7 @@ The gate closes the whole host after a refusal.
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from copy import copy
 from heapq import heappop, heappush
 from itertools import count
 
@@ -196,7 +197,9 @@ class Budget:
         if caller == "repair":
             patience = trio.current_effective_deadline() - trio.current_time()
         if closed and (caller == "client" or closed > patience):
-            raise type(self._closed_by)(str(self._closed_by), retry_after=closed)
+            refused = copy(self._closed_by)
+            refused.retry_after = closed
+            raise refused
         is_first = queue.first() is turn
         before = 0 if is_first else queue.weight_before(turn)
         room = bucket.wait_for(before + turn.weight, caller)

@@ -73,6 +73,11 @@ class Answer(NamedTuple):
     asked_at: datetime
     answered_at: datetime
 
+    @property
+    def told_at(self) -> datetime:
+        """When it was sent, by the exchange's clock where it says so: what it says of a time is by that clock."""
+        return http_date(self.headers.get("date", "")) or self.answered_at
+
 
 class Unreachable(UpstreamError):
     """The host could not be reached, or the connection broke."""
@@ -180,7 +185,7 @@ class RestClient:
 
     def _may_pass(self, answer: Answer) -> bool:
         """A trouble of the exchange's servers, of which it says neither what it means nor how long it lasts."""
-        if answer.status < 500 or retry_after(answer.headers.get("retry-after")) is not None:
+        if answer.status < 500 or retry_after(answer.headers.get("retry-after"), answer.told_at) is not None:
             return False
         return type(self._explain(answer.status, answer.body)) in (type(None), UpstreamError, UpstreamTimeout)
 
@@ -216,14 +221,17 @@ class RestClient:
         status, body = answer.status, answer.body
         said = self._explain(status, body)
         if status in (418, 429) or isinstance(said, UpstreamLimited):
-            wait = (said and said.retry_after) or retry_after(answer.headers.get("retry-after"))
+            wait = (said and said.retry_after) or retry_after(answer.headers.get("retry-after"), answer.told_at)
+            if isinstance(said, UpstreamLimited) and said.until is not None:
+                wait = max(1.0, said.until - answer.told_at.timestamp())
             wait = wait or RETRY_AFTER_DEFAULT.get(status, LIMITED_PAUSE)
             text = f"the exchange answered {status}: {said or 'too many requests'}"
             return UpstreamLimited(text, retry_after=min(wait, RETRY_AFTER_MAX))
         if status == 451:
             text = f"the exchange does not serve this location (451): {excerpt(body)}"
-            return UpstreamGeoBlocked(text, retry_after=FORBIDDEN_PAUSE)
+            said = UpstreamGeoBlocked(text, retry_after=FORBIDDEN_PAUSE)
         if isinstance(said, UpstreamGeoBlocked):
+            said.said = body
             return said
         if status == 403:
             text = "the exchange's firewall refused this address (403)"
@@ -231,7 +239,7 @@ class RestClient:
         if status == 408:
             return UpstreamTimeout(f"{path}: the exchange timed out (408)")
         if status >= 500 and said is None:
-            wait = retry_after(answer.headers.get("retry-after"))
+            wait = retry_after(answer.headers.get("retry-after"), answer.told_at)
             wait = wait and min(wait, RETRY_AFTER_MAX)
             return UpstreamError(f"{path}: the exchange answered {status}: {excerpt(body)}", retry_after=wait or None)
         return said or UpstreamError(f"{path}: the exchange answered {status}: {excerpt(body)}")
@@ -301,19 +309,22 @@ async def open_http(base_url: str, tls: ssl.SSLContext | None = None, way: Way =
         yield HttpxHost(transport, base_url)
 
 
-def retry_after(value: str | None) -> float | None:
+def retry_after(value: str | None, now: datetime) -> float | None:
     """Seconds from a Retry-After header, in seconds or as an HTTP date; None where it is absent or nonsense."""
     if value is None:
         return None
     if value.isascii() and value.strip().isdigit():
         return float(value.strip()[:9])
+    when = http_date(value)
+    return None if when is None else max(0.0, (when - now).total_seconds())
+
+
+def http_date(value: str) -> datetime | None:
     try:
         when = parsedate_to_datetime(value)
     except (ValueError, OverflowError):
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - clock.now()).total_seconds())
+    return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
 
 
 def excerpt(body: bytes) -> str:

@@ -11,7 +11,6 @@ from functools import partial
 
 import structlog
 
-from actors import clock
 from actors.decoding import UNREADABLE, counted, decode, moment, optional_amount, optional_moment, priced, worth
 from actors.errors import (
     MarketError,
@@ -252,18 +251,15 @@ def explain(status: int, body: bytes) -> MarketError | None:
         case -1006 | -1007:
             return UpstreamTimeout(text)
         case -1003 | -1008:
-            return UpstreamLimited(text, retry_after=ban_seconds(error.msg))
+            return UpstreamLimited(text, until=banned_until(error.msg))
         case _:
             return UpstreamError(text)
 
 
-def ban_seconds(message: str) -> float | None:
-    """Seconds from "banned until <epoch ms>", by this machine's clock; None where the text does not say."""
+def banned_until(message: str) -> float | None:
+    """Unix seconds from "banned until <epoch ms>"; None where the text does not say."""
     match = BANNED_UNTIL.search(message)
-    if match is None:
-        return None
-    until = int(match[1]) / 1000
-    return max(1.0, until - clock.now().timestamp())
+    return int(match[1]) / 1000 if match else None
 
 
 def klines_weight(limit: int) -> int:

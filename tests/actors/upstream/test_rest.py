@@ -138,6 +138,8 @@ def explain(status: int, body: bytes) -> MarketError | None:
             return UnknownSymbol("no such symbol")
         case b"limit":
             return UpstreamLimited("too much", retry_after=7.0)
+        case b"until":
+            return UpstreamLimited("banned", until=datetime(2030, 1, 1, 0, 1, tzinfo=UTC).timestamp())
         case b"soon":
             return UpstreamLimited("too much", retry_after=0.2)
         case b"refused":
@@ -237,6 +239,20 @@ async def test_a_limit_until_a_date(server: Server, budget: Budget) -> None:
         with pytest.raises(UpstreamLimited):
             await get(client)
     assert 60 < budget.closed_for() <= 90
+
+
+@pytest.mark.parametrize("until", [("Retry-After", "Tue, 01 Jan 2030 00:01:00 GMT"), ("Body", "until")])
+async def test_a_time_that_the_exchange_names_is_by_its_own_clock(
+    server: Server, budget: Budget, until: tuple[str, str]
+) -> None:
+    """Ours may be wrong by hours: the ban would be over too soon, which makes it longer, or last as much too long."""
+    date = ("Date", "Tue, 01 Jan 2030 00:00:00 GMT")
+    server.will(reply(418, b"until" if until[0] == "Body" else b"", date, until))
+    async with open_client(server, budget) as client:
+        with pytest.raises(UpstreamLimited) as refused:
+            await get(client)
+    assert refused.value.retry_after == 60
+    assert 50 < budget.closed_for() <= 60
 
 
 @virtual_time
@@ -571,13 +587,13 @@ async def test_a_server_error_that_says_how_long_is_not_asked_again_before(serve
 @example("Fri, 31 Dec 9999 23:59:59 -2359")
 @example("١٢")
 def test_any_retry_after_is_a_time_or_none(value: str) -> None:
-    seconds = retry_after(value)
+    seconds = retry_after(value, datetime.now(UTC))
     assert seconds is None or seconds >= 0
 
 
 def test_no_retry_after() -> None:
-    assert retry_after(None) is None
-    assert retry_after("") is None
+    assert retry_after(None, datetime.now(UTC)) is None
+    assert retry_after("", datetime.now(UTC)) is None
 
 
 @settings(derandomize=True)

@@ -150,3 +150,14 @@ async def test_okxs_allowances_of_two_seconds_are_waited_for_and_too_many_refuse
         assert {answer.json()["code"] for answer in refused} == {"50011"}
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
         assert {served.status for served in world.asked()} == {200}
+
+
+async def test_a_block_of_the_region_is_told_in_the_exchanges_words_for_as_long_as_it_lasts() -> None:
+    body = b'{"msg":"Service unavailable from a restricted location"}'
+    path = "/fapi/v1/trades"
+    async with venue("binance") as world:
+        world.sim.faults.rest.append(RestFault(path, times=1, reply=Reply(451, body)))
+        for symbol in ("BTCUSDT", "ETHUSDT"):
+            told = await world.ours(path, params={"symbol": symbol})
+            assert (told.status_code, told.content) == (451, body)
+        assert [served.path for served in world.asked()].count(path) == 1
