@@ -1,11 +1,12 @@
 """What happened at one exchange since the start, as plain numbers, kept where things happen. Whoever shows them reads.
 
-Nothing here falls when a feed or a line is made anew. Times are seconds.
+Nothing here falls when a feed or a line is made anew. Reasons and outcomes are there as zeros from the start: to who
+watches, the first of its kind is a rise only where there was a zero before it. Times are seconds.
 """
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from typing import Literal
+from typing import Literal, get_args
 
 from actors.events import Gap, Kind
 
@@ -35,7 +36,7 @@ class Histogram:
 class Counts:
     def __init__(self) -> None:
         self.connects = 0
-        self.disconnects: Counter[Lost] = Counter()
+        self.disconnects: Counter[Lost] = Counter(dict.fromkeys(get_args(Lost), 0))
         self.frames = self.bytes = self.bad_frames = 0
         self.events: defaultdict[Kind, int] = defaultdict(int)
         self.duplicates: Counter[Kind] = Counter()  # of feeds that are gone
@@ -43,7 +44,7 @@ class Counts:
         self.gap_seconds: defaultdict[Kind, float] = defaultdict(float)  # of those that were not
         self.lag: defaultdict[Kind, Histogram] = defaultdict(Histogram)  # pushed by the exchange -> received
         self.skew = 0.0  # the exchange's clock minus ours: taken off the lags
-        self.requests: Counter[Outcome] = Counter()
+        self.requests: Counter[Outcome] = Counter(dict.fromkeys(get_args(Outcome), 0))
         self.request_seconds = Histogram()
 
     def lost(self, kind: Kind, gap: Gap) -> None:

@@ -70,6 +70,9 @@ async def test_every_name_is_there_in_both_formats_and_read_by_the_parsers_of_bo
         found = {sample.name for family in read for sample in family.samples}
         assert {name for name, _ in samples(plain)} <= found
         assert plain.count("\n") < 1500
+        zeros = {name for (name, _), count in samples(plain).items() if count == 0}
+        for name in ("line_disconnects", "duplicates", "gap_seconds", "upstream_requests", "deliveries", "sent_bytes"):
+            assert f"marketd_{name}_total" in zeros, "the first is a rise only where there was a zero before it"
         for histogram in ("event_lag_seconds", "delivery_seconds", "http_request_seconds"):
             assert f"marketd_{histogram}_bucket" in plain
 

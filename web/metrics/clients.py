@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from prometheus_client.core import Metric, UnknownMetricFamily
 
 from actors.facade.desk import Desk
-from web.metrics.families import counter, gauge, histogram
+from web.metrics.families import by_kind, counter, gauge, histogram
 from web.metrics.subjects import Subjects
 from web.rest.route import archive_of
 
@@ -27,12 +27,9 @@ def _connections(s: Subjects) -> Iterator[Metric]:
     yield gauge("connections_limit", "How many there may be", (), [((), float(s.connections_limit))])
     refused = [((reason,), count) for reason, count in s.server.refusals.items()]
     yield counter("connections_refused", "Connections and requests refused by the server", ("reason",), refused)
-    followed = s.fanouts.subscriptions()
-    yield gauge("subscriptions", "Topics followed, once per client", kind, [((k,), n) for k, n in followed.items()])
-    deliveries = [((k,), n) for k, n in s.web.deliveries.items()]
-    yield counter("deliveries", "Events written, once per client", kind, deliveries)
-    sent = [((k,), n) for k, n in s.web.sent.items()]
-    yield counter("sent_bytes", "Bytes of those", kind, sent)
+    yield gauge("subscriptions", "Topics followed, once per client", kind, by_kind(s.fanouts.subscriptions()))
+    yield counter("deliveries", "Events written, once per client", kind, by_kind(s.web.deliveries))
+    yield counter("sent_bytes", "Bytes of those", kind, by_kind(s.web.sent))
     about = "Received from the exchange to written to the last client"
     yield histogram("delivery_seconds", about, (), [((), s.web.delivery)])
     pending = sum(outbox.pending for outbox in outboxes)

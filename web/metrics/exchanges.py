@@ -7,9 +7,8 @@ from prometheus_client.core import Metric
 from actors import clock
 from actors.events import Kind
 from web.connectors import AnyConnector, AnyFeed, Connectors
-from web.metrics.families import Labels, Rows, counter, gauge, histogram
+from web.metrics.families import KINDS, Labels, Rows, by_kind, counter, gauge, histogram
 
-KINDS: tuple[Kind, ...] = ("ohlc", "trades", "large_trades", "liquidations", "funding", "oi")
 STATES = ("starting", "live", "stale", "down", "failed")
 
 
@@ -59,7 +58,6 @@ def _events(connectors: Connectors) -> Iterator[Metric]:
     yield counter("events", "Events told to readers", of, _by_kind(connectors, lambda c: c.counts.events))
     duplicates = _by_kind(connectors, lambda c: c.duplicates())
     yield counter("duplicates", "Deliveries dropped as told already or too late", of, duplicates)
-    # The first one is a rise only where there was a zero before it.
     gaps = [
         ((name, kind, str(repaired).lower()), connector.counts.gaps[kind, repaired])
         for name, connector in connectors.items()
@@ -110,7 +108,7 @@ def _per(connectors: Connectors, value: Callable[[AnyConnector], float]) -> Rows
 
 
 def _by_kind(connectors: Connectors, values: Callable[[AnyConnector], Mapping[Kind, float]]) -> Rows:
-    return [((n, kind), value) for n, connector in connectors.items() for kind, value in values(connector).items()]
+    return [((name, *kind), count) for name, each in connectors.items() for kind, count in by_kind(values(each))]
 
 
 def _is_up(connector: AnyConnector) -> bool:

@@ -3,14 +3,23 @@
 Law: labels come from the configuration and the program; no client can make one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from actors.counts import BOUNDS, Histogram
+from actors.events import Kind
+
+KINDS: tuple[Kind, ...] = ("ohlc", "trades", "large_trades", "liquidations", "funding", "oi")
+"""Of events, as labels."""
 
 Labels = tuple[str, ...]
 Rows = Iterable[tuple[Labels, float]]
+
+
+def by_kind(counts: Mapping[Kind, float]) -> Rows:
+    """With zeros: the first of a kind is a rise only where there was a zero before it."""
+    return [((kind,), count) for kind, count in {**dict.fromkeys(KINDS, 0), **counts}.items()]
 
 
 def gauge(name: str, about: str, labels: Labels, rows: Rows) -> Metric:

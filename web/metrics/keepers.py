@@ -1,11 +1,11 @@
 """What is told of those that keep events: the archive and the sinks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client.core import Metric
 
 from actors.archive.archive import Archive
-from actors.sinks.sinks import Sinks
+from actors.sinks.report import SinkReport
 from web.metrics.families import counter, gauge, histogram
 
 
@@ -22,8 +22,9 @@ def of_archive(archive: Archive) -> Iterator[Metric]:
     yield gauge("archive_free_bytes", "Room left on its disk", (), [((), float(sizes.free))])
 
 
-def of_sinks(sinks: Sinks) -> Iterator[Metric]:
-    reports, of = sinks.report(), ("sink",)
+def of_sinks(reports: Sequence[SinkReport]) -> Iterator[Metric]:
+    """Also of none: an alert or a dashboard names nothing that the page does not know."""
+    of = ("sink",)
     up = [((report.name,), float(report.state == "ok")) for report in reports]
     yield gauge("sink_up", "Whether a sink takes rows", of, up)
     written = [((report.name,), report.written) for report in reports]

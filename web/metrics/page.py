@@ -91,8 +91,7 @@ class _Collector(Collector):
             yield from of_node(self._s.node)
         if self._s.ingests is not None:
             yield from of_ingests(self._s.ingests)
-        if self._s.sinks is not None:
-            yield from of_sinks(self._s.sinks)
+        yield from of_sinks(self._s.sinks.report() if self._s.sinks is not None else ())
         yield from _process(self._s.process)
 
 
