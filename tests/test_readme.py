@@ -46,11 +46,11 @@ async def test_the_example_client_hears_every_bar_once_through_lost_connections(
         async with trio.open_nursery() as nursery:
             process = await nursery.start(partial(trio.run_process, command, stdout=subprocess.PIPE, check=False))
             nursery.start_soon(listen, process)
-            await eventually(lambda: len(heard) >= 499, 15, "the whole backfill, or what follows is taken for news")
+            await eventually(lambda: len(heard) >= 499, what="the whole backfill, or what follows is taken for news")
             for _ in range(3):
                 count = len(heard)
                 w.sim.drop()  # the exchange's connection
-                await eventually(lambda: len(heard) > count, 15)  # noqa: B023 - awaited here
+                await eventually(lambda: len(heard) > count)  # noqa: B023 - awaited here
             process.terminate()
             nursery.cancel_scope.cancel()
         times = [bar["timestamp"] for bar in heard]

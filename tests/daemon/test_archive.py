@@ -544,7 +544,7 @@ async def test_a_killed_daemon_has_what_it_had_written(tmp_path: Path) -> None:
                     told = await client.get("/export/large_trades?format=ndjson")  # flushes: acknowledged
                 written |= {json.loads(line)["trade_id"] for line in told.content.splitlines()}
                 daemon.process.kill()
-                await daemon.ends(within=5)
+                await daemon.ends(within=WITHIN)
             (path,) = tmp_path.glob("marketd-*.db")  # of the simulated exchange alone
             with sqlite3.connect(path) as connection:
                 assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -29,16 +29,16 @@ async def test_history_that_one_client_asks_for_costs_nobody_a_trade() -> None:
             query = {"limit": 1500, "start_time": START - (number + 2) * DAY}
             answers[(await w.client.get("/binance/ohlc/BTCUSDT/1m", params=query)).status_code] += 1
 
-        await eventually(lambda: stream.of("trade"), 20)
+        await eventually(lambda: stream.of("trade"))
         async with trio.open_nursery() as nursery:
             for number in range(40):
                 nursery.start_soon(ask, number)
             await eventually(lambda: answers[429] + answers[503], 30, "a refusal")
             began, w.sim.faults.ws_accept = w.now, "reset"
             w.sim.drop()
-            await eventually(lambda: w.now > began + 2000, 20, "two seconds with some trades")
+            await eventually(lambda: w.now > began + 2000, what="two seconds with some trades")
             w.sim.faults.ws_accept = "accept"
-            await eventually(lambda: stream.of("gap"), 20, "what is said of the cut")
+            await eventually(lambda: stream.of("gap"), what="what is said of the cut")
             told = len(stream.of("trade"))
             await eventually(lambda: len(stream.of("trade")) > told + 10, 30, "trades after it")
         assert [gap["repaired"] for gap in stream.of("gap")] == [True]
@@ -51,10 +51,10 @@ async def test_one_client_cannot_have_every_symbol_collected() -> None:
     """One command with the topics of 60 symbols that nobody configured: it has as many as one client may."""
     limits = Limits(exempt=(), on_demand_symbols=8)
     async with world(market=TWO + synthetic(60), limits=limits) as w, w.stream("/ws") as stream:
-        await w.until("/symbols", lambda found: len(found) == 62, 20)
+        await w.until("/symbols", lambda found: len(found) == 62)
         topics = [f"binance:S{number:03}USDT:{kind}" for number in range(60) for kind in ("trades", "oi", "ohlc:1m")]
         await stream.say({"op": "subscribe", "topics": topics})
-        await eventually(lambda: stream.of("ack"), 20)
+        await eventually(lambda: stream.of("ack"))
         assert len(stream.of("ack")[0]["topics"]) == 8 * 3
         assert {frame["limit"] for frame in stream.of("error")} == {"on_demand_symbols"}
         assert len(stream.of("error")) == 52 * 3

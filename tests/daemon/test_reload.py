@@ -158,7 +158,7 @@ def test_what_cannot_be_loaded_or_applied_changes_nothing(config: Config) -> Non
 
 
 async def logged(daemon: Process, event: str, count: int = 1) -> dict[str, Any]:
-    await eventually(lambda: len(daemon.logged(event)) >= count, 15, event)
+    await eventually(lambda: len(daemon.logged(event)) >= count, what=event)
     return daemon.logged(event)[count - 1]
 
 
@@ -247,7 +247,7 @@ async def test_spikes_that_stay_the_same_go_on() -> None:
             def taught() -> list[str]:
                 return [served.path for served in sim.requests if served.path.endswith("openInterestHist")]
 
-            await eventually(lambda: len(taught()) == 1, 15, "history of open interest")
+            await eventually(lambda: len(taught()) == 1, what="history of open interest")
             await w.is_live()
             current[0] = changed(config, "limits", topics=7)
             reloader.reload()
@@ -255,12 +255,12 @@ async def test_spikes_that_stay_the_same_go_on() -> None:
             assert len(taught()) == 1
             current[0] = of_binance(current[0], symbols=("BTCUSDT", "ETHUSDT"))
             reloader.reload()
-            await eventually(lambda: len(taught()) == 2, 15, "history of the new symbol's open interest")
+            await eventually(lambda: len(taught()) == 2, what="history of the new symbol's open interest")
             await trio.sleep(0.3)
             assert len(taught()) == 2
             current[0] = changed(current[0], "oi_vol", window=50)
             reloader.reload()
-            await eventually(lambda: len(taught()) == 4, 15, "history of both, for another window")
+            await eventually(lambda: len(taught()) == 4, what="history of both, for another window")
         nursery.cancel_scope.cancel()
 
 
@@ -298,7 +298,7 @@ async def test_random_reloads_under_load_leave_no_hole_in_any_clients_numbers() 
         async with serving(config, fast(frames_per_second=8.0), reloader) as w:
             numbers = Numbers()
             w.nursery.start_soon(numbers.follow, w, "binance:BTCUSDT:trades")
-            await eventually(lambda: len(numbers.seen) > 5, 20, "trades")
+            await eventually(lambda: len(numbers.seen) > 5, what="trades")
             begun = len(numbers.others)  # the answer to the command, and that the feed has become live
             for _ in range(200):
                 made = of_binance(
@@ -320,7 +320,7 @@ async def test_random_reloads_under_load_leave_no_hole_in_any_clients_numbers() 
                 reloader.reload()
                 await trio.sleep(chance.choice([0.0, 0.01, 0.03]))
             count = len(numbers.seen)
-            await eventually(lambda: len(numbers.seen) > count + 5, 20, "trades afterwards")
+            await eventually(lambda: len(numbers.seen) > count + 5, what="trades afterwards")
             epochs = {epoch for epoch, _ in numbers.seen}
             seqs = [seq for _, seq in numbers.seen]
             assert len(epochs) == 1

@@ -126,7 +126,7 @@ async def test_counters_do_not_fall_when_a_connection_is_lost() -> None:
         await trades.at_least(3)
         before = samples(await scrape(w.client))
         w.sim.drop()
-        await eventually(lambda: w.sim.connections_total >= 2, 10, "another connection")
+        await eventually(lambda: w.sim.connections_total >= 2, what="another connection")
         await trades.at_least(len(trades.frames) + 3)
         text = await scrape(w.client)
         lost = sum(v for (name, _), v in samples(text).items() if name == "marketd_line_disconnects_total")

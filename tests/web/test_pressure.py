@@ -59,7 +59,7 @@ def test_where_nothing_is_limited_nothing_is_short() -> None:
 async def test_what_is_refused_while_memory_is_short_is_refused_as_such(tmp_path: Path) -> None:
     archive = Archive(path=str(tmp_path / "marketd.db"))
     async with world(limits=Limits(memory_mb=1), archive=archive, live=False) as w:
-        await eventually(lambda: w.logged("memory.short"), 8, "the look at what is used")
+        await eventually(lambda: w.logged("memory.short"), what="the look at what is used")
         for name in ("/export/ohlc", "/export/ohlc.parquet"):
             told = await w.problem(name, 503, "overloaded", interval="1m")
             assert told["retry_after"] >= 1

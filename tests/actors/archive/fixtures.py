@@ -27,6 +27,7 @@ from actors.events import (
     Topic,
 )
 from actors.exchanges.binance import EXCHANGE
+from tests.patience import WITHIN
 
 T0 = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -167,7 +168,7 @@ async def archived(path: Path, **options: Any) -> AsyncIterator[Archive]:
         nursery.cancel_scope.cancel()
 
 
-async def until(condition: Callable[[], Any], within: float = 20.0) -> None:
+async def until(condition: Callable[[], Any], within: float = WITHIN) -> None:
     with trio.fail_after(within):
         while not condition():  # noqa: ASYNC110  (there is no event to wait for)
             await trio.sleep(0.01)

@@ -618,9 +618,9 @@ async def test_a_damaged_file_that_somebody_removed_is_not_waited_for(path: Path
 async def test_a_disk_that_hangs_does_not_hold_up_the_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive_module, "LAST_WRITE", 0.1)
     is_back = threading.Event()
-    monkeypatch.setattr(Writer, "write", lambda *_: is_back.wait(10))
+    monkeypatch.setattr(Writer, "write", lambda *_: is_back.wait(2 * WITHIN))
     try:
-        with structlog.testing.capture_logs() as logs, trio.fail_after(9):
+        with structlog.testing.capture_logs() as logs, trio.fail_after(WITHIN):
             async with archived(path) as archive:
                 archive.put([Write(LARGE, [row_of("large_trades", large_trade(1, 1))])])
                 await until(lambda: archive._rows.is_away)

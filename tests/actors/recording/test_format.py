@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from actors.clock import from_us, now, to_us
 from actors.recording import format as recording
 from actors.recording.format import AnyRecord, BadRecording, Begin, Frame, Recording, encoded, read
-from actors.recording.recorder import PENDING_MAX, WRITE_EVERY, Recorder
-from tests.daemon.fixtures import captured_logs
+from actors.recording.recorder import PENDING_MAX, Recorder
+from tests.daemon.fixtures import captured_logs, eventually
 
 RECORDS: list[AnyRecord] = [
     Begin(1, recording.VERSION, "run", 1, {"exchanges": {}}),
@@ -150,7 +150,7 @@ async def test_records_are_on_the_disk_a_second_later_and_all_of_them_at_the_end
     async with trio.open_nursery() as nursery:
         nursery.start_soon(recorder.run)
         recorder.put(frame(1))
-        await trio.sleep(WRITE_EVERY * 1.5)
+        await eventually(lambda: folder.exists() and recorded(folder) == [frame(1)])
         recorder.put(frame(2))
         assert recorded(folder) == [frame(1)]
         nursery.cancel_scope.cancel()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
 
+from tests.patience import WITHIN
 from tests.programs import Program, free_port
 
 quiet = logging.getLogger("tests.kafka")
@@ -46,7 +47,7 @@ def running() -> Iterator[Broker]:
         broker.kill()
 
 
-def consumed(address: str, topic: str, within: float = 15.0) -> list[tuple[bytes, bytes]]:
+def consumed(address: str, topic: str, within: float = WITHIN) -> list[tuple[bytes, bytes]]:
     """All that an ordinary consumer finds in a topic now, key and value, each partition in its order."""
     consumer = Consumer({"bootstrap.servers": address, "group.id": "tests", "logger": quiet})
     found: list[tuple[bytes, bytes]] = []

@@ -274,14 +274,12 @@ async def test_what_a_revoked_key_kept_open_ends_and_nothing_else(keys: KeyFile)
             w.client.stream("GET", "/sse", params={"topics": TRADES}, headers=bearer(revoked)) as sse,
         ):
             keys.revoke(revoked)
-            started = trio.current_time()
             for stream in (one, two):
                 assert await stream.end() == (4401, "unauthorized")
                 assert stream.frames[-1]["type"] == "error"
             with trio.fail_after(WITHIN):
                 async for _ in sse.aiter_bytes():
                     pass
-            assert trio.current_time() - started < 6, "a second, on a machine that is not busy"
             await other.say({"op": "ping"})
             await other.at_least(1)
         assert (await ask(w, EARLY, bearer(revoked))).status_code == 401
@@ -303,12 +301,12 @@ async def test_a_file_that_becomes_unusable_changes_nothing_and_is_told_once(key
     key = keys.add("read")
     async with guarded(keys) as w:
         keys.path.write_text("[")
-        await eventually(lambda: w.logged("auth.keys_refused"), 8, "the line")
+        await eventually(lambda: w.logged("auth.keys_refused"), what="the line")
         assert (await ask(w, LATE, bearer(key))).status_code == 200
         keys.path.chmod(0o644)
-        await eventually(lambda: len(w.logged("auth.keys_refused")) == 2, 8, "another line")
+        await eventually(lambda: len(w.logged("auth.keys_refused")) == 2, what="another line")
         other = keys.add("read")
-        await eventually(lambda: w.logged("auth.keys_changed"), 8, "the good one")
+        await eventually(lambda: w.logged("auth.keys_changed"), what="the good one")
         assert (await ask(w, LATE, bearer(other))).status_code == 200
         keys.path.unlink()
         await answers(w, LATE, 401, bearer(key))
@@ -387,11 +385,12 @@ async def test_on_demand_symbols_end_with_their_topics_where_a_client_holds_many
 
 
 async def test_a_socket_without_a_topic_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web.streams.multiplex, "TOPIC_WITHIN", 0.5)
-    async with guarded() as w, w.stream("/ws") as idle, w.stream("/ws") as busy:
+    async with guarded() as w, w.stream("/ws") as busy:
         await busy.say({"op": "subscribe", "topics": [TRADES]})
-        assert (await idle.end())[0] == 4408
-        await trio.sleep(0.6)
+        await eventually(lambda: busy.of("ack"))
+        monkeypatch.setattr(web.streams.multiplex, "TOPIC_WITHIN", 0.5)
+        async with w.stream("/ws") as idle:
+            assert (await idle.end())[0] == 4408
         await busy.say({"op": "unsubscribe", "topics": [TRADES]})
         assert (await busy.end())[0] == 4408
         assert len(busy.of("ack")) == 2

@@ -36,7 +36,7 @@ async def shortly_before_the_end(name: str) -> AsyncIterator[Venue]:
         async with venue(name, rate=1.0, start=END - begins, symbols=SYMBOLS[name]) as world:
             await eventually(lambda: any(c.streams for c in world.sim.connections), what="the feed")
             if world.sim.market.now <= END - AROUND[0]:
-                await eventually(lambda: world.sim.market.now >= END - AROUND[0], 15)
+                await eventually(lambda: world.sim.market.now >= END - AROUND[0])
                 yield world
                 return
     raise AssertionError("the daemon does not begin in time")

@@ -12,6 +12,7 @@ import trio_websocket
 
 from tests.actors.exchanges.fixtures import quick
 from tests.daemon.fixtures import eventually
+from tests.patience import WITHIN
 from tests.web.facade.fixtures import Venue, venue
 
 NAMES = ("binance", "bybit", "hyperliquid", "okx")
@@ -37,7 +38,7 @@ class Socket:
         raw = message if isinstance(message, str | bytes) else msgspec.json.encode(message).decode()
         await self._socket.send_message(raw)
 
-    async def hear(self, within: float = 10) -> Any:
+    async def hear(self, within: float = WITHIN) -> Any:
         with trio.fail_after(within):
             return msgspec.json.decode(await self._socket.get_message())
 

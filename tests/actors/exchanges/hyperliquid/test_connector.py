@@ -40,7 +40,7 @@ def hurried(**limits: Any) -> Exchange:
     )
 
 
-async def eventually(condition: Callable[[], T], within: float = 8.0) -> T:
+async def eventually(condition: Callable[[], T], within: float = WITHIN) -> T:
     deadline = trio.current_time() + within
     while not (result := condition()):
         assert trio.current_time() < deadline, "did not happen in time"
