@@ -203,7 +203,7 @@ class Spikes:
         except Lagged:
             raise MarketError("fell behind the feed") from None
         if isinstance(said, Ohlc) and said.is_closed:
-            spike = detector.on_close(said, feed.open_interest())
+            spike = detector.on_close(said, feed.last_open_interest())
             if spike is not None:
                 self._broadcast.publish(spike)
                 if self._also is not None:

@@ -178,8 +178,6 @@ class Feed:
 
     def current(self, topic: Topic) -> Event | None:
         """What a new reader of `topic` is told at once: the bar, rate or interest of this moment."""
-        if topic.kind == "oi" and self._interest is not None and not self._interest.is_fresh:
-            return None
         return self._known.current(topic)
 
     def last_heard(self) -> dict[Kind, datetime]:
@@ -384,10 +382,15 @@ class Feed:
 
     def open_interest(self) -> OpenInterest | None:
         """The present one: what the line pushed, or the exchange answered a short while ago, while polling works."""
+        is_old = self._interest is not None and not self._interest.is_fresh
+        return None if is_old else self.last_open_interest()
+
+    def last_open_interest(self) -> OpenInterest | None:
+        """The same, however long ago: at the end of a minute, when bars close, that is some seconds."""
         if self._interest is None:
             return self._known.open_interest if self._is_current else None
         has_trouble = self.health.has_trouble("open interest") or self.health.has_trouble("feed")
-        return self._known.open_interest if self._interest.is_fresh and not has_trouble else None
+        return None if has_trouble else self._known.open_interest
 
     def ohlc(self, interval: str, *, limit: int, start: datetime | None, end: datetime | None) -> list[Ohlc] | None:
         """Up to `limit` bars as the public contract orders them: the first after `start`, else the newest."""

@@ -176,13 +176,15 @@ class MirrorConnector:
     def held_open_interest(self, symbol: str) -> OpenInterest | None:
         """What is polled is known to whoever polls: where nothing new was told of late, that one is asked."""
         self.check_capability("open_interest")
-        symbol = self.catalogue.resolve(symbol).symbol
-        if "oi" not in self.exchange.pushed:
-            told_ago = self._mirror.feed(symbol).told_ago(Topic(self.name, symbol, "oi"))
-            if told_ago >= POLL_MIN:
-                return None
         held = self._present(symbol, "oi")
-        return held if isinstance(held, OpenInterest) else None
+        if not isinstance(held, OpenInterest):
+            return None
+        if "oi" not in self.exchange.pushed:
+            told_ago = self._mirror.feed(held.symbol).told_ago(Topic(self.name, held.symbol, "oi"))
+            # Who leads a lane since then may have told what it polled a while before.
+            if max(told_ago, (clock.now() - held.timestamp).total_seconds()) >= POLL_MIN:
+                return None
+        return held
 
     def held_funding(self, symbol: str) -> FundingRate | None:
         """Its mark price is that of the moment at which the rate changed."""

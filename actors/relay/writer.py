@@ -203,7 +203,10 @@ class Writer:
         """Where it differs from what was told last."""
         told = self._told.get(name)
         if isinstance(told, bytes):  # by somebody else
-            told = _value(msgspec.json.decode(told, type=type(said)))
+            before = msgspec.json.decode(told, type=type(said))
+            if before.timestamp > said.timestamp:
+                return  # ours was polled before
+            told = _value(before)
         if told != _value(said):
             self._add(name, said.type, encode(said))
         self._told[name] = _value(said)

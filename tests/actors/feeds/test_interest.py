@@ -13,13 +13,14 @@ from trio.testing import MockClock
 
 from actors.collection import Collection, Reach
 from actors.errors import UpstreamError
-from actors.events import OpenInterest, Topic
+from actors.events import Ohlc, OpenInterest, Topic
 from actors.exchanges import binance
 from actors.feeds.everything import Everything
 from actors.feeds.feed import Feed
 from actors.feeds.interest import AHEAD, ASKED, POLL_MIN, UNWANTED, Interest, Turns
 from actors.relay.wanted import Wanted
-from tests.actors.relay.fixtures import supervise
+from actors.spikes import Spikes
+from tests.actors.relay.fixtures import bar, supervise
 
 BEGIN = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
 WEIGHT = binance.EXCHANGE.budget["weight"]
@@ -306,3 +307,27 @@ async def test_a_sink_or_a_recording_wants_it_always(autojump_clock: MockClock, 
     with collected.running(nursery):
         await trio.sleep(1)
         assert await rest.asked_in(3 * UNWANTED) == 3 * UNWANTED / POLL_MIN
+
+
+async def test_spikes_are_found_by_what_was_told_shortly_before_a_bar_closes(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """Nobody else wants it, so that it may be too old for the present by then."""
+    rest, judged = Rest(), list[OpenInterest | None]()
+
+    class Detector:
+        def on_close(self, bar: Ohlc, interest: OpenInterest | None) -> None:
+            judged.append(interest)
+
+    spikes = Spikes({}, timeframes=["1m"], window=30, threshold=3.0, symbols=(), supervise=supervise)
+    collected = Collected(rest)
+    with collected.running(nursery) as feed, feed.subscribe(feed.topic("ohlc", "1m"), 10) as reader:
+        assert feed._interest is not None
+        feed._interest._place = 0.99  # the first of its minute
+        for minute in range(1, 6):
+            await trio.sleep_until(minute * 60.0 + 1.5)
+            assert feed.open_interest() is None
+            feed.readers.publish_bar("1m", bar("BTCUSDT", now(), 1.0, is_closed=True))
+            await spikes._follow(cast(Any, Detector()), feed, reader)
+            assert judged[-1] is not None
+            assert now() - judged[-1].timestamp <= timedelta(seconds=AHEAD + POLL_MIN + 1.5)

@@ -15,6 +15,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from actors import clock
 from actors.engine.memory import START_MS, MemoryEngine
 from actors.engine.words import STATUS, Burst, Entry, Lease
 from actors.errors import NotReady, UnknownSymbol
@@ -291,7 +292,7 @@ async def test_open_interest_that_is_polled_is_held_for_as_long_as_by_whoever_po
 ) -> None:
     """Where the exchange pushes it, what was told last is the present."""
     exchange = replace(EXCHANGE, pushed=EXCHANGE.pushed | {"oi"}) if is_pushed else EXCHANGE
-    where: Any = {"exchange": "binance", "symbol": "BTCUSDT", "timestamp": opened(0)}
+    where: Any = {"exchange": "binance", "symbol": "BTCUSDT", "timestamp": clock.now()}
     interest = OpenInterest(**where, open_interest=5.0, open_interest_value=None)
     async with edge(exchange) as one:
         await one.begin()
@@ -310,7 +311,7 @@ async def test_open_interest_that_is_polled_is_held_for_as_long_as_by_whoever_po
 
 async def test_open_interest_of_an_unknown_age_is_not_held(autojump_clock: MockClock) -> None:
     interest = OpenInterest(
-        exchange="binance", symbol="BTCUSDT", timestamp=opened(0), open_interest=5.0, open_interest_value=None
+        exchange="binance", symbol="BTCUSDT", timestamp=clock.now(), open_interest=5.0, open_interest_value=None
     )
     async with edge() as one:
         await one.begin()
@@ -318,4 +319,17 @@ async def test_open_interest_of_an_unknown_age_is_not_held(autojump_clock: MockC
         await one.arrived()
         one.mirror.lanes[0].adopt(await one.engine.present(LANE))
         assert one.mirror.feed("BTCUSDT").current(Topic("binance", "BTCUSDT", "oi")) == interest
+        assert one.connector.held_open_interest("BTCUSDT") is None
+
+
+async def test_open_interest_that_is_told_late_is_not_held(autojump_clock: MockClock) -> None:
+    """By a node that leads since then, and polled it before."""
+    at = clock.now() - timedelta(seconds=POLL_MIN + 1)
+    interest = OpenInterest(
+        exchange="binance", symbol="BTCUSDT", timestamp=at, open_interest=5.0, open_interest_value=None
+    )
+    async with edge() as one:
+        await one.begin()
+        await one.say(Entry("binance:BTCUSDT:oi", "open_interest", 1, encode(interest)))
+        await one.arrived()
         assert one.connector.held_open_interest("BTCUSDT") is None

@@ -490,6 +490,18 @@ async def test_values_and_states_are_said_where_they_differ(autojump_clock: Mock
     assert [(topic, seq) for topic, seq, _ in said(writer)] == [(str(INTEREST), 2), ("binance:BTCUSDT", None)]
 
 
+async def test_a_successor_does_not_say_what_it_polled_before_what_was_told(autojump_clock: MockClock) -> None:
+    writer, engine = writer_of(), Engine()
+    before = interest(1.0)
+    await trio.sleep(50)
+    engine.say(INTEREST, interest(2.0))
+    engine.give(writer)
+    writer.take(INTEREST, before)
+    assert list(said(writer)) == []
+    writer.take(INTEREST, interest(1.0))
+    assert [seq for _, seq, _ in said(writer)] == [2]
+
+
 async def test_a_burst_stays_what_it_is_until_the_engine_has_it(autojump_clock: MockClock) -> None:
     writer = writer_of()
     Engine().give(writer)
