@@ -22,7 +22,7 @@ from actors.errors import (
 from actors.events import bar_end, from_ms, ms
 from actors.exchanges.bybit import wire
 from actors.exchanges.bybit.normalise import OUR_INTERVALS
-from actors.exchanges.bybit.rest import RETRIED, explain, refusal
+from actors.exchanges.bybit.rest import RETRIED, SETTLE, explain, refusal
 from actors.exchanges.facade import (
     Asked,
     Facade,
@@ -252,5 +252,5 @@ FACADE = Facade(
     is_clients_fault=is_clients_fault,
     page=KLINES_PAGE,
     tail=KLINES_PAGE,
-    settle=2000,  # right after its end REST was seen to lack a bar's last trades
+    settle=int(SETTLE.total_seconds() * 1000),
 )

@@ -13,6 +13,8 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+import trio
+
 from actors.decoding import UNREADABLE, decode, moment, optional_moment, priced
 from actors.errors import (
     BadMessage,
@@ -51,14 +53,15 @@ from actors.exchanges.bybit.normalise import (
 )
 from actors.exchanges.paging import first, newest, retelling
 from actors.exchanges.settled import BEFORE, LONGEST, SHORTEST, of_range, told_of_range
-from actors.upstream.rest import FORBIDDEN_PAUSE, Params, RestClient, excerpt
+from actors.upstream.rest import ASK_AGAIN, FORBIDDEN_PAUSE, Params, RestClient, excerpt
 
 CATALOGUE_PAGES = 50  # of 1000 rows; more would be a cursor that leads in circles
 KLINES_PAGE = 1000
 OPEN_INTEREST_PAGE = 200
 FUNDING_PAGE = 200
 TRADES_PAGE = 1000
-MONTH = timedelta(days=31)
+DAY, MONTH = timedelta(days=1), timedelta(days=31)
+SETTLE = timedelta(seconds=2)  # after its end a bar may lack its last trades in REST, while the stream has them
 PERIODS = {"5m": "5min", "15m": "15min", "30m": "30min", "1h": "1h", "4h": "4h", "1d": "1d"}
 FUNDING_HOURS = 8.0  # where the catalogue does not say; only the width of a window depends on it
 
@@ -107,13 +110,14 @@ class BybitRest:
             return await newest(read, KLINES_PAGE, limit, end)
         step = timedelta(days=28) if interval == "1M" else INTERVALS[interval]
         # Longer bars open before their contract's first day.
-        begin = partial(self._first_day, symbol) if step <= timedelta(days=1) else None
+        begin = partial(self._first_day, symbol) if step <= DAY else None
         return await first(read, KLINES_PAGE, limit, start, end, step=step, now=self._now(), begin=begin)
 
     async def _bars(
         self, symbol: str, interval: str, start: datetime | None, end: datetime | None, size: int
     ) -> list[Ohlc]:
         """One page. Bybit's start and end both include bars that open at them."""
+        await self._settled(interval, end)
         params = {
             "category": "linear",
             "symbol": symbol,
@@ -124,6 +128,13 @@ class BybitRest:
         }
         page, given_at = await self._get("/v5/market/kline", params, wire.decode_klines)
         return ascending(priced(bar(row, symbol, interval, given_at) for row in page.rows), start, end)
+
+    async def _settled(self, interval: str, end: datetime | None) -> None:
+        """Wait until the bar that ended last is whole, if it is asked for."""
+        now, step = self._now(), INTERVALS[interval]
+        ended = now - (now - EPOCH) % min(step, DAY)  # weeks and months end at midnight, too
+        if end is None or end > ended - step:
+            await trio.sleep(max(0.0, (ended + SETTLE - now).total_seconds()))
 
     async def open_interest(self, symbol: str) -> OpenInterest:
         ticker, given_at = await self._ticker(symbol)
@@ -239,6 +250,7 @@ class BybitRest:
             answer = decode(wire.decode_answer, body, f"Bybit's {path}")
             if answer.code not in RETRIED or is_last:
                 break
+            await trio.sleep(ASK_AGAIN)
         if answer.code != 0:
             error = refusal(answer.code, answer.message)
             self._client.heed(error)

@@ -250,7 +250,32 @@ async def test_a_gap_that_is_too_wide_to_be_read_is_not_taken_for_the_end(world:
     assert len(client.requests) <= 15
 
 
-async def test_a_bar_closes_by_the_exchanges_clock(world: World) -> None:
+@pytest.mark.parametrize(
+    ("interval", "after", "ends", "waits"),
+    [
+        ("1m", 0, None, 2.0),
+        ("1m", 1500, None, 0.5),
+        ("1m", 1500, 0, 0.5),
+        ("1m", 1500, -MINUTE, 0.0),
+        ("1m", 2000, None, 0.0),
+        ("5m", 1500, None, 0.0),
+        ("5m", MINUTE * 3 + 500, None, 1.5),
+    ],
+)
+async def test_a_bar_is_asked_for_when_rest_has_all_of_it(
+    autojump_clock: trio.testing.MockClock, interval: str, after: int, ends: int | None, waits: float
+) -> None:
+    """Right after its end it may lack its last trades there. `after`, `ends`: ms from a minute's end."""
+    minute = 1_795_000_020_000
+    assert minute // MINUTE % 5 == 2
+    client = Client(lambda _: Reply(body=json.dumps(answered({"list": []})).encode()))
+    rest = BybitRest(cast(RestClient, client), lambda: from_ms(minute + after))
+    began = trio.current_time()
+    await rest.ohlc("BTCUSDT", interval, limit=2, end=None if ends is None else from_ms(minute + ends))
+    assert trio.current_time() - began == pytest.approx(waits)
+
+
+async def test_a_bar_closes_by_the_exchanges_clock(world: World, autojump_clock: trio.testing.MockClock) -> None:
     opening = START - START % MINUTE
     world.advance(MINUTE - START % MINUTE - 1)
     rows = await world.rest.ohlc("BTCUSDT", "1m", limit=1, start=from_ms(opening))
@@ -464,9 +489,11 @@ async def test_codes(code: int, message: str, error: type[MarketError], tries: i
     assert type(said) is error
 
 
-async def test_a_fault_of_the_moment_is_tried_again() -> None:
+async def test_a_fault_of_the_moment_is_tried_again_a_moment_later(autojump_clock: trio.testing.MockClock) -> None:
     rest = canned(refused(10016, "System error."), recorded("bybit-docs/rest_time.json"))
+    began = trio.current_time()
     assert await rest.server_time() == from_ms(1688639403423)
+    assert trio.current_time() - began == pytest.approx(0.2)
 
 
 def test_statuses() -> None:
