@@ -15,9 +15,9 @@ from zlib import crc32
 import msgspec
 
 from actors import clock
-from actors.engine.words import EPOCH, Present
+from actors.engine.words import EPOCH, STATUS, Present
 from actors.engine.words import Told as Logged
-from actors.events import Gap, Kind, Said, Topic, Trade, from_ms, ms
+from actors.events import Gap, Kind, Said, Status, Topic, Trade, from_ms, ms
 from actors.feeds.everything import ALL, KINDS
 
 MOMENTS: frozenset[Kind] = frozenset({"trades", "large_trades", "liquidations"})
@@ -97,6 +97,10 @@ def unheard(topic: Topic, start: datetime, end: datetime, *, repaired: bool = Fa
     )
 
 
+def _is_connected(status: bytes) -> bool:
+    return msgspec.json.decode(status, type=Status).state in ("live", "stale")
+
+
 class Tail:
     """What a log's last half minute says of events that happen once."""
 
@@ -111,11 +115,15 @@ class Tail:
         self.behind = 0.0  # seconds from when the last event of all happened until that was said
         newest = 0
         self._lost: dict[str, list[Gap]] = {}  # by topic, what was announced as lost
+        self._now = present.now
+        self._cut_off: dict[str, int] = {}  # by feed: when it was told last that it hears nothing
         is_whole = not tail or tail[0].n == 1
         for logged in tail:
             for entry in logged.entries:
                 if entry.type == Gap.type and not (gap := _decode_gap(entry.text)).repaired:
                     self._lost.setdefault(entry.topic, []).append(gap)
+                elif entry.type == STATUS and not _is_connected(entry.text):
+                    self._cut_off[entry.topic] = logged.at_ms
                 if entry.seq is None or (topic := topic_named(entry.topic)).kind not in MOMENTS:
                     continue
                 found = _decode(entry.text)
@@ -132,11 +140,18 @@ class Tail:
         """Whether an event is among what is told there."""
         return self._told[name, said.trade_id if isinstance(said, Trade) else encode(said)] > 0
 
-    def silence(self, symbol: str) -> float:
-        """How many seconds before the end the last event of a symbol happened; inf: before all of this."""
-        if self.at is None or symbol not in self._newest:
-            return inf
-        return max(0.0, (ms(self.at) - self._newest[symbol]) / 1000)
+    def silence(self, topic: Topic) -> float:
+        """How many seconds before the end the last event of a symbol happened, where whoever led was cut off from the
+        exchange since, as far as it knew; inf: before all of this. Else 0: what it did not say did not happen.
+
+        Of one that was connected again it is not known what it missed before it told the next event, or a loss.
+        """
+        name = f"{topic.exchange}:{topic.symbol}"
+        newest, now = self._newest.get(topic.symbol, -inf), self._now.get(name)
+        cut_off = self._cut_off.get(name, -inf) if now is None or _is_connected(now) else inf
+        if self.at is None or newest > cut_off or cut_off == -inf:
+            return 0.0
+        return max(0.0, (ms(self.at) - newest) / 1000)
 
     def told_until(self, name: str) -> datetime:
         """Until when all that happened in a topic was told, by the exchange's clock.

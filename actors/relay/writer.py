@@ -240,7 +240,7 @@ class Writer:
         hearing, apart = self.hearing, self._apart(tail_at)
         for name in present.seqs:
             topic = topic_named(name)
-            told_until = tail_at if _is_heard(topic, present) else tail_at - self._tail.silence(topic.symbol)
+            told_until = tail_at - self._tail.silence(topic)
             heard_all_since = max(hearing.since.get(topic.symbol, inf), hearing.forgot_at.get(name, -inf))
             if heard_all_since > told_until or topic.symbol in apart:
                 self._is_cold.add(topic.symbol)
@@ -290,12 +290,6 @@ class Writer:
     def _add_unheard(self, name: str, topic: Topic, since: datetime, until: datetime) -> None:
         self.gaps += 1
         self._add(name, Gap.type, encode(unheard(topic, since, until)), numbered=False)
-
-
-def _is_heard(topic: Topic, present: Present) -> bool:
-    """Whoever led was not cut off from the exchange, as far as it knew: what it did not say did not happen."""
-    told = present.now.get(f"{topic.exchange}:{topic.symbol}")
-    return told is None or msgspec.json.decode(told, type=Status).state in ("live", "stale")
 
 
 def _value(said: FundingRate | OpenInterest) -> object:

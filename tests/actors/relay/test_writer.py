@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from actors.engine.memory import START_MS
-from actors.engine.words import Burst, Entry, Present
+from actors.engine.words import STATUS, Burst, Entry, Present
 from actors.engine.words import Told as Logged
 from actors.events import Event, Gap, Liquidation, Ohlc, OiSpike, OpenInterest, Status, Topic, from_ms, ms
 from actors.relay.takeover import lane_of, topic_named
@@ -45,10 +45,18 @@ class Engine:
                 self.now[str(topic)] = encoded(one)
             if isinstance(one, Ohlc) and one.is_closed:
                 self.closed[str(topic)] = ms(one.timestamp)
-        self.tail.append(Logged(f"{ms(now())}-{len(self.tail) + 1}", entries))
+        self._add(*entries)
 
     def announce(self, topic: Topic, gap: Gap) -> None:
-        self.tail.append(Logged(f"{ms(now())}-{len(self.tail) + 1}", [Entry(str(topic), gap.type, None, encoded(gap))]))
+        self._add(Entry(str(topic), gap.type, None, encoded(gap)))
+
+    def tell(self, status: Status) -> None:
+        name = f"{status.exchange}:{status.symbol}"
+        self.now[name] = encoded(status)
+        self._add(Entry(name, STATUS, None, encoded(status)))
+
+    def _add(self, *entries: Entry) -> None:
+        self.tail.append(Logged(f"{ms(now())}-{len(self.tail) + 1}", entries))
 
     def give(self, writer: Writer) -> None:
         place, n = (self.tail[-1].place, len(self.tail)) if self.tail else ("0-0", 0)
@@ -342,17 +350,20 @@ async def test_who_began_to_listen_behind_what_was_told_last_announces_though_al
     assert (gap["from"], gap["to"]) == (msgspec.to_builtins(last.timestamp), told[0]["timestamp"])
 
 
+@pytest.mark.parametrize("is_connected_again", [False, True])
 async def test_what_a_leader_that_was_cut_off_from_the_exchange_did_not_hear_is_announced(
-    autojump_clock: MockClock,
+    is_connected_again: bool, autojump_clock: MockClock
 ) -> None:
-    """It led on, and told that it hears nothing; its successor began to listen meanwhile, and heard nothing yet."""
+    """It told that it hears nothing, and had yet to tell what it missed; its successor began to listen meanwhile."""
     writer, engine = writer_of(), Engine()
     last = trade("BTCUSDT", 1)
     engine.say(TRADES, last)
     await trio.sleep(1)
-    engine.now["binance:BTCUSDT"] = encoded(state("BTCUSDT", "down"))
+    engine.tell(state("BTCUSDT", "down"))
     writer.take_status(state("BTCUSDT", "live"))
-    await trio.sleep(1)
+    await trio.sleep(2)
+    if is_connected_again:
+        engine.tell(state("BTCUSDT", "live"))
     engine.say(INTEREST, interest(1.0))  # it polls that
     await trio.sleep(1)
     engine.give(writer)
