@@ -6,9 +6,7 @@ prices and rates are floats that print as the exchange wrote them, quantities ar
 """
 
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal, DecimalException
 from functools import lru_cache
-from math import inf, isfinite
 from typing import ClassVar, Literal, NamedTuple
 
 from msgspec import Struct, field
@@ -21,8 +19,6 @@ FeedState = Literal["starting", "live", "stale", "down", "failed"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
-_EXACT_MS = 1000 << 32  # until 2106 seconds as a float are exact to a quarter of a microsecond
-_ROUND = 1.5 * 2**52  # added to a float below 2^51 and taken away again, it leaves a whole number
 
 # Fixed-length bars only; `1M` varies and is handled where a bar's end is computed.
 INTERVALS: dict[str, timedelta] = {
@@ -249,10 +245,12 @@ def last_ms(end: datetime | None) -> int | None:
     return None if end is None else ceil_ms(end) - 1
 
 
-def at_ms(milliseconds: int) -> datetime:
-    """The UTC time of Unix milliseconds; BadMessage outside the years 1970 to 9999."""
-    if 0 <= milliseconds < _EXACT_MS:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+@lru_cache(maxsize=1 << 14)
+def from_ms(milliseconds: int) -> datetime:
+    """The UTC time of Unix milliseconds; BadMessage outside the years 1970 to 9999.
+
+    Bars open at the same moments on every symbol: one datetime of 48 bytes serves them all.
+    """
     if milliseconds < 0:
         raise BadMessage(f"time {milliseconds} ms is before 1970")
     try:
@@ -261,75 +259,8 @@ def at_ms(milliseconds: int) -> datetime:
         raise BadMessage(f"time {milliseconds} ms is out of range") from None
 
 
-from_ms = lru_cache(maxsize=1 << 14)(at_ms)
-"""The same; bars open at the same moments on every symbol: one datetime of 48 bytes serves them all."""
-
-
 def bar_end(open_time: datetime, interval: str) -> datetime:
     """The time at which the bar that opened at `open_time` ends, which is the next one's open."""
     if interval != "1M":
         return open_time + INTERVALS[interval]
     return (open_time.replace(day=1) + timedelta(days=32)).replace(day=1)
-
-
-def number(text: str) -> float:
-    """An exchange's decimal string as a float; NaN, infinities and non-numbers are BadMessage.
-
-    `float` reads "nan" and "inf", and a price of either would poison every sum downstream.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        raise BadMessage(f"not a number: {text[:40]!r}") from None
-    if not text.isascii() or "_" in text or text[0] <= " " or text[-1] <= " ":  # Python's own liberties
-        raise BadMessage(f"not a number: {text[:40]!r}")
-    if not isfinite(value):
-        raise BadMessage(f"not a finite number: {text[:40]!r}")
-    return value
-
-
-def amount(text: str) -> float:
-    """A price or a quantity: a finite number that is not negative."""
-    try:  # what `number` does, in one step: there are more of these than of anything else
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if 0 <= value < inf and text.isascii() and "_" not in text and text.strip() == text:
-        return value
-    number(text)
-    raise BadMessage(f"negative: {text[:40]!r}")
-
-
-def valued(price: str, quantity: str) -> tuple[float, float, float]:
-    """(price, quantity, what `product` makes of them), in half the time.
-
-    A float that is some whole number / 10^n was read from that very decimal, if from no more than 15 digits. Products
-    of whole numbers below 2^53 are exact, and one division rounds as it should. What does not fit goes the long way.
-    """
-    one, many = amount(price), amount(quantity)
-    if one > 10:
-        scale, other, both = 1e3, 1e5, 1e8
-    elif many > 10:
-        scale, other, both = 1e7, 1e1, 1e8
-    else:
-        scale, other, both = 1e8, 1e4, 1e12
-    whole, count = (one * scale + _ROUND) - _ROUND, (many * other + _ROUND) - _ROUND
-    found = whole * count
-    if 0 < found < 1e15 and whole / scale == one and count / other == many and len(price) < 16 > len(quantity):
-        return one, many, found / both
-    return one, many, product(price, quantity)
-
-
-def product(price: str, quantity: str, *more: str) -> float:
-    """price x quantity, multiplied as decimals: the float nearest to the true product, with no binary noise."""
-    try:
-        exact = Decimal(price) * Decimal(quantity)
-        if more:
-            for text in more:
-                exact *= Decimal(text)
-        value = float(exact)
-    except (DecimalException, OverflowError):
-        raise BadMessage(f"not numbers: {' x '.join(text[:40] for text in (price, quantity, *more))}") from None
-    if not -inf < value < inf:
-        raise BadMessage(f"out of range: {' x '.join(text[:40] for text in (price, quantity, *more))}")
-    return value

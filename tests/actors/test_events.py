@@ -4,10 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from actors import events
 from actors.errors import BadMessage
 from actors.events import (
     EPOCH,
@@ -23,17 +22,12 @@ from actors.events import (
     Status,
     Topic,
     Trade,
-    amount,
-    at_ms,
     bar_end,
     ceil_ms,
     from_ms,
     last_ms,
     ms,
-    number,
     optional_ms,
-    product,
-    valued,
 )
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -157,40 +151,6 @@ def test_a_month_ends_with_its_last_day(year: int, month: int, days: int) -> Non
     assert bar_end(first, "1M") - first == timedelta(days=days)
 
 
-@pytest.mark.parametrize("text", ["1", "0", "0.10", "83434.40", "1e-8", "123456789012345.6"])
-def test_an_amount(text: str) -> None:
-    assert amount(text) == number(text) == float(text)
-
-
-@pytest.mark.parametrize("text", ["nan", "NaN", "inf", "-Infinity", "1e999", "", "abc", "0x10", "--1", "1.2.3"])
-def test_what_is_no_number(text: str) -> None:
-    with pytest.raises(BadMessage):
-        number(text)
-    with pytest.raises(BadMessage):
-        amount(text)
-
-
-def test_an_amount_is_not_negative_but_a_number_may_be() -> None:
-    assert number("-0.0375") == -0.0375
-    with pytest.raises(BadMessage):
-        amount("-0.0375")
-
-
-@given(st.text(max_size=20))
-def test_any_text_is_a_number_or_a_bad_message(text: str) -> None:
-    try:
-        value = amount(text)
-    except BadMessage:
-        return
-    assert 0 <= value < float("inf")
-
-
-def test_a_complaint_quotes_no_more_than_it_must() -> None:
-    with pytest.raises(BadMessage) as refused:
-        number("x" * 10_000)
-    assert len(str(refused.value)) < 100
-
-
 @pytest.mark.parametrize("microseconds", [0, 1, 999])
 def test_ranges_within_a_millisecond(microseconds: int) -> None:
     time = NOON + timedelta(microseconds=microseconds)
@@ -200,60 +160,3 @@ def test_ranges_within_a_millisecond(microseconds: int) -> None:
     assert last_ms(time) == first - 1  # ranges that meet there share nothing and miss nothing
     assert ceil_ms(time) == first
     assert optional_ms(None) is last_ms(None) is None
-
-
-DECIMALS = st.one_of(
-    st.from_regex(r"[0-9]{1,8}(\.[0-9]{1,9})?", fullmatch=True),
-    st.from_regex(r"[0-9]{1,20}(\.[0-9]{1,20})?", fullmatch=True),
-    st.sampled_from(
-        ["0", "0.0", "-0", "+5", "5.", ".5", "1e5", "1e-9", "2.5e-320", "1e308", "0.1", "0.29", "1000000000"]
-    ),
-    st.sampled_from(["", "nan", "inf", "1_0", " 1", "1 ", "-1", "1e999", "1.2.3", "9" * 400]),
-)
-
-
-@given(DECIMALS, DECIMALS)
-@example("83434.40", "0.016")
-@example("0.1", "0.7")  # 0.1 * 0.7 as floats is not 0.07
-@example("100000000.000000001", "1")  # more digits than a float holds
-def test_a_value_is_the_decimal_product_to_the_bit(price: str, quantity: str) -> None:
-    try:
-        wanted = repr((amount(price), amount(quantity), product(price, quantity)))
-    except BadMessage:
-        with pytest.raises(BadMessage):
-            valued(price, quantity)
-    else:
-        assert repr(valued(price, quantity)) == wanted
-
-
-def test_most_values_need_no_decimals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "product", None)
-    for price, quantity, value in (
-        ("83434.40", "0.016", 1334.9504),
-        ("0.1", "0.7", 0.07),
-        ("0.0112300", "99999", 1122.98877),
-        ("0.02", "0.01", 0.0002),
-    ):
-        assert valued(price, quantity) == (float(price), float(quantity), value)
-
-
-@given(
-    st.one_of(
-        st.integers(0, 253402300799999), st.integers(0, 2**33 * 1000), st.integers(0, 1000).map((1000 << 32).__sub__)
-    )
-)
-@example((1000 << 32) - 1)
-@example(1000 << 32)
-@example(253402300799999)
-def test_milliseconds_are_exact(milliseconds: int) -> None:
-    time = at_ms(milliseconds)
-    assert time == EPOCH + timedelta(milliseconds=milliseconds)
-    assert time.tzinfo is UTC
-    assert ms(time) == milliseconds
-
-
-@pytest.mark.parametrize("milliseconds", [-1, 253402300800000, 10**30])
-def test_milliseconds_of_no_year_are_refused(milliseconds: int) -> None:
-    for read in (at_ms, from_ms):
-        with pytest.raises(BadMessage):
-            read(milliseconds)

@@ -28,7 +28,10 @@ def now_ms() -> int:
 
 
 class Frames:
-    """An endless sequence of frames, the same for whoever asks: what differs is the time, Unix milliseconds."""
+    """An endless sequence of frames, the same for whoever asks: what differs is the time, Unix milliseconds.
+
+    Each has a time of its own, as far as `now` tells them apart.
+    """
 
     def __init__(
         self, symbols: Sequence[str], now: Callable[[], int] = now_ms, *, whole_coins: int = 0, marks: bool = False
@@ -42,18 +45,18 @@ class Frames:
 
     def burst(self) -> list[str]:
         """One round over all symbols."""
-        at = self._now()
-        opened = at // MINUTE * MINUTE
+        now = self._now
+        opened = now() // MINUTE * MINUTE
         frames = []
         if opened > self._opened:
-            frames += [self.kline(symbol, self._opened, at, True) for symbol in self._symbols]
+            frames += [self.kline(symbol, self._opened, now(), True) for symbol in self._symbols]
             self._opened = opened
         for _ in range(TRADES_PER_BAR):
-            frames += [self.trade(symbol, at) for symbol in self._symbols]
+            frames += [self.trade(symbol, now()) for symbol in self._symbols]
             self.next_round()
         if self._marks:
-            frames += [self.mark(symbol, at) for symbol in self._symbols]
-        return frames + [self.kline(symbol, opened, at, False) for symbol in self._symbols]
+            frames += [self.mark(symbol, now()) for symbol in self._symbols]
+        return frames + [self.kline(symbol, opened, now(), False) for symbol in self._symbols]
 
     def next_round(self) -> None:
         """The next trade of each symbol is the next one."""

@@ -11,7 +11,18 @@ from functools import partial
 
 import structlog
 
-from actors.decoding import UNREADABLE, counted, decode, moment, optional_amount, optional_moment, priced, worth
+from actors.decimals import amount, number
+from actors.decoding import (
+    UNREADABLE,
+    counted,
+    decode,
+    moment,
+    opening,
+    optional_amount,
+    optional_moment,
+    priced,
+    worth,
+)
 from actors.errors import (
     MarketError,
     Told,
@@ -30,11 +41,9 @@ from actors.events import (
     Ohlc,
     OpenInterest,
     Trade,
-    amount,
     from_ms,
     last_ms,
     ms,
-    number,
     optional_ms,
 )
 from actors.exchanges.binance import wire
@@ -288,7 +297,7 @@ def bar(row: wire.KlineRow, symbol: str, interval: str, *, is_closed: bool) -> O
     return Ohlc(
         exchange=NAME,
         symbol=symbol,
-        timestamp=moment(open_time),
+        timestamp=opening(open_time),
         interval=interval,
         open=amount(open_),
         high=amount(high),

@@ -10,21 +10,10 @@ from sys import intern
 
 import msgspec
 
-from actors.decoding import UNREADABLE, counted, moment, optional_amount, optional_moment
+from actors.decimals import amount, number, product, valued
+from actors.decoding import UNREADABLE, counted, moment, opening, optional_amount, optional_moment
 from actors.errors import BadMessage, UnknownMessage
-from actors.events import (
-    Event,
-    FundingRate,
-    Instrument,
-    Liquidation,
-    Ohlc,
-    Topic,
-    Trade,
-    amount,
-    number,
-    product,
-    valued,
-)
+from actors.events import Event, FundingRate, Instrument, Liquidation, Ohlc, Topic, Trade
 from actors.exchanges.binance import wire
 from actors.exchanges.exchange import Leaving, Rejected, Update
 from actors.exchanges.shapes import DIGITS, UNLIKE, Shapes
@@ -76,28 +65,33 @@ class BinanceSession:
         return ()  # an ack would prove nothing
 
     def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Rejected | Leaving]:
-        if len(frame) > LONGEST_TRADE and isinstance(frame, bytes) and frame.translate(None, DIGITS) in self._shapes:
+        may_be_bar = len(frame) > LONGEST_TRADE
+        if may_be_bar and isinstance(frame, bytes) and frame.translate(None, DIGITS) in self._shapes.known:
             try:
-                return read_bar(frame)
+                bar = wire.decode_kline(frame).data
+                if isinstance(bar, wire.Kline):
+                    return bar_updates(bar, bar.bar)
             except UNLIKE:
                 pass  # the careful reading says what is wrong with it
         try:
             push = wire.decode_frame(frame).data
         except UNREADABLE:
             return self._receive_other(frame)
+        if isinstance(push, wire.AggTrade) and push.market == USD_MARGINED:  # most frames are: one call less
+            return [Update(trade(push, push.symbol), moment(push.pushed))]
         updates = self._updates(push)
-        if len(frame) > LONGEST_TRADE and updates and isinstance(push, wire.Kline):
+        if may_be_bar and updates and isinstance(push, wire.Kline):
             self._shapes.learn(frame)
         return updates
 
     def _updates(self, push: wire.Push) -> list[Update]:
         if push.market != USD_MARGINED:
             return []
-        if isinstance(push, wire.AggTrade):  # most frames are
-            return [Update(trade(push, push.symbol), moment(push.pushed))]
-        event: Event | None
         if isinstance(push, wire.Kline):
-            event = ohlc(push, judged(push.bar))
+            return bar_updates(push, judged(push.bar))
+        event: Event | None
+        if isinstance(push, wire.AggTrade):
+            event = trade(push, push.symbol)
         elif isinstance(push, wire.MarkPrice):
             event = self._funding(push)
         else:
@@ -184,15 +178,6 @@ def trade(row: wire.AggTrade | wire.AggTradeRow, symbol: str) -> Trade:
     )
 
 
-def read_bar(frame: bytes) -> list[Update]:
-    """A kline of a shape that is known."""
-    push = wire.decode_kline(frame).data
-    if not isinstance(push, wire.Kline):
-        raise BadMessage("not a bar")
-    bar = ohlc(push, push.bar) if push.market == USD_MARGINED else None
-    return [] if bar is None else [Update(bar, moment(push.pushed))]
-
-
 def judged(bar: wire.Bar[str]) -> wire.Bar[float]:
     return wire.Bar(
         open_time=bar.open_time,
@@ -208,15 +193,15 @@ def judged(bar: wire.Bar[str]) -> wire.Bar[float]:
     )
 
 
-def ohlc(push: wire.Kline[str] | wire.Kline[float], bar: wire.Bar[float]) -> Ohlc | None:
-    """None before there is a price."""
-    if not bar.low:
-        return None
-    return Ohlc(
+def bar_updates(push: wire.Kline[str] | wire.Kline[float], bar: wire.Bar[float]) -> list[Update]:
+    """Nothing before there is a price."""
+    if push.market != USD_MARGINED or not bar.low:
+        return []
+    event = Ohlc(
         exchange=NAME,
         symbol=intern(push.symbol),  # kept for long, and the same few each time
-        timestamp=moment(bar.open_time),
-        interval=intern(bar.interval),
+        timestamp=opening(bar.open_time),
+        interval=bar.interval,
         open=bar.open,
         high=bar.high,
         low=bar.low,
@@ -226,6 +211,7 @@ def ohlc(push: wire.Kline[str] | wire.Kline[float], bar: wire.Bar[float]) -> Ohl
         trades_count=bar.trades_count or counted(0, bar.volume),
         is_closed=bar.is_closed,
     )
+    return [Update(event, moment(push.pushed))]
 
 
 def liquidation(push: wire.ForceOrder) -> Liquidation | None:

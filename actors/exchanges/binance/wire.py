@@ -1,6 +1,6 @@
 """Binance USD-M frames and REST bodies as msgspec structs, spelled as Binance spells them; decoders built once.
 
-Only shapes live here. Prices and quantities stay strings until `events.number` has judged them. Keys that differ only
+Only shapes live here. Prices and quantities stay strings until `actors.decimals` has judged them. Keys that differ only
 by case (`e`/`E`, `t`/`T`, `q`/`Q`, `v`/`V`) are distinct on the wire, so every field is named.
 """
 
@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct, field
 
 N = TypeVar("N", str, float)  # a number: as it is written, or already judged
+Interval = Literal["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M"]
 
 # https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-market-streams
 
@@ -32,7 +33,7 @@ class Bar(Struct, Generic[N], frozen=True, gc=False):
     """The `k` of a kline frame, in the order of the wire, in which fields are found at once."""
 
     open_time: int = field(name="t")
-    interval: str = field(name="i")
+    interval: Interval = field(name="i")
     open: N = field(name="o")
     close: N = field(name="c")
     high: N = field(name="h")

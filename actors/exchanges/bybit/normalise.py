@@ -4,21 +4,10 @@ from datetime import datetime
 
 import msgspec
 
-from actors.decoding import integer, moment, optional_amount, optional_moment, worth
+from actors.decimals import amount, number, product, valued
+from actors.decoding import integer, moment, opening, optional_amount, optional_moment, worth
 from actors.errors import BadMessage
-from actors.events import (
-    FundingRate,
-    Instrument,
-    Liquidation,
-    Ohlc,
-    OpenInterest,
-    Trade,
-    amount,
-    bar_end,
-    number,
-    product,
-    valued,
-)
+from actors.events import FundingRate, Instrument, Liquidation, Ohlc, OpenInterest, Trade, bar_end
 from actors.exchanges.bybit import wire
 
 NAME = "bybit"
@@ -46,7 +35,7 @@ def ohlc(bar: wire.Bar[float], symbol: str, interval: str) -> Ohlc:
     return Ohlc(
         exchange=NAME,
         symbol=symbol,
-        timestamp=moment(bar.start),
+        timestamp=opening(bar.start),
         interval=interval,
         open=bar.open,
         high=bar.high,
@@ -154,7 +143,7 @@ def instrument(row: wire.Contract) -> Instrument:
 
 def bar(row: wire.KlineRow, symbol: str, interval: str, given_at: datetime) -> Ohlc:
     open_time, open_, high, low, close, volume, turnover = row
-    timestamp = moment(integer(open_time))
+    timestamp = opening(integer(open_time))
     return Ohlc(
         exchange=NAME,
         symbol=symbol,

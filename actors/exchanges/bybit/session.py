@@ -151,7 +151,7 @@ class BybitSession:
                 trades = wire.decode_trade_frame(frame)
                 symbol, pushed_at = intern(trades.topic[TRADES_SYMBOL:]), moment(trades.pushed)
                 return [Update(trade(row, symbol), pushed_at) for row in trades.data]
-            if frame.startswith(BARS) and frame.translate(None, DIGITS) in self._shapes:
+            if frame.startswith(BARS) and frame.translate(None, DIGITS) in self._shapes.known:
                 bars = wire.decode_bar_frame(frame)
                 (symbol, interval), pushed_at = bars_of(bars.topic), moment(bars.pushed)
                 events = priced(ohlc(bar, symbol, interval) for bar in bars.data)

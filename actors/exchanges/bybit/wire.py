@@ -1,6 +1,6 @@
 """Bybit v5 linear frames and REST bodies as msgspec structs, spelled as Bybit spells them; decoders built once.
 
-Only shapes live here. Prices, quantities and rates stay strings until `events.number` has judged them; "" means "not
+Only shapes live here. Prices, quantities and rates stay strings until `actors.decimals` has judged them; "" means "not
 applicable". What a push carries is told by its topic's first word, so `data` is decoded in a second step.
 """
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
+from actors.decimals import number
 from actors.decoding import decode, moment, optional_moment, priced
 from actors.errors import BadMessage, MarketError, Told, UnknownSymbol, Unsupported, UpstreamError
 from actors.events import (
@@ -26,7 +27,6 @@ from actors.events import (
     VenuePrediction,
     ceil_ms,
     ms,
-    number,
 )
 from actors.exchanges.hyperliquid import wire
 from actors.exchanges.hyperliquid.session import (

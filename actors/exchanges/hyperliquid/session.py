@@ -12,21 +12,10 @@ from typing import TypeVar
 
 import msgspec
 
-from actors.decoding import UNREADABLE, counted, moment, optional_amount, priced
+from actors.decimals import amount, number, product, valued
+from actors.decoding import UNREADABLE, counted, moment, opening, optional_amount, priced
 from actors.errors import BadMessage, UnknownMessage
-from actors.events import (
-    FundingRate,
-    Instrument,
-    Liquidation,
-    Ohlc,
-    OpenInterest,
-    Topic,
-    Trade,
-    amount,
-    number,
-    product,
-    valued,
-)
+from actors.events import FundingRate, Instrument, Liquidation, Ohlc, OpenInterest, Topic, Trade
 from actors.exchanges.exchange import Backlog, Rejected, Update
 from actors.exchanges.hyperliquid import wire
 from actors.exchanges.hyperliquid.wire import Subscription
@@ -109,7 +98,7 @@ class HyperliquidSession:
         return [topic for subscription in self._unacknowledged for topic in self._topics[subscription]]
 
     def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Backlog | Rejected]:
-        if isinstance(frame, bytes) and frame.startswith(BARS) and frame.translate(None, DIGITS) in self._shapes:
+        if isinstance(frame, bytes) and frame.startswith(BARS) and frame.translate(None, DIGITS) in self._shapes.known:
             try:
                 return _bars(wire.decode_candle_frame(frame), received_at)
             except UNLIKE:
@@ -274,8 +263,8 @@ def ohlc(candle: wire.Candle[float], *, is_closed: bool = False) -> Ohlc:
     return Ohlc(
         exchange=NAME,
         symbol=intern(candle.coin),
-        timestamp=moment(candle.open_time),
-        interval=intern(candle.interval),
+        timestamp=opening(candle.open_time),
+        interval=candle.interval,
         open=candle.open,
         high=candle.high,
         low=candle.low,

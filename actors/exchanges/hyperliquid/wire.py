@@ -1,6 +1,6 @@
 """Hyperliquid's frames and answers as msgspec structs, spelled as Hyperliquid spells them; decoders built once.
 
-Only shapes live here. Prices, sizes and rates stay strings until `events.number` has judged them. `t`/`T` differ only
+Only shapes live here. Prices, sizes and rates stay strings until `actors.decimals` has judged them. `t`/`T` differ only
 by case, so those fields are named.
 """
 
@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 N = TypeVar("N", str, float)  # a number: as it is written, or already judged
+Interval = Literal["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "8h", "12h", "1d", "3d", "1w", "1M"]
 
 # https://hyperliquid.gitbook.io/hyperliquid-docs/for-developers/api/websocket/subscriptions
 
@@ -80,7 +81,7 @@ class Candle(Struct, Generic[N], frozen=True, gc=False):
     open_time: int = field(name="t")
     close_time: int = field(name="T")
     coin: str = field(name="s")
-    interval: str = field(name="i")
+    interval: Interval = field(name="i")
     open: N = field(name="o")
     close: N = field(name="c")
     high: N = field(name="h")

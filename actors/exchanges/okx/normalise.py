@@ -5,20 +5,10 @@ Contracts become base units here, multiplied as decimals: a size of 0.01 leaves 
 
 from datetime import datetime
 
-from actors.decoding import integer, moment, optional_amount, optional_moment, worth
+from actors.decimals import amount, number, product, valued
+from actors.decoding import integer, moment, opening, optional_amount, optional_moment, worth
 from actors.errors import BadMessage
-from actors.events import (
-    FundingRate,
-    Instrument,
-    Liquidation,
-    Ohlc,
-    OpenInterest,
-    Trade,
-    amount,
-    number,
-    product,
-    valued,
-)
+from actors.events import FundingRate, Instrument, Liquidation, Ohlc, OpenInterest, Trade
 from actors.exchanges.okx import wire
 from actors.exchanges.settled import interval_between
 
@@ -47,7 +37,7 @@ def ohlc(row: wire.JudgedRow, symbol: str, interval: str) -> Ohlc:
     return Ohlc(
         exchange=NAME,
         symbol=symbol,
-        timestamp=moment(open_time),
+        timestamp=opening(open_time),
         interval=interval,
         open=open_,
         high=high,

@@ -13,9 +13,10 @@ from sys import intern
 import msgspec
 from msgspec.structs import replace
 
+from actors.decimals import amount
 from actors.decoding import decode, integer, moment, priced
 from actors.errors import BadMessage, UnknownMessage
-from actors.events import FundingRate, Instrument, Topic, amount
+from actors.events import FundingRate, Instrument, Topic
 from actors.exchanges.exchange import Item, Leaving, Rejected, Update
 from actors.exchanges.okx import wire
 from actors.exchanges.okx.normalise import (
@@ -155,7 +156,7 @@ class OkxSession:
             if frame.startswith(TRADES):
                 trades = wire.decode_trade_frame(frame)
                 return self._on_trades(trades.data, intern(trades.arg.symbol))
-            if frame.startswith(BARS) and frame.translate(None, DIGITS) in self._shapes:
+            if frame.startswith(BARS) and frame.translate(None, DIGITS) in self._shapes.known:
                 bars = wire.decode_candle_frame(frame)
                 symbol, interval = intern(bars.arg.symbol), interval_of(bars.arg.channel)
                 events = priced(ohlc(row, symbol, interval) for row in bars.data)

@@ -14,22 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from actors.decimals import amount, number, product
 from actors.errors import BadMessage, UnknownMessage
-from actors.events import (
-    Event,
-    FundingRate,
-    Instrument,
-    Kind,
-    Liquidation,
-    Ohlc,
-    Topic,
-    Trade,
-    amount,
-    from_ms,
-    ms,
-    number,
-    product,
-)
+from actors.events import Event, FundingRate, Instrument, Kind, Liquidation, Ohlc, Topic, Trade, from_ms, ms
 from actors.exchanges.binance import EXCHANGE
 from actors.exchanges.binance.session import BinanceSession, stream_name
 from actors.exchanges.exchange import Leaving, Rejected, Update
