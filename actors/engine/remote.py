@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import msgspec
+import structlog
 import trio
 from anyio import BrokenResourceError, ClosedResourceError
 from coredis import Redis
@@ -20,6 +21,7 @@ from coredis.exceptions import (
     ReadOnlyError,
     RedisError,
     ResponseError,
+    UnknownCommandError,
 )
 from coredis.retry import NoRetryPolicy
 
@@ -56,6 +58,8 @@ LOG_MS = str(int(LOG_SECONDS * 1000))
 
 T = TypeVar("T")
 
+log = structlog.get_logger()
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Entry]).decode
 
@@ -82,17 +86,30 @@ class RemoteEngine:
         return self._clients.current
 
     async def check(self, lanes: int) -> int:
-        found: Any = await self._asked(lambda: self._client.info())
-        version = tuple(int(part) for part in str(found["redis_version"]).split(".")[:2])
-        if version < OLDEST:
-            raise EngineUnfit(f"the server speaks Redis {found['redis_version']}: 6.2 or newer is needed")
+        found = await self._about()
+        version, policy = str(found.get("redis_version", "")), found.get("maxmemory_policy")
+        if not version or policy is None:
+            raise EngineUnfit("the server does not say that it is a Redis or Valkey, nor how it is set up")
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+            raise EngineUnfit(f"the server speaks Redis {version}: 6.2 or newer is needed")
         if found.get("cluster_enabled"):  # one step may be many lanes', each of which is in a slot of its own
             raise EngineUnfit("the server is one of a cluster: one server is needed, or a primary with replicas")
-        if (policy := found["maxmemory_policy"]) != "noeviction":
+        if policy != "noeviction":
             raise EngineUnfit(f"the server's maxmemory-policy is {policy}: it would lose events; set noeviction")
+        if found.get("aof_enabled") == 0:
+            log.warning("engine.keeps_nothing", reason="the server has no append-only file: it ends and forgets all")
         key = f"{self._prefix}:lanes"
         await self._asked(lambda: self._client.setnx(key, str(lanes)))
         return int(await self._asked(lambda: self._client.get(key)) or lanes)
+
+    async def _about(self) -> dict[str, Any]:
+        """What the server says of itself. Raises EngineAway, EngineUnfit."""
+        try:
+            return dict(await self._asked(lambda: self._client.info()))
+        except EngineAway as error:
+            if isinstance(error.__cause__, UnknownCommandError):
+                raise EngineUnfit("the server is older than Redis 6: 6.2 or newer is needed") from None
+            raise
 
     async def take(self, lane: str, name: str, seconds: float, epoch: str) -> Lease | None:
         token = await self._run(self._take, lane, name, _ms(seconds), epoch)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import structlog
 import trio
 
 from actors.engine.remote import open_engine
@@ -125,15 +126,28 @@ async def test_a_server_of_a_cluster_is_refused(name: str) -> None:
                 await engine.check(8)
 
 
-async def test_a_server_of_an_older_version_is_refused_in_its_words() -> None:
-    info = b"# Server\r\nredis_version:6.0.16\r\n\r\n# Memory\r\nmaxmemory_policy:noeviction\r\n"
-    answers = {
-        b"HELLO": b"%3\r\n+version\r\n+6.0.16\r\n+proto\r\n:3\r\n+id\r\n:1\r\n",
-        b"SELECT": b"+OK\r\n",
-        b"INFO": b"$%d\r\n%b\r\n" % (len(info), info),
-    }
+HELLO = b"%3\r\n+version\r\n+6.0.16\r\n+proto\r\n:3\r\n+id\r\n:1\r\n"
 
-    async def old(stream: trio.SocketStream) -> None:
+
+@pytest.mark.parametrize(
+    ("hello", "info", "reason"),
+    [
+        pytest.param(
+            b"-ERR unknown command `HELLO`, with args beginning with: `3`\r\n", b"", "older than Redis 6", id="5"
+        ),
+        pytest.param(
+            *(HELLO, b"# Server\r\nredis_version:6.0.16\r\n\r\n# Memory\r\nmaxmemory_policy:noeviction\r\n"),
+            r"speaks Redis 6\.0\.16: 6\.2 or newer is needed",
+            id="6.0",
+        ),
+        pytest.param(HELLO, b"# Server\r\nredis_version:7.0.0\r\n", "nor how it is set up", id="something else"),
+        pytest.param(HELLO, b"", "does not say that it is a Redis", id="something else that says nothing"),
+    ],
+)
+async def test_a_server_that_is_another_is_refused_in_one_line(hello: bytes, info: bytes, reason: str) -> None:
+    answers = {b"HELLO": hello, b"SELECT": b"+OK\r\n", b"INFO": b"$%d\r\n%b\r\n" % (len(info), info)}
+
+    async def other(stream: trio.SocketStream) -> None:
         while asked := await stream.receive_some():
             lines = asked.split(b"\r\n")
             if b"INFO" in lines and b"*1" not in lines:
@@ -144,12 +158,24 @@ async def test_a_server_of_an_older_version_is_refused_in_its_words() -> None:
 
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, old, listeners)
+        nursery.start_soon(trio.serve_listeners, other, listeners)
         url = f"redis://127.0.0.1:{listeners[0].socket.getsockname()[1]}/0"
         async with open_engine(url, "p", Kept(), patience=30) as engine:
-            with pytest.raises(EngineUnfit, match=r"speaks Redis 6\.0\.16: 6\.2 or newer is needed"):
+            with pytest.raises(EngineUnfit, match=reason):
                 await engine.check(8)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_keeps_nothing_is_used_and_told_of(server: Server) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with open_engine(server.url, "kept", Kept(), patience=30) as engine:
+            assert await engine.check(8) == 8
+            await engine._client.config_set({"appendonly": "yes"})
+            try:
+                await engine.check(8)
+            finally:
+                await engine._client.config_set({"appendonly": "no"})
+    assert [entry["event"] for entry in logs] == ["engine.keeps_nothing"]
 
 
 async def test_no_answer_in_time_is_no_answer() -> None:
