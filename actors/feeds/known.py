@@ -27,6 +27,7 @@ from actors.feeds.liquidations import Liquidations
 from actors.feeds.quality import TopicReport
 from actors.feeds.readers import Readers
 from actors.feeds.trades import Told, Trades
+from actors.feeds.unanswered import Unanswered
 
 KEPT = 5_000  # large trades held for REST
 
@@ -49,6 +50,7 @@ class Known:
         self.threshold = large_trade_threshold_usd
         self._heard = heard  # told of every update
         self.trades = Trades(exchange, symbol)
+        self._unanswered = None if exchange.closes_bars else Unanswered()
         self.liquidations = Liquidations(exchange, symbol, readers, can_ask=can_ask_liquidations)
         self.large_trades: deque[LargeTrade] = deque(maxlen=KEPT)
         path, riding = exchange.path_of("liquidations"), exchange.with_liquidations
@@ -102,6 +104,8 @@ class Known:
                 self._cut_at = None
             self.heard_until = pushed_at
         self._heard(event)
+        if self._unanswered is not None:
+            self._look_for_lost_updates(self._unanswered, event)
         match event:
             case Trade():
                 self.tell_trades(self.trades.apply(event))
@@ -116,6 +120,16 @@ class Known:
         if event.kind not in self._exchange.unstamped:
             self._readers.lagged(event.kind, pushed_at)
         self._history.notice(pushed_at)
+
+    def _look_for_lost_updates(self, unanswered: Unanswered, event: Event) -> None:
+        received_at = self._readers.received_at
+        for interval in unanswered.overdue(received_at):
+            self._history.interrupt(interval)
+        match event:
+            case Trade():
+                unanswered.traded(self._history.subscribed, received_at)
+            case Ohlc():
+                unanswered.updated(event.interval, received_at)
 
     def tell_trades(self, told: Told) -> None:
         readers = self._readers

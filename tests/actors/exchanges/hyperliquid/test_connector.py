@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from actors.events import FundingRate, Gap, Liquidation, Ohlc, OpenInterest, Sta
 from actors.exchanges.exchange import Exchange
 from actors.exchanges.hyperliquid import EXCHANGE
 from actors.exchanges.hyperliquid.simulator import Options, serve
+from actors.feeds import unanswered
 from actors.simulation.assets import ASSETS, synthetic
 from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
@@ -281,6 +283,32 @@ async def test_a_silent_subscription_is_asked_for_again(nursery: trio.Nursery) -
 
 
 # -- liquidations -----------------------------------------------------------------------------
+
+
+async def test_a_bar_whose_updates_end_before_it_does_is_fetched(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unanswered, "SAME", timedelta(0))
+    monkeypatch.setattr(unanswered, "WITHIN", timedelta(0))
+    market = Market(seed=7, assets=SMALL, clock=Clock(START, rate=0))
+    sim, connector = await start(nursery, "BTC", market=market, intervals=("1m",))
+    await eventually(lambda: all_live(connector) and len(sim.connections) == 1)
+    await eventually(lambda: len(sim.connections[0].streams) == 3)
+    feed = connector.feeds["BTC"]
+    bars = feed.subscribe(feed.topic("ohlc", "1m"), 10_000)
+    for second in range(70):
+        if second == 35:  # 8 s before the end of the bar
+            sim.faults.mute.add("candle:BTC:1m")
+        if second == 50:
+            sim.faults.mute.clear()
+        market.clock.advance(1000)
+        sim.tick()
+        await trio.sleep(0.002)
+    [whole] = market.tapes["BTC"].bars("1m", market.now, start=market.genesis, limit=10)[:-1]
+    with trio.fail_after(8):
+        while not (isinstance(said := await bars.receive(), Ohlc) and said.is_closed):
+            pass
+    assert (ms(said.timestamp), said.trades_count) == (whole.open_time, whole.trades)
 
 
 async def test_what_the_vault_took_over_is_told_and_what_a_cut_took_is_said(nursery: trio.Nursery) -> None:
