@@ -164,6 +164,7 @@ class Exchange:
     prompt: frozenset[Kind]
     contiguous_trade_ids: bool  # every trade's id is the previous one's plus one
     closes_bars: bool  # the stream says when a bar is final; else the next bar or the clock does
+    says_closed: bool = False  # REST says which bars are final, too; else the clock does
     has_empty_bars: bool  # an interval without trades has a bar too
     history: int  # bars that a feed holds per interval
     limits: LineLimits

@@ -217,6 +217,17 @@ class Bars:
             self._interrupted = False  # nothing traded until now
         return [*told, *self._release(held)]
 
+    def lacks(self, rows: list[Ohlc]) -> bool:
+        """REST's answer ends before a bar that the stream shows to be over: it lags, and is to be asked again."""
+        start, until = self.repair_from, self._held[0].bar.timestamp if self._held else None
+        if start is None or until is None or until <= start:
+            return False
+        over = [row.timestamp for row in rows if start <= row.timestamp < until and self._is_final(row)]
+        if self._exchange.has_empty_bars:
+            return not over or bar_end(over[-1], self._interval) != until
+        has_begun = self._last is not None and self._last.timestamp == start
+        return has_begun and start not in over
+
     def _skip(self, until: datetime, now: datetime, reason: str) -> list[Gap]:
         """REST answered without the expected bars: lost, or never made where nothing traded."""
         has_begun = self._last is not None and self._last.timestamp == self._expected
@@ -227,8 +238,10 @@ class Bars:
         return []
 
     def _is_final(self, row: Ohlc) -> bool:
-        """By the exchange's clock as we know it, or because the stream had gone on to newer bars."""
-        return row.is_closed or (self._final_before is not None and row.timestamp < self._final_before)
+        """As the exchange says; where it does not, by its clock, or because the stream had gone on to newer bars."""
+        if row.is_closed or self._exchange.says_closed:
+            return row.is_closed
+        return self._final_before is not None and row.timestamp < self._final_before
 
     def abandon(self, now: datetime, reason: str) -> list[Ohlc | Gap]:
         """The missed range cannot be had: say so once, and go on with what waited."""

@@ -204,6 +204,10 @@ class Feed:
         judged = [t for t in self.upstream_topics() if t.kind not in self.exchange.prompt | {"liquidations"}]
         self._silence.expect(judged, trio.current_time() if self.health.is_connected else None)
 
+    def expect_nothing(self) -> None:
+        """The feed ended: its silence means nothing until it begins anew."""
+        self._silence.pause()
+
     def _hear(self, event: Event) -> None:
         if event.kind == "trades":
             self._trades_heard += 1

@@ -16,9 +16,8 @@ from actors.events import INTERVALS, Gap, Ohlc
 from actors.exchanges.exchange import Exchange, Rest
 from actors.feeds.bars import Bars
 from actors.feeds.derivation import BASE, Derivation
+from actors.feeds.patience import REPAIR_WITHIN, may_pass, pauses
 from actors.upstream.caller import URGENCY
-
-REPAIR_WITHIN = 10.0  # seconds that newer bars wait for missed ones
 
 log = structlog.get_logger()
 
@@ -257,10 +256,16 @@ class History:
         problem = f"no answer within {REPAIR_WITHIN:g} s"
         URGENCY.set(self._urgency())
         with trio.move_on_after(REPAIR_WITHIN):
-            try:
-                rows = await self._repairs.ohlc(self._symbol, interval, start=start, limit=count)
-            except MarketError as error:
-                problem = str(error)
+            for pause in pauses():
+                try:
+                    rows = await self._repairs.ohlc(self._symbol, interval, start=start, limit=count)
+                    if not bars.lacks(rows):
+                        break
+                except MarketError as error:
+                    problem = str(error)
+                    if not may_pass(error):
+                        break
+                await trio.sleep(pause)
         if rows is None:
             log.warning("bars.lost", since=start.isoformat(), reason=problem, **where)
             return bars.abandon(now, f"closed bars were not received: {problem}")

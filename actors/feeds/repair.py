@@ -12,13 +12,12 @@ from structlog.typing import FilteringBoundLogger
 
 from actors.errors import MarketError
 from actors.events import Gap, Liquidation, Trade
-from actors.feeds.history import REPAIR_WITHIN
 from actors.feeds.liquidations import Liquidations, Range
+from actors.feeds.patience import ASK_AGAIN, REPAIR_WITHIN, may_pass, pauses
 from actors.feeds.trades import GONE, Missing, Told, Trades
 from actors.upstream.caller import URGENCY
 
-ASKED = 3  # answers that hardly help, until missed trades are given up: REST may lag a little behind the stream
-ASK_AGAIN = 0.5  # seconds in between
+ASKED = 3  # answers that hardly help, until missed trades are given up
 HELPFUL = 100  # trades
 LAG = 1.0  # seconds that REST may be behind the stream with liquidations, which have no ids to tell it by
 
@@ -66,23 +65,28 @@ class TradeRepair:
 
     async def _ask_missed(self) -> str | None:
         """Learn what the exchange still has of the missing trades; why not all of them, if so."""
-        in_vain = 0
+        in_vain, trouble, pause = 0, "", pauses()
         URGENCY.set(self._urgency())
         with trio.move_on_after(REPAIR_WITHIN):
-            try:
-                while (missing := self._trades.missing) is not None:
+            while (missing := self._trades.missing) is not None:
+                try:
                     rows = await self._ask(self._symbol, *missing)
-                    if self._trades.learn(rows):
-                        return None
-                    if self._trades.missing == missing or len(rows) < HELPFUL:
-                        in_vain += 1
-                        if in_vain == ASKED:
-                            return GONE
-                        await trio.sleep(ASK_AGAIN)
-            except MarketError as error:
-                return str(error)
+                except MarketError as error:
+                    trouble = str(error)
+                    if not may_pass(error):
+                        return trouble
+                    await trio.sleep(next(pause))
+                    continue
+                trouble = ""
+                if self._trades.learn(rows):
+                    return None
+                if self._trades.missing == missing or len(rows) < HELPFUL:
+                    in_vain += 1
+                    if in_vain == ASKED:
+                        return GONE
+                    await trio.sleep(ASK_AGAIN)
             return None  # they came late, by the stream
-        return f"no whole answer within {REPAIR_WITHIN:g} s"
+        return trouble or f"no whole answer within {REPAIR_WITHIN:g} s"
 
 
 class LiquidationRepair:

@@ -34,6 +34,7 @@ EXCHANGE = Exchange(
     prompt=frozenset({"oi"}),  # every three seconds
     contiguous_trade_ids=False,  # a trade's id is its last fill's
     closes_bars=True,
+    says_closed=True,
     has_empty_bars=True,
     history=1440,
     limits=LineLimits(

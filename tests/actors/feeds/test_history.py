@@ -2,20 +2,24 @@
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 import trio.testing
+from msgspec import structs
 
 from actors import turns
-from actors.errors import UpstreamTimeout
+from actors.errors import BadMessage, MarketError, UpstreamError, UpstreamLimited, UpstreamTimeout
 from actors.events import Ohlc
 from actors.exchanges.binance import EXCHANGE
+from actors.exchanges.exchange import Exchange, Rest
 from actors.feeds import rows
 from actors.feeds.history import History
 from actors.feeds.packing import pack
+from actors.feeds.patience import REPAIR_WITHIN
 from tests.actors.feeds.test_packing import bar
 
 
@@ -163,3 +167,89 @@ async def test_what_the_stream_says_while_a_load_is_packed_finds_all_bars(monkey
             await trio.lowlevel.checkpoint()
             held = history.ohlc("1m", limit=count, start=None, end=None)
             assert held == [bar(index) for index in range(at + 1 - count, at + 1)]
+
+
+class Troubled:
+    """A host that answers with what is in its list, the last one for ever."""
+
+    def __init__(self, *answers: list[Ohlc] | MarketError) -> None:
+        self.answers = list(answers)
+        self.asked_at: list[float] = []
+
+    async def ohlc(self, symbol: str, interval: str, **_: Any) -> list[Ohlc]:
+        self.asked_at.append(trio.current_time())
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, MarketError):
+            raise answer
+        return answer
+
+
+async def repaired(rest: Troubled, exchange: Exchange = EXCHANGE) -> list[Any]:
+    """What is told of bars 1 and 2, of which the stream brought an update each, before the end of bar 1 got lost."""
+    told: list[Any] = []
+    done = trio.Event()
+
+    def publish(interval: str, said: Any) -> None:
+        told.append(said)
+        if said.timestamp == opened(2).timestamp:
+            done.set()
+
+    made = History(
+        exchange,
+        "BTCUSDT",
+        repair=cast(Rest, rest),
+        background=cast(Rest, rest),
+        publish=publish,
+        derived=frozenset(),
+        loads=trio.CapacityLimiter(1),
+    )
+    made.add("1m")
+    made.apply(opened(1), opened(1).timestamp)
+    made.apply(opened(2), opened(2).timestamp)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.repair)
+        await done.wait()
+        nursery.cancel_scope.cancel()
+    return told[1:-1]
+
+
+def opened(index: int) -> Ohlc:
+    return structs.replace(bar(index), is_closed=False)
+
+
+CLOSED = structs.replace(bar(1), is_closed=True)
+
+
+async def test_a_passing_trouble_of_the_exchange_is_waited_out(autojump_clock: trio.testing.MockClock) -> None:
+    rest = Troubled(UpstreamError("502"), BadMessage("a page"), [CLOSED, opened(2)])
+    gap, closed = await repaired(rest)
+    assert (gap.repaired, closed) == (True, CLOSED)
+    assert len(rest.asked_at) == 3
+
+
+async def test_a_trouble_that_lasts_is_waited_for_no_longer_than_newer_bars_may_wait(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    began = trio.current_time()
+    [gap] = await repaired(rest := Troubled(UpstreamError("502")))
+    assert (gap.repaired, "502" in gap.reason) == (False, True)
+    assert trio.current_time() - began == pytest.approx(REPAIR_WITHIN, abs=0.5)
+    assert len(rest.asked_at) == 5, "0, 0.5, 1.5, 3.5, 7.5 s"
+    began = trio.current_time()
+    [gap] = await repaired(Troubled(UpstreamLimited("429", retry_after=60.0)))
+    assert not gap.repaired
+    assert trio.current_time() - began < 1.0
+
+
+async def test_rest_that_lags_behind_the_stream_is_asked_again(autojump_clock: trio.testing.MockClock) -> None:
+    [_, closed] = await repaired(rest := Troubled([], [bar(0)], [CLOSED]))
+    assert closed == CLOSED
+    assert len(rest.asked_at) == 3
+
+
+async def test_a_bar_that_rest_says_is_open_is_not_taken_for_final(autojump_clock: trio.testing.MockClock) -> None:
+    says = replace(EXCHANGE, says_closed=True)
+    [_, closed] = await repaired(rest := Troubled([opened(1)], [CLOSED]), says)
+    assert (closed, len(rest.asked_at)) == (CLOSED, 2)
+    [_, closed] = await repaired(rest := Troubled([opened(1)], [CLOSED]))
+    assert (closed.is_closed, len(rest.asked_at)) == (True, 1), "elsewhere the clock says it, and ours may differ"
