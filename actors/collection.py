@@ -226,6 +226,7 @@ class Collection:
 
     def _stop(self, feed: Feed, reason: str) -> None:
         feed.scope.cancel()
+        feed.expect_nothing()
         feed.health.fail(reason)
         self._reach.lines.drop(feed)
 
@@ -265,10 +266,9 @@ class Collection:
         self.exchange.check_interval(topic.interval)
         # A configured symbol's feed exists before the catalogue does: its clients may wait for both.
         symbol = topic.symbol if topic.symbol in self.feeds else self._catalogue.resolve(topic.symbol).symbol
+        self._catalogue.check_trading(symbol)
         feed = self.feeds.get(symbol)
         if feed is None:
-            if problem := self._catalogue.problem_of(symbol):
-                raise UnknownSymbol(problem)
             if not self.on_demand:
                 name = self.exchange.name
                 raise UnknownSymbol(f"{symbol} is not collected here and on_demand is off for {name}")

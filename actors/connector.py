@@ -92,7 +92,7 @@ class Connector:
         self.listed = trio.Event()  # the catalogue has arrived
         self.budget = Budget(exchange.budget, upstream_share=upstream_share, share=exchange.share)
         self._notices = Notices(exchange.name, self.now)
-        self._listings = Listings(exchange.name, self._adopt, self._skew)
+        self._listings = Listings(exchange.name, self._adopt, self._skew, self._is_waiting)
         self.catalogue = Catalogue(exchange.name, exchange.aliases, self._listings.doubt)
         self._collection = Collection(
             self.exchange,
@@ -208,6 +208,9 @@ class Connector:
         self.catalogue.adopt(instruments)
         self.listed.set()
         self._collection.adopt()
+
+    def _is_waiting(self) -> bool:
+        return any(self.catalogue.problem_of(symbol) for symbol in self.symbols)
 
     # --- feeds ---
 

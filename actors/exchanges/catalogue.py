@@ -18,7 +18,7 @@ class Catalogue:
     ) -> None:
         self._exchange = exchange
         self._aliases = aliases
-        self._on_unknown = on_unknown  # a symbol was asked for that is not listed, as far as is known
+        self._on_unknown = on_unknown  # a symbol was asked for that is not listed, or not traded, as far as is known
         self.instruments: dict[str, Instrument] = {}  # sessions hold this very dict
         self._by_asset: dict[str, list[Instrument]] = {}
         self._folded: dict[str, str | None] = {}  # upper-case spelling -> symbol, None where it could be several
@@ -58,6 +58,12 @@ class Catalogue:
             self._on_unknown()
             raise UnknownSymbol(f"{self._exchange} lists nothing for {unit.asset[:60]!r}")
         return min(found, key=lambda row: (unit_of(row.base) != unit, *_preference(row)))
+
+    def check_trading(self, symbol: str) -> None:
+        """Raises UnknownSymbol, as far as is known, where a symbol that is asked for cannot be collected."""
+        if self.instruments and (problem := self.problem_of(symbol)):
+            self._on_unknown()
+            raise UnknownSymbol(f"{symbol} cannot be collected: {problem}")
 
     def problem_of(self, symbol: str) -> str | None:
         """Why a symbol cannot be collected; None when it can."""

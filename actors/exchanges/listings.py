@@ -1,7 +1,8 @@
 """The task that keeps an exchange's catalogue and clock up to date: every hour, and soon after a sign of change.
 
-A sign is a symbol that the catalogue does not know, or a topic that fell silent: a listing, or an end of one. All signs
-of half a minute share one call.
+A sign is a symbol that the catalogue does not know, or not as one that trades, or a topic that fell silent: a listing,
+or an end of one. All signs of half a minute share one call. While a configured symbol does not trade it may begin to
+without a sign: then the hour is shorter.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,15 +21,23 @@ from actors.upstream.skew import Skew
 from actors.upstream.way import NoWay
 
 EVERY = 3600.0  # seconds
+WAITING_EVERY = 300.0  # seconds, while a symbol is waited for
 SOONEST = 30.0  # seconds between two calls, whatever the signs
 
 log = structlog.get_logger()
 
 
 class Listings:
-    def __init__(self, exchange: str, adopt: Callable[[Sequence[Instrument]], None], skew: Skew) -> None:
+    def __init__(
+        self,
+        exchange: str,
+        adopt: Callable[[Sequence[Instrument]], None],
+        skew: Skew,
+        is_waiting: Callable[[], bool],
+    ) -> None:
         self._exchange = exchange
         self._adopt = adopt
+        self._is_waiting = is_waiting  # for a symbol to trade (again)
         self._skew = skew
         self._sign = trio.Event()
 
@@ -49,7 +58,7 @@ class Listings:
             if not is_told:  # refused for a while, most likely: that is over now, and the next look is an hour away
                 await self._read_clock(clock_rest, clock_client)
             self._adopt(instruments)
-            with trio.move_on_after(EVERY):
+            with trio.move_on_after(WAITING_EVERY if self._is_waiting() else EVERY):
                 await self._sign.wait()
             await trio.sleep_until(asked_at + SOONEST)
 

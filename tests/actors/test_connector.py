@@ -13,6 +13,7 @@ import trio
 from msgspec import structs
 
 from actors.connector import Connector
+from actors.errors import UnknownSymbol
 from actors.events import Instrument, Topic, from_ms
 from actors.exchanges import listings
 from actors.exchanges.binance.rest import BinanceRest
@@ -109,6 +110,31 @@ async def test_clients_are_told_of_a_symbol_that_ended(exchange: Exchange, monke
         await eventually(ended)
         feed = await w.feed()
         assert feed["state"] == "failed"
+        assert exchange.connector.feeds["BTCUSDT"].overdue(1e12) is None, "nobody asks after it any more"
+
+
+async def test_a_symbol_that_begins_to_trade_is_served_soon_after_it_is_asked_for(exchange: Exchange) -> None:
+    exchange.status["ETHUSDT"] = "PENDING_TRADING"
+    async with world():
+        with pytest.raises(UnknownSymbol, match="PENDING_TRADING"), exchange.connector.reading(ETH):
+            pass
+        exchange.status.clear()
+        with pytest.raises(UnknownSymbol), exchange.connector.reading(ETH):
+            pass
+        await eventually(lambda: exchange.connector.catalogue.problem_of("ETHUSDT") is None)
+        with exchange.connector.reading(ETH) as feed:
+            assert feed.health.state == "starting"
+
+
+async def test_a_configured_symbol_that_does_not_trade_yet_is_waited_for(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listings, "WAITING_EVERY", 0.2)
+    exchange.status["BTCUSDT"] = "PENDING_TRADING"
+    async with world(live=False, rate=10.0) as w:
+        await eventually(lambda: w.logged("feed.failed"))
+        exchange.status.clear()
+        await w.is_live()
 
 
 async def test_who_holds_a_feed_longer_than_its_exchange_is_run_leaves_in_peace(exchange: Exchange) -> None:
