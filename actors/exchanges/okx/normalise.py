@@ -161,15 +161,16 @@ def size_of(row: wire.Contract) -> float:
     return size
 
 
-def instrument(row: wire.Contract, funding_hours: float | None) -> Instrument:
-    size = size_of(row)
+def instrument(row: wire.Contract, funding_hours: float | None, now: datetime) -> Instrument:
+    size, ends = size_of(row), optional_moment(row.ends)
+    state = "expired" if row.state == "live" and ends is not None and ends <= now else row.state
     return Instrument(
         exchange=NAME,
         symbol=row.symbol,
         base=row.base,
         quote=row.settle,
         settle=row.settle,
-        status="TRADING" if row.state == "live" else row.state,
+        status="TRADING" if state == "live" else state,
         tick_size=optional_amount(row.tick),
         step_size=product(row.lot, repr(size)) or None if row.lot else None,
         funding_interval_hours=funding_hours,

@@ -91,7 +91,7 @@ class OkxRest:
         with suppress(MarketError):  # the catalogue alone is worth having: each rate says its interval again
             rates = await self._get("/api/v5/public/funding-rate", {"instId": "ANY"}, wire.decode_fundings)
             hours = {row.symbol: hours_of(row) for row in rates}
-        return [instrument(row, hours.get(row.symbol)) for row in rows if is_ours(row)]
+        return [instrument(row, hours.get(row.symbol), self._now()) for row in rows if is_ours(row)]
 
     async def ohlc(
         self,

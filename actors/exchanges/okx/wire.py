@@ -152,7 +152,7 @@ class Contract(Struct, frozen=True):
     """{"ctMult":"1","ctType":"linear","ctVal":"0.01","ctValCcy":"BTC","instFamily":"BTC-USDT","instId":"BTC-USDT-SWAP",
     "instType":"SWAP","lotSz":"0.01","settleCcy":"USDT","state":"live","tickSz":"0.1","uly":"BTC-USDT",...}
 
-    `baseCcy` and `quoteCcy` are "" for a swap; `lotSz` counts contracts."""
+    `baseCcy` and `quoteCcy` are "" for a swap; `lotSz` counts contracts; `expTime` is when one will be delisted."""
 
     symbol: str = field(name="instId")
     contract_type: str = field(name="ctType")
@@ -163,6 +163,7 @@ class Contract(Struct, frozen=True):
     state: str
     lot: str = field(name="lotSz", default="")
     tick: str = field(name="tickSz", default="")
+    ends: str = field(name="expTime", default="")
 
 
 class SettledFunding(Struct, frozen=True):

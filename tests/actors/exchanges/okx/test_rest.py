@@ -86,6 +86,15 @@ async def test_the_catalogue_has_linear_swaps_their_sizes_and_intervals() -> Non
         assert (await w.listed()).funding_interval_hours is None, "the catalogue is worth having without it"
 
 
+async def test_a_contract_whose_end_has_come_does_not_trade_whatever_its_state() -> None:
+    async with running() as w:
+        row = contract_row(BTC, w.tape)
+        for ends, status in (("", "TRADING"), (str(START + 1), "TRADING"), (str(START), "expired")):
+            body = msgspec.json.encode({"code": "0", "msg": "", "data": [row | {"expTime": ends}]})
+            w.sim.faults.rest[:] = [RestFault(path="/api/v5/public/instruments", reply=Reply(body=body))]
+            assert (await w.listed()).status == status
+
+
 @pytest.mark.parametrize(
     ("start", "end", "limit"), [(None, None, 1700), (2000, None, 1200), (5000, 4000, 1500), (700, 100, 5)]
 )
