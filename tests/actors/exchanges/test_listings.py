@@ -40,7 +40,7 @@ async def test_a_clock_that_was_refused_is_read_as_soon_as_the_refusal_is_over(
 ) -> None:
     monkeypatch.setattr(clock, "now", lambda: NOW)
     skew, rest = Skew("hyperliquid"), Refusing()
-    listings = Listings("hyperliquid", lambda instruments: None, skew)
+    listings = Listings("hyperliquid", lambda instruments: None, skew, lambda: False)
     with trio.move_on_after(EVERY / 2):
         await listings.run(rest, rest, rest)  # type: ignore[arg-type]
     assert skew.offset == AHEAD
