@@ -13,6 +13,7 @@ import trio_websocket
 
 from actors.engine.remote import open_engine
 from actors.engine.words import Kept
+from actors.feeds import interest
 from actors.relay.takeover import lane_of
 from actors.simulation.server import Simulator
 from tests.actors.engine.servers import Server, running
@@ -73,7 +74,10 @@ async def trap() -> AsyncIterator[Trap]:
         nursery.cancel_scope.cancel()
 
 
-async def test_edges_tell_the_same_and_the_present_is_answered_from_memory(server: Server) -> None:
+async def test_edges_tell_the_same_and_the_present_is_answered_from_memory(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interest, "POLL_MIN", 0.2)
     async with exchange() as sim, trap() as caught, node(sim, server.url, "in", "edges") as ingest:
         await healthy(ingest)
         async with (
@@ -102,6 +106,10 @@ async def test_edges_tell_the_same_and_the_present_is_answered_from_memory(serve
                 seqs = [trade["seq"] for trade in trades(again)]
                 assert seqs == list(range(left_at["seq"] + 1, left_at["seq"] + 1 + len(seqs)))
             assert await left.get("/symbols") == await ingest.get("/symbols")
+            async with left.stream("/ws/binance/BTCUSDT/oi") as client:
+                await eventually(lambda: client.of("open_interest"), within=30)
+                polls = sim.count("/fapi/v1/openInterest")  # of what nobody wants there is one a minute
+                await eventually(lambda: sim.count("/fapi/v1/openInterest") > polls + 10, within=30)
             assert (await left.get("/binance/oi/BTCUSDT"))["open_interest"] > 0
             assert (await left.get("/binance/funding/BTCUSDT"))["funding_interval_hours"] == 8
             exchanges = (await left.get("/exchanges"))["exchanges"]
