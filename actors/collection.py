@@ -266,8 +266,9 @@ class Collection:
         self.exchange.check_interval(topic.interval)
         # A configured symbol's feed exists before the catalogue does: its clients may wait for both.
         symbol = topic.symbol if topic.symbol in self.feeds else self._catalogue.resolve(topic.symbol).symbol
-        self._catalogue.check_trading(symbol)
         feed = self.feeds.get(symbol)
+        if feed is None or feed.health.state == "failed":
+            self._catalogue.check_trading(symbol)
         if feed is None:
             if not self.on_demand:
                 name = self.exchange.name
