@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from itertools import count
 from math import inf
 from typing import Any, NamedTuple, Protocol
 
@@ -157,31 +158,42 @@ class RestClient:
         until = min(trio.current_time() + ANSWER_WITHIN, ANSWER_BY.get()) if self._caller == "client" else inf
         try:
             with trio.fail_at(until):
-                return await self._ask_twice(question, bucket, weight)
+                return await self._ask_patiently(question, bucket, weight)
         except trio.TooSlowError:
             raise UpstreamTimeout(f"{question.path}: no answer within {ANSWER_WITHIN:g} s") from None
 
-    async def _ask_twice(self, question: Question, bucket: str, weight: int) -> bytes:
-        for attempt in (1, 2):
+    async def _ask_patiently(self, question: Question, bucket: str, weight: int) -> bytes:
+        """Twice, where that may help; a repair as often as its deadline lets it: nobody asks in its place."""
+        pause = ASK_AGAIN
+        for attempt in count(1):
+            is_last = attempt > 1 and pause >= self._patience()
             try:
                 async with self._budget.turn(bucket, weight, self._caller):
                     answer = self.last_answer = await self._http.ask(question)
             except Unreachable:
-                # A keep-alive connection that the server just closed fails at once: a question may be asked again.
-                if attempt == 2:
+                if is_last:
                     raise
+                if attempt > 1:  # a keep-alive connection that the server just closed fails at once
+                    await trio.sleep(pause)
+                    pause *= 2
                 continue
             self._observe(answer)
-            if attempt == 1 and self._may_pass(answer):
-                await trio.sleep(ASK_AGAIN)
+            if not is_last and self._may_pass(answer):
+                await trio.sleep(pause)
+                pause *= 2
                 continue
-            if attempt == 1 and self._may_wait(answer, question.path):
+            if self._may_wait(answer, question.path):
                 continue
             self._raise_for(answer, question.path)
             if self._caller == "background":
                 await turns.room(turns.PAGE)
             return answer.body
         raise AssertionError("unreachable")
+
+    def _patience(self) -> float:
+        """Seconds for which a repair may go on asking; 0 for others."""
+        deadline = trio.current_effective_deadline() if self._caller == "repair" else inf
+        return deadline - trio.current_time() if deadline < inf else 0.0
 
     def _may_pass(self, answer: Answer) -> bool:
         """A trouble of the exchange's servers, of which it says neither what it means nor how long it lasts."""
@@ -191,11 +203,11 @@ class RestClient:
 
     def _may_wait(self, answer: Answer, path: str) -> bool:
         """A refusal that will be over before the deadline of a repair, which waits for its turn until then."""
-        if self._caller != "repair" or answer.status < 300:
+        patience = self._patience()
+        if answer.status < 300 or not patience:
             return False
         error = self._error(answer, path)
         self.heed(error)
-        patience = trio.current_effective_deadline() - trio.current_time()
         return isinstance(error, UpstreamLimited) and error.retry_after is not None and error.retry_after < patience
 
     def _observe(self, answer: Answer) -> None:

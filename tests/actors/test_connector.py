@@ -170,15 +170,15 @@ async def test_all_questions_of_an_answer_have_one_deadline(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[float] = []
-    ask = RestClient._ask_twice
+    ask = RestClient._ask_patiently
 
-    async def ask_twice(client: RestClient, question: Question, *arguments: Any) -> bytes:
+    async def ask_and_note(client: RestClient, question: Question, *arguments: Any) -> bytes:
         if question.path == "/fapi/v1/klines" and question.query["interval"] == "4h":
             asked.append(ANSWER_BY.get())
         return await ask(client, question, *arguments)
 
     async with world() as w:
-        monkeypatch.setattr(RestClient, "_ask_twice", ask_twice)
+        monkeypatch.setattr(RestClient, "_ask_patiently", ask_and_note)
         before = trio.current_time()
         await exchange.connector.ohlc("BTCUSDT", "4h", limit=3500, start=None, end=from_ms(w.now))
         after = trio.current_time()

@@ -278,6 +278,20 @@ async def test_a_repair_that_is_refused_asks_again_where_its_deadline_lets_it(se
     assert budget.closed_for() > 5
 
 
+@virtual_time
+async def test_a_repair_goes_on_asking_servers_in_trouble_until_its_deadline(server: Server, budget: Budget) -> None:
+    server.will(reply(503), said_and_closed(b""), reply(502), said_and_closed(b""), reply())
+    server.will(*[reply(503, b"<html>")] * 20)
+    async with open_client(server, budget, caller="repair") as client:
+        with trio.fail_after(10):
+            assert await get(client) == b"[]"
+        began = trio.current_time()
+        with trio.fail_after(10), pytest.raises(UpstreamError, match="answered 503"):
+            await get(client)
+        assert 5 < trio.current_time() - began < 10
+    assert len(server.requests) == 5 + 6
+
+
 async def test_requests_that_wait_for_their_turn_stay_behind_a_closed_gate(
     server: Server, budget: Budget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
