@@ -22,6 +22,7 @@ class Asked(NamedTuple):
     path: str
     query: Mapping[str, str]
     body: bytes = b""
+    content_type: str = "application/json"  # of the body
 
 
 class Reply(Struct, frozen=True):

@@ -73,7 +73,8 @@ class FacadeHttp:
                 break
         pairs = parse_qsl(scope["query_string"].decode("latin1"), keep_blank_values=False)
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        return await desk.answer(Asked(method, path, dict(pairs), body))
+        content_type = dict(scope["headers"]).get(b"content-type", b"").decode("latin1")
+        return await desk.answer(Asked(method, path, dict(pairs), body, content_type))
 
     async def _send(
         self, send: Send, told: Told, asked: Mapping[bytes, str], used: tuple[str, str] | None, *, is_head: bool

@@ -93,6 +93,8 @@ def route(asked: Asked, view: View) -> Way:
         return Reply(404, b"", TEXT)
     if asked.method != "POST":
         return Reply(405, b"", TEXT)
+    if asked.content_type.partition(";")[0].strip().lower() != "application/json":
+        return Reply(415, b"Expected request with `Content-Type: application/json`", TEXT)
     try:
         body = _decode(asked.body)
     except UNREADABLE:

@@ -3,7 +3,7 @@
 import trio
 
 from actors.exchanges import binance, hyperliquid
-from actors.exchanges.facade import Asked, Pass, Rows
+from actors.exchanges.facade import Asked, Pass, Reply, Rows
 from tests.web.facade.fixtures import venue
 from tests.web.facade.test_rest import info
 
@@ -67,3 +67,14 @@ async def test_settled_rates_asked_for_a_millisecond_apart_are_one_call() -> Non
             **info(type="fundingHistory", coin="BTC", startTime=world.sim.market.now - 100 * HOUR)
         )
         assert theirs.content == answers[0]
+
+
+def test_hyperliquid_wants_to_be_told_that_it_is_json() -> None:
+    assert hyperliquid.EXCHANGE.facade is not None
+    found = {}
+    for content_type in ("application/json", "Application/JSON; charset=utf-8", "text/plain", ""):
+        asked = Asked("POST", "/info", {}, b'{"type":"meta"}', content_type)
+        way = hyperliquid.EXCHANGE.facade.route(asked, Present())
+        found[content_type] = (way.status, way.body) if isinstance(way, Reply) else "passed on"
+    refused = 415, b"Expected request with `Content-Type: application/json`"
+    assert [*found.values()] == ["passed on", "passed on", refused, refused]
