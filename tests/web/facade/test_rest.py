@@ -204,8 +204,8 @@ WRONG: Mapping[str, Sequence[dict[str, Any]]] = {
         info(type="candleSnapshot"),
         info(type="fundingHistory", coin="NOPE", startTime=1),
         info(type="galaxy"),
-        {"content": b"not json"},
-        {"content": b"[1]"},
+        {"content": b"not json", "headers": {"Content-Type": "application/json"}},
+        {"content": b"[1]", "headers": {"Content-Type": "application/json"}},
     ],
 }
 
