@@ -18,7 +18,7 @@ from trio_websocket import ConnectionClosed as ConnectionClosed
 from actors.errors import LineLost
 from actors.upstream.inbound import Heard, InboundStream
 from actors.upstream.tcp import Tcp
-from actors.upstream.way import DIRECT, NoWay, Way, in_words
+from actors.upstream.way import DIRECT, USER_AGENT, NoWay, Way, in_words
 
 CONNECT_WITHIN = 10.0  # seconds
 CLOSE_WITHIN = 1.0  # seconds
@@ -135,6 +135,7 @@ async def _shake_hands(nursery: trio.Nursery, stream: trio.abc.Stream, url: str)
                 cast(trio.SocketStream, inbound),
                 parts.netloc.rpartition("@")[2],
                 (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+                extra_headers=[(b"User-Agent", USER_AGENT.encode())],
                 message_queue_size=QUEUE,
                 max_message_size=MAX_MESSAGE,
                 receive_buffer_size=RECEIVE,

@@ -31,7 +31,7 @@ from actors.upstream.bucket import Caller
 from actors.upstream.budget import Budget
 from actors.upstream.caller import ANSWER_BY, CLIENT
 from actors.upstream.tunnel import Transport
-from actors.upstream.way import DIRECT, NoWay, Way, in_words
+from actors.upstream.way import DIRECT, USER_AGENT, NoWay, Way, in_words
 
 TIMEOUT = 10.0  # seconds for a whole request
 MAX_BYTES = 64 << 20  # of one answer
@@ -47,7 +47,7 @@ HEADERS = {
     "Accept": "*/*",
     "Accept-Encoding": "identity",
     "Connection": "keep-alive",
-    "User-Agent": "marketd",
+    "User-Agent": USER_AGENT,
 }
 REPEATED = 512  # requests that are kept made
 

@@ -14,6 +14,7 @@ from python_socks.async_.trio.v2 import Proxy
 
 from actors.errors import UpstreamError
 
+USER_AGENT = "marketd"  # firewalls before exchanges turn away who says none
 PROXY_WITHIN = 8.0  # seconds for all that a proxy does until the exchange is reached; within those of a dial
 TYPES = {"http": ProxyType.HTTP, "https": ProxyType.HTTP, "socks5": ProxyType.SOCKS5, "socks5h": ProxyType.SOCKS5}
 

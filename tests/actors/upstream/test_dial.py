@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from actors.errors import LineLost
 from actors.exchanges.binance import simulator
 from actors.simulation.assets import ASSETS
 from actors.simulation.market import Clock, Market
@@ -60,6 +61,23 @@ async def test_texts_and_what_the_library_makes_of_the_rest_come_to_one_listener
     assert sorted(map(str, heard)) == ["b'binary'", "b'{\"a\": 1}'"]
     assert ended.value.reason is not None
     assert ended.value.reason.code == 1012
+
+
+async def test_a_handshake_says_who_asks(nursery: trio.Nursery) -> None:
+    """Firewalls refuse what has no User-Agent, and the exchange's own words would not say so."""
+    heads: list[bytes] = []
+
+    async def refuse(stream: trio.SocketStream) -> None:
+        heads.append(await stream.receive_some())
+        await stream.send_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    [listener] = await nursery.start(partial(trio.serve_tcp, refuse, 0, host="127.0.0.1"))
+    port = listener.socket.getsockname()[1]
+    with trio.fail_after(WITHIN), pytest.raises(LineLost, match="403"):
+        async with open_socket(f"ws://127.0.0.1:{port}/v5/public/linear", None):
+            pytest.fail("it was refused")
+    assert b"\r\nuser-agent: marketd\r\n" in heads[0].lower()
+    nursery.cancel_scope.cancel()
 
 
 async def test_what_a_listener_raises_ends_the_connection_and_is_told_to_who_opened_it(sim: Simulator) -> None:
