@@ -20,9 +20,9 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT7
 from werkzeug.datastructures import MultiDict
 
-from actors import collection
 from actors.connector import Connector
 from actors.exchanges.binance import EXCHANGE
+from actors.feeds import interest
 from actors.feeds.everything import Everything
 from actors.spikes import Spikes
 from daemon.settings import OiVol, Streams
@@ -417,8 +417,8 @@ async def described(w: World) -> Schemas:
 
 
 async def test_every_frame_of_every_stream_is_the_one_that_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collection, "POLL_MIN", 0.05)
-    monkeypatch.setattr(collection, "POLL_SHARE", 10)
+    monkeypatch.setattr(interest, "POLL_MIN", 0.05)
+    monkeypatch.setattr(interest, "POLL_SHARE", 10)
     everything = OiVol(timeframes=("5m",), window=30, z_threshold=0.0)
     start = START + 4 * MINUTE  # 42 s before the end of five minutes
     seen = Counter[str]()
@@ -461,8 +461,8 @@ def type_of(id: str) -> str:
 
 
 async def test_every_frame_of_many_topics_is_the_one_that_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collection, "POLL_MIN", 0.05)
-    monkeypatch.setattr(collection, "POLL_SHARE", 10)
+    monkeypatch.setattr(interest, "POLL_MIN", 0.05)
+    monkeypatch.setattr(interest, "POLL_SHARE", 10)
     everything = OiVol(timeframes=("5m",), window=30, z_threshold=0.0)
     streams = Streams(intervals=("1m", "5m"), topics_per_client=8, commands_per_second=10)
     bar, trades = "binance:BTCUSDT:ohlc:1m", "binance:BTCUSDT:trades"

@@ -8,7 +8,8 @@ import pytest
 import trio
 import trio_websocket
 
-from actors import collection, connector
+from actors import connector
+from actors.feeds import interest
 from daemon import collecting
 from tests.daemon.fixtures import MINUTE, START, Json, Stream, World, assets, eventually, iso, world
 from tests.patience import WITHIN
@@ -136,8 +137,8 @@ async def test_every_stream_says_what_the_exchange_sent() -> None:
 
 
 async def test_open_interest_is_told_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collection, "POLL_MIN", 0.05)
-    monkeypatch.setattr(collection, "POLL_SHARE", 10)
+    monkeypatch.setattr(interest, "POLL_MIN", 0.05)
+    monkeypatch.setattr(interest, "POLL_SHARE", 10)
     async with world() as w, w.stream("/ws/binance/BTCUSDT/oi") as stream:
         for count in range(1, 5):
             (latest,) = (await stream.at_least(count))[count - 1 :]
