@@ -160,9 +160,11 @@ class Tail:
         rare events others of the symbol tell how far it was. There has to be an end (`at`).
         """
         assert self.at is not None
-        symbol = topic_named(name).symbol
-        reached = min(self._newest.get(symbol, inf), ms(self.at)) - SLOWER_MS
-        return from_ms(int(max(self._newest.get(name, -inf), reached)))
+        topic = topic_named(name)
+        reached = min(self._newest.get(topic.symbol, inf), ms(self.at)) - SLOWER_MS
+        # Large trades are told with the trade.
+        names = {name, name_of(topic._replace(kind="trades"))} if topic.kind == "large_trades" else {name}
+        return from_ms(int(max(reached, *(self._newest.get(one, -inf) for one in names))))
 
     def has(self, name: str, said: Said, text: bytes) -> bool:
         """Whether an event is told there, in one way or the other: what was announced as lost is not told afterwards,

@@ -1,26 +1,29 @@
 """What a lane's writer says: at a takeover what the log lacks and nothing else, and while it leads each thing once."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
 import trio
+from msgspec import structs
 from trio.testing import MockClock
 
 from actors.engine.memory import START_MS
 from actors.engine.words import STATUS, Burst, Entry, Present
 from actors.engine.words import Told as Logged
-from actors.events import Event, Gap, Liquidation, Ohlc, OiSpike, OpenInterest, Status, Topic, from_ms, ms
-from actors.relay.takeover import lane_of, topic_named
+from actors.events import Event, Gap, LargeTrade, Liquidation, Ohlc, OiSpike, OpenInterest, Status, Topic, from_ms, ms
+from actors.relay.takeover import SLOWER_MS, lane_of, topic_named
 from actors.relay.writer import Writer
 from tests.actors.relay.fixtures import FakeFeed, bar, now, state, trade
 
 TRADES, BARS = Topic("binance", "BTCUSDT", "trades"), Topic("binance", "BTCUSDT", "ohlc", "1m")
 LIQUIDATIONS, INTEREST = Topic("binance", "BTCUSDT", "liquidations"), Topic("binance", "BTCUSDT", "oi")
 SPIKES = Topic("binance", "BTCUSDT", "oi-vol", "1m")
+LARGE = Topic("binance", "BTCUSDT", "large_trades")
 MINUTE = 60_000
+SLOWER = timedelta(milliseconds=SLOWER_MS)
 
 
 def encoded(said: Any) -> bytes:
@@ -316,6 +319,25 @@ async def test_what_a_leader_that_was_behind_had_yet_to_say_is_announced_by_a_co
     writer.take(TRADES, trade("BTCUSDT", 9))
     gap, _ = [one for _, _, one in said(writer)]
     assert gap["from"] == msgspec.to_builtins(last.timestamp)
+
+
+async def test_large_trades_were_told_as_far_as_trades_and_liquidations_perhaps_less(
+    autojump_clock: MockClock,
+) -> None:
+    writer, engine = writer_of(), Engine()
+    large = LargeTrade(**structs.asdict(trade("BTCUSDT", 1)))
+    engine.say(TRADES, trade("BTCUSDT", 1))
+    engine.say(LARGE, large)
+    engine.say(LIQUIDATIONS, liquidation(1))
+    await trio.sleep(20)
+    last = now()
+    engine.say(TRADES, trade("BTCUSDT", 2))
+    await trio.sleep(5)
+    engine.give(writer)
+    writer.take(TRADES, trade("BTCUSDT", 9))
+    gaps = {topic: one["from"] for topic, _, one in said(writer) if "from" in one}
+    at = msgspec.to_builtins(last)
+    assert gaps == {str(TRADES): at, str(LARGE): at, str(LIQUIDATIONS): msgspec.to_builtins(last - SLOWER)}
 
 
 async def test_who_began_to_listen_right_before_the_logs_end_announces_what_the_leader_had_yet_to_say(
