@@ -40,6 +40,7 @@ class Claims:
         self._failed, self._answered = on_failure, on_answer
         self._expected: dict[str, list[str]] | None = None  # symbols by lane; None: not known yet
         self._has_looked = False
+        self._is_away = False  # the engine, at the last look
         self.looked = trio.Event()  # at the next look
 
     # --- to follow ---
@@ -106,8 +107,10 @@ class Claims:
                 holders = await self._engine.holders(names)
             except EngineAway as error:
                 self._failed(error)
+                self._note_away()
             else:
                 self._answered()
+                self._is_away = False
                 for lane in self._lanes:
                     holder, left = holders.get(lane.name, (None, inf))
                     self._see(lane, holder, left)
@@ -123,6 +126,13 @@ class Claims:
             self.looked.set()
             self.looked = trio.Event()
             await trio.sleep(min(SOON, pause) if self._is_heir_of_another() else pause)
+
+    def _note_away(self) -> None:
+        """If the engine comes back without what it knew, readers are told so; until now they were told by others."""
+        for lane in self._lanes if not self._is_away else ():
+            if lane.holder is not None and lane.lease is None and not lane.is_silent:
+                lane.writer.hearing.was_told(trio.current_time())
+        self._is_away = True
 
     def _see(self, lane: Lane, holder: str | None, left: float) -> None:
         """`left`: seconds of the lease, of which there is never less than two thirds where it is prolonged in time."""

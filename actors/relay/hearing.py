@@ -71,9 +71,9 @@ class Hearing:
 
     # --- what is remembered ---
 
-    def forget_old(self, *, begins: bool) -> None:
-        """`begins`: of a memory that begins. What readers of another one were told is not told again in it."""
-        self._forget_until(self._told_until if begins else trio.current_time() - REACH)
+    def forget_old(self, begun_at: float) -> None:
+        """`begun_at`: when a memory began. What readers of the one before were told is not told again in it."""
+        self._forget_until(max(trio.current_time() - REACH, min(self._told_until, begun_at)))
 
     def _forget_until(self, at: float) -> None:
         while self.recent and self.recent[0].at < at:

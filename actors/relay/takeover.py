@@ -109,6 +109,8 @@ class Tail:
         # By the engine's clock, which is the exchange's but for the way from there: when something was said last.
         self.at: datetime | None = from_ms(said[-1].at_ms) if said else None
         self.age = (present.at_ms - said[-1].at_ms) / 1000 if said else 0.0  # seconds
+        self.is_empty = not present.n or (bool(tail) and tail[-1].entries[0].type == EPOCH)  # of this memory
+        self.begun = 0.0 if not present.n else inf  # seconds since this memory began; inf: before all of this
         self._told: Counter[tuple[str, object]] = Counter()
         self._oldest: dict[str, int] = {}  # by topic: until then all was told, or was before anything was
         self._newest: dict[str, int] = {}  # by topic, and by symbol: the time of its last event
@@ -120,6 +122,9 @@ class Tail:
         is_whole = not tail or tail[0].n == 1
         for logged in tail:
             for entry in logged.entries:
+                if entry.type == EPOCH:
+                    self.begun = (present.at_ms - logged.at_ms) / 1000
+                    self._oldest, is_whole = {}, True
                 if entry.type == Gap.type and not (gap := _decode_gap(entry.text)).repaired:
                     self._lost.setdefault(entry.topic, []).append(gap)
                 elif entry.type == STATUS and not _is_connected(entry.text):

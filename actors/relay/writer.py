@@ -98,12 +98,12 @@ class Writer:
         self._closes = Closes(present, self._feed_of, self._is_cold, self._add_of_bars)
         self._n, self._seqs = present.n, dict(present.seqs)
         self._tail = Tail(present, tail)
-        self.hearing.forget_old(begins=not present.n)
+        self.hearing.forget_old(asked_at - self._tail.begun)
         for name, text in present.now.items():
             self._told[name] = text
         for status in self.hearing.states.values():
             self._tell_status(status)
-        if present.n:
+        if not self._tail.is_empty:  # else readers are told that all begins anew
             self._note_unheard(asked_at - self._tail.age, present)
         for heard in list(self.hearing.recent):
             self._tell(name_of(heard.topic), heard.topic, heard.said)

@@ -188,6 +188,15 @@ def test_a_burst_that_another_memorys_begin_crosses_is_said_again() -> None:
     run([("thaw", 1.5), ("keep", 1.0), ("kill", 1.0), ("roll back", 1.0)], rolled_back=True)
 
 
+@pytest.mark.parametrize("kept", [[], [("keep", 1.0)]], ids=["nothing", "what it had a second ago"])
+def test_an_engine_that_lost_what_was_told_is_not_told_it_again_by_a_successor(kept: list[Step]) -> None:
+    away: list[Step] = [("away", 1.0), ("kill", 1.0), ("roll back", 0.1), ("back", 6.0)]
+    history = run([*kept, *away], rolled_back=True)
+    for topic in TRADES:
+        ids = [msgspec.json.decode(text)["trade_id"] for text in by_topic(history.edges[0])[topic]]
+        assert ids == sorted(set(ids))
+
+
 def test_what_a_lane_had_yet_to_share_when_it_began_anew_is_announced() -> None:
     """A successor says what the older engine lacks, and an edge begins another memory before that is shared."""
     run([("keep", 0.5), ("kill", 1.0), ("roll back", 1.0)], rolled_back=True)

@@ -11,7 +11,7 @@ from msgspec import structs
 from trio.testing import MockClock
 
 from actors.engine.memory import START_MS
-from actors.engine.words import STATUS, Burst, Entry, Present
+from actors.engine.words import EPOCH, STATUS, Burst, Entry, Present
 from actors.engine.words import Told as Logged
 from actors.events import Event, Gap, LargeTrade, Liquidation, Ohlc, OiSpike, OpenInterest, Status, Topic, from_ms, ms
 from actors.relay.takeover import SLOWER_MS, lane_of, topic_named
@@ -60,6 +60,9 @@ class Engine:
 
     def _add(self, *entries: Entry) -> None:
         self.tail.append(Logged(f"{ms(now())}-{len(self.tail) + 1}", entries))
+
+    def begin_anew(self) -> None:
+        self._add(Entry("", EPOCH, None, b'"2-b"'))
 
     def give(self, writer: Writer) -> None:
         place, n = (self.tail[-1].place, len(self.tail)) if self.tail else ("0-0", 0)
@@ -114,6 +117,29 @@ async def test_a_memory_that_begins_is_not_told_what_readers_of_the_last_one_wer
     writer.take(TRADES, trade("BTCUSDT", 6))
     engine.give(writer)
     assert ids(writer) == [(1, 4), (2, 5), (3, 6)]
+
+
+@pytest.mark.parametrize("is_led_on", [True, False])
+async def test_what_an_older_engine_lacks_is_not_told_again_in_the_memory_that_begins(
+    is_led_on: bool, autojump_clock: MockClock
+) -> None:
+    """Readers of the one before were told it, or are told that all begins anew."""
+    writer, engine = writer_of(), Engine()
+    for number in range(1, 6):
+        writer.take(TRADES, trade("BTCUSDT", number))
+        if number < 3:
+            engine.say(TRADES, trade("BTCUSDT", number))
+        await trio.sleep(1)
+    writer.hearing.was_told(trio.current_time())
+    engine.begin_anew()
+    await trio.sleep(1)
+    writer.take(TRADES, trade("BTCUSDT", 6))
+    if not is_led_on:
+        engine.say(TRADES, trade("BTCUSDT", 6))
+        await trio.sleep(1)
+        writer.take(TRADES, trade("BTCUSDT", 7))
+    engine.give(writer)
+    assert ids(writer) == ([(3, 6)] if is_led_on else [(4, 7)])
 
 
 async def test_who_stood_by_tells_a_memory_that_begins_what_it_heard_last(autojump_clock: MockClock) -> None:
