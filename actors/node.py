@@ -121,6 +121,7 @@ class Node:
                     seconds=seconds,
                     everywhere=self.everywhere,
                     supervise=supervise,
+                    is_full=lambda: self.links.state == "full",
                     on_failure=partial(self.links.failed, f"mirror {exchange.name}"),
                     on_answer=partial(self.links.answered, f"mirror {exchange.name}"),
                 )

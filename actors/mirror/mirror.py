@@ -27,7 +27,10 @@ from actors.relayed import Relayed, Renumbered
 
 
 class Mirror:
-    """`seconds`: of a lease. `everywhere`: told of states that belong into streams over all exchanges."""
+    """`seconds`: of a lease. `everywhere`: told of states that belong into streams over all exchanges.
+
+    `is_full`: the engine takes nothing, though it answers, which is as if it were away.
+    """
 
     def __init__(
         self,
@@ -38,10 +41,12 @@ class Mirror:
         seconds: float,
         everywhere: Everywhere,
         supervise: Supervise,
+        is_full: Callable[[], bool] = lambda: False,
         on_failure: Callable[[EngineAway], None] = lambda error: None,
         on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         self.exchange = exchange
+        self._is_full = is_full
         self.is_away = True  # nothing comes from the engine
         self._failed, self._answered = on_failure, on_answer
         self._engine = engine
@@ -169,7 +174,9 @@ class Mirror:
                 lane.free_since = None if token is not None else now if lane.free_since is None else lane.free_since
                 if not lane.epoch or self.is_away:
                     continue
-                if lane.free_since is not None and now >= lane.free_since + 2 * self._seconds:
+                if self._is_full():
+                    self._note_trouble(lane, ("down", AWAY))
+                elif lane.free_since is not None and now >= lane.free_since + 2 * self._seconds:
                     self._note_trouble(lane, ("down", NOBODY))
                 else:
                     self._note_trouble(lane, ("stale", SILENT) if left < self._seconds / 2 else None)

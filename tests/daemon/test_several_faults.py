@@ -68,6 +68,7 @@ async def test_a_full_server_is_a_state_and_all_is_told_when_there_is_room(serve
         await redis.config_set({"maxmemory": "1mb"})
         engine = await engine_is(served, "full")
         assert engine["reason"] == "the server has no memory left"
+        await eventually(lambda: AWAY in states(stream), within=30)
         await trio.sleep(1.2 * LEASE)
         await redis.config_set({"maxmemory": "0"})
         await engine_is(served, "live")
