@@ -15,6 +15,7 @@ OUR_INTERVALS = {
     **{"1": "1m", "3": "3m", "5": "5m", "15": "15m", "30": "30m", "60": "1h", "120": "2h", "240": "4h"},
     **{"360": "6h", "720": "12h", "D": "1d", "W": "1w", "M": "1M"},
 }
+SINGLES = (("open_interest", "single_open_interest"), ("open_interest_value", "single_open_interest_value"))
 THEIR_INTERVALS = {ours: theirs for theirs, ours in OUR_INTERVALS.items()}
 
 
@@ -80,7 +81,11 @@ def liquidation(row: wire.Liquidation, symbol: str) -> Liquidation | None:
 
 
 def merged(known: wire.Ticker, delta: wire.Ticker) -> wire.Ticker:
+    """The ticker after a change. What it says of both sides alone makes an older word on one side void."""
     changes = {name: value for name in delta.__struct_fields__ if (value := getattr(delta, name)) is not None}
+    for sum_, single in SINGLES:
+        if sum_ in changes:
+            changes.setdefault(single, None)
     return msgspec.structs.replace(known, **changes)
 
 

@@ -223,6 +223,14 @@ def test_the_single_sided_interest_is_preferred() -> None:
     _, interest = events(delta(singleOpenInterest="26336.672", singleOpenInterestValue="5.25"), one)
     assert isinstance(interest, OpenInterest)
     assert (interest.open_interest, interest.open_interest_value) == (26336.672, 5.25)
+    for changes, told in (
+        ({"openInterest": "8"}, (4.0, 5.25)),  # the sum is younger than the side's word
+        ({"openInterestValue": "9"}, (4.0, 4.5)),
+        ({"singleOpenInterest": "5"}, (5.0, 4.5)),
+    ):
+        _, interest = events(delta(**changes), one)
+        assert isinstance(interest, OpenInterest)
+        assert (interest.open_interest, interest.open_interest_value) == told
 
 
 @given(
