@@ -209,7 +209,7 @@ class Budget:
         if caller != "client":
             return max(closed, room) if is_first and has_slot else float("inf")
         if room and room > PATIENCE - waited:
-            raise UpstreamLimited("this daemon's own request budget is used up", retry_after=max(room, 1.0))
+            raise UpstreamLimited("the request budget of this address is used up", retry_after=max(room, 1.0))
         if waited >= SLOT_PATIENCE:
             raise UpstreamTimeout(f"the exchange answers nobody: no turn within {SLOT_PATIENCE:g} s")
         return room if is_first and has_slot else SLOT_PATIENCE - waited
