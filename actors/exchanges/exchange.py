@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from msgspec import Struct
 
 from actors import exchanges
-from actors.errors import UnknownInterval, Unsupported
+from actors.errors import BadMessage, UnknownInterval, Unsupported
 from actors.events import (
     Event,
     FundingRate,
@@ -81,6 +81,14 @@ Item = Update | Backlog | Rejected | Leaving | Topic
 """What a frame may say; a topic alone: some of it did not come, and is missing before what follows."""
 
 
+class BadPush(BadMessage):
+    """A push of `topic` that cannot be read: what it told is missing before what follows."""
+
+    def __init__(self, topic: Topic, detail: str) -> None:
+        super().__init__(detail)
+        self.topic = topic
+
+
 class Session(Protocol):
     """The protocol state of one connection: no I/O, no waiting; a reconnect makes a new one."""
 
@@ -97,7 +105,8 @@ class Session(Protocol):
         ...
 
     def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Item]:
-        """What a frame says; nothing for acks. Raises BadMessage for what the exchange never promised to send."""
+        """What a frame says; nothing for acks. Raises BadMessage for what the exchange never promised to send, BadPush
+        where that told what no later frame tells again and no numbers show to be missing."""
         ...
 
 

@@ -18,7 +18,7 @@ from actors import clock, turns
 from actors.counts import Counts, Lost
 from actors.errors import BadMessage, LineLost, UnknownMessage
 from actors.events import Event, Instrument, Topic
-from actors.exchanges.exchange import Backlog, Change, Exchange, Item, Rejected, Session, Update
+from actors.exchanges.exchange import Backlog, BadPush, Change, Exchange, Item, Rejected, Session, Update
 from actors.lines import pings
 from actors.lines.asking import Asking, send_frame
 from actors.lines.patience import Patience
@@ -234,6 +234,8 @@ class Line:
                     self._complain("unknown", error, frame)
                 except BadMessage as error:
                     self._complain("garbage", error, frame)
+                    if isinstance(error, BadPush):
+                        self._pass_on(error.topic, received_at)
                     garbage.append(trio.current_time())
                     if len(garbage) == garbage.maxlen and garbage[-1] - garbage[0] < GARBAGE[1]:
                         raise LineLost(f"{GARBAGE[0]} undecodable frames in {GARBAGE[1]:g} s") from None

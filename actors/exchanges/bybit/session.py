@@ -17,9 +17,10 @@ from msgspec.structs import replace
 
 from actors.decoding import decode, moment, priced
 from actors.errors import BadMessage, UnknownMessage
-from actors.events import Event, Instrument, Ohlc, Topic
+from actors.events import Event, Instrument, Kind, Ohlc, Topic
 from actors.exchanges.bybit import wire
 from actors.exchanges.bybit.normalise import (
+    NAME,
     OUR_INTERVALS,
     THEIR_INTERVALS,
     funding,
@@ -30,11 +31,13 @@ from actors.exchanges.bybit.normalise import (
     open_interest,
     trade,
 )
-from actors.exchanges.exchange import Rejected, Update
+from actors.exchanges.exchange import BadPush, Rejected, Update
 from actors.exchanges.shapes import DIGITS, UNLIKE, Shapes
 
 TRADES, BARS = b'{"topic":"publicTrade.', b'{"topic":"kline.'  # how their frames begin
 TRADES_SYMBOL = len("publicTrade.")
+TOLD_ONCE: dict[bytes, Kind] = {b"publicTrade": "trades", b"allLiquidation": "liquidations"}  # no later push says it
+OF_TOLD_ONCE = re.compile(rb'"topic"\s*:\s*"(publicTrade|allLiquidation)\.([A-Z0-9-]{1,40})"')
 NOTHING_NEW = wire.Ticker()  # of what is ours: most deltas are about the book's best prices
 OFFENDER = re.compile(r"^error:(.*),topic:(\S+)$")
 
@@ -133,6 +136,16 @@ class BybitSession:
     def receive(self, frame: str | bytes, received_at: datetime) -> Sequence[Update | Rejected]:
         if isinstance(frame, bytes) and (said := self._read_at_once(frame)) is not None:
             return said
+        try:
+            return self._read(frame)
+        except UnknownMessage:
+            raise
+        except BadMessage as error:
+            if found := OF_TOLD_ONCE.search(frame if isinstance(frame, bytes) else frame.encode()):
+                raise BadPush(Topic(NAME, found[2].decode(), TOLD_ONCE[found[1]]), str(error)) from None
+            raise
+
+    def _read(self, frame: str | bytes) -> Sequence[Update | Rejected]:
         outer = decode(wire.decode_frame, frame, "Bybit's frame")
         if outer.topic is None:
             return self._replied(outer)

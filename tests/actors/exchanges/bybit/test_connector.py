@@ -40,7 +40,7 @@ from actors.lines import patience, probes
 from actors.simulation.assets import ASSETS
 from actors.simulation.history import MINUTE
 from actors.simulation.market import Clock, Market, Tape
-from actors.simulation.server import Simulator
+from actors.simulation.server import Connection, Simulator
 from daemon.policy import with_policy
 from daemon.settings import Supervision
 from tests.patience import WITHIN, virtual_time
@@ -228,6 +228,30 @@ async def test_a_lost_connection_is_replaced_and_its_bars_repaired(how: str) -> 
         states = [said.state for said in bars if isinstance(said, Status)]
         assert states == ["down", "live"]
         assert world.sim.connections_total == 2
+
+
+@pytest.mark.parametrize("how", ["a row that is no trade", "half of it"])
+async def test_trades_of_a_push_that_cannot_be_read_are_fetched(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running() as world:
+        await live(world)
+        trades = world.collect("trades")
+        world.advance(3_000)
+        send, spoilt = Connection.send, list[bytes]()
+
+        def spoil(self: Connection, frame: str | bytes) -> bool:
+            if isinstance(frame, bytes) and b'"publicTrade.BTCUSDT"' in frame and not spoilt:
+                spoilt.append(frame)
+                frame = frame[: len(frame) // 2] if how == "half of it" else frame.replace(b'"p":"', b'"p":"-', 1)
+            return send(self, frame)
+
+        monkeypatch.setattr(Connection, "send", spoil)
+        world.advance(5_000)
+        await eventually(lambda: spoilt)
+        ids = [trade["i"] for trade in world.rows("publicTrade.BTCUSDT")]
+        await eventually(lambda: {said.trade_id for said in trades if isinstance(said, Trade)} == set(ids))
+        assert [said.trade_id for said in trades if isinstance(said, Trade)] == ids
+        assert [said.repaired for said in trades if isinstance(said, Gap)] == [True]
+        assert world.sim.connections_total == 1
 
 
 async def test_a_symbol_that_streams_refuse_costs_no_other() -> None:
