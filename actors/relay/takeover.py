@@ -105,10 +105,10 @@ class Tail:
     """What a log's last half minute says of events that happen once."""
 
     def __init__(self, present: Present, tail: Sequence[Logged]) -> None:
-        said = [logged for logged in tail if logged.entries[0].type != EPOCH]
-        # By the engine's clock, which is the exchange's but for the way from there: when something was said last.
-        self.at: datetime | None = from_ms(said[-1].at_ms) if said else None
-        self.age = (present.at_ms - said[-1].at_ms) / 1000 if said else 0.0  # seconds
+        # By the engine's clock, which is the exchange's but for the way from there: when something was said last, be it
+        # that all begins anew.
+        self.at: datetime | None = from_ms(tail[-1].at_ms) if tail else None
+        self.age = (present.at_ms - tail[-1].at_ms) / 1000 if tail else 0.0  # seconds
         self.is_empty = not present.n or (bool(tail) and tail[-1].entries[0].type == EPOCH)  # of this memory
         self.begun = 0.0 if not present.n else inf  # seconds since this memory began; inf: before all of this
         self._told: Counter[tuple[str, object]] = Counter()

@@ -103,7 +103,7 @@ class Writer:
             self._told[name] = text
         for status in self.hearing.states.values():
             self._tell_status(status)
-        if not self._tail.is_empty:  # else readers are told that all begins anew
+        if present.n:
             self._note_unheard(asked_at - self._tail.age, present)
         for heard in list(self.hearing.recent):
             self._tell(name_of(heard.topic), heard.topic, heard.said)
@@ -233,14 +233,18 @@ class Writer:
     # --- what nobody heard ---
 
     def _note_unheard(self, tail_at: float, present: Present) -> None:
-        """Of which topics this node cannot tell all since the log's end (`tail_at`, by our own clock)."""
+        """Of which topics this node cannot tell all since the log's end (`tail_at`, by our own clock).
+
+        Where all begins anew there, readers are told so, and what was before that does not matter.
+        """
         assert self._tail is not None
         if self._tail.at is None:
             return
-        hearing, apart = self.hearing, self._apart(tail_at)
+        hearing, is_empty = self.hearing, self._tail.is_empty
+        apart = set() if is_empty else self._apart(tail_at)
         for name in present.seqs:
             topic = topic_named(name)
-            told_until = tail_at - self._tail.silence(topic)
+            told_until = tail_at if is_empty else tail_at - self._tail.silence(topic)
             heard_all_since = max(hearing.since.get(topic.symbol, inf), hearing.forgot_at.get(name, -inf))
             if heard_all_since > told_until or topic.symbol in apart:
                 self._is_cold.add(topic.symbol)

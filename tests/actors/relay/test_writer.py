@@ -139,7 +139,21 @@ async def test_what_an_older_engine_lacks_is_not_told_again_in_the_memory_that_b
         await trio.sleep(1)
         writer.take(TRADES, trade("BTCUSDT", 7))
     engine.give(writer)
-    assert ids(writer) == ([(3, 6)] if is_led_on else [(4, 7)])
+    [(_, seq, told)] = said(writer)
+    assert (seq, told["trade_id"]) == ((3, 6) if is_led_on else (4, 7))
+
+
+async def test_what_nobody_heard_since_a_memory_began_is_announced(autojump_clock: MockClock) -> None:
+    writer, engine = writer_of(), Engine()
+    last = trade("BTCUSDT", 1)
+    engine.say(TRADES, last)
+    await trio.sleep(1)
+    engine.begin_anew()
+    await trio.sleep(5)
+    writer.take(TRADES, trade("BTCUSDT", 9))
+    engine.give(writer)
+    gap, one = [one for _, _, one in said(writer)]
+    assert (gap["from"], gap["to"]) == (msgspec.to_builtins(last.timestamp), one["timestamp"])
 
 
 async def test_who_stood_by_tells_a_memory_that_begins_what_it_heard_last(autojump_clock: MockClock) -> None:
