@@ -39,12 +39,16 @@ def next_tick(seconds: float) -> float:
     For looks that only have to be made now and then: those that are due in the same second wake the process once
     instead of once each, and waking is what an idle process pays for.
     """
-    return (trio.current_time() // seconds + 1) * seconds
+    now = trio.current_time()
+    at = (now // seconds + 1) * seconds
+    return at if at > now else at + seconds  # 0.3 // 0.1 is 2: of a fraction the quotient may be one too small
 
 
-async def tick(seconds: float) -> None:
-    """Sleep until the next tick."""
-    await trio.sleep_until(next_tick(seconds))
+async def tick(seconds: float) -> float:
+    """Sleep until the next tick; returns the seconds by which it is late, where the process stood still."""
+    due = next_tick(seconds)
+    await trio.sleep_until(due)
+    return trio.current_time() - due
 
 
 def to_us(moment: datetime) -> int:

@@ -217,3 +217,10 @@ async def test_looks_that_begin_at_any_time_fall_together(autojump_clock: trio.t
                 nursery.start_soon(look, every, first)
     assert sorted(set(woken)) == [began // 1 + second for second in range(1, 11)]
     assert len(woken) == 3 * 10 + 2 * 5
+
+
+async def test_the_next_tick_is_never_the_present(mock_clock: trio.testing.MockClock) -> None:
+    """Also where a quotient of fractions comes out one too small, and whoever sleeps until then would never sleep."""
+    for number in range(1000):
+        mock_clock.jump(max(0.0, number * 0.1 - trio.current_time()))
+        assert 0 < clock.next_tick(0.1) - trio.current_time() < 0.11

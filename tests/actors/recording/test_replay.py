@@ -35,7 +35,7 @@ from daemon.settings import Config, OiVol, Record, Server
 from tests.actors.exchanges.fixtures import EXCHANGES, INTERVALS, Venues, quick, venues
 from tests.actors.recording.test_capture import RECORDINGS, Recorded, bar, trade
 from tests.actors.recording.test_capture import SYMBOLS as SUSHI_AND_OTHERS
-from tests.daemon.fixtures import MINUTE, START, Json, captured_logs, eventually
+from tests.daemon.fixtures import MINUTE, START, Json, captured_logs, eventually, iso
 from tests.daemon.test_process import Process, listening, simulated, started
 from web.streams.topics import STREAMS
 
@@ -133,11 +133,22 @@ async def live(w: Venues, exchange: str, restarts: int) -> None:
     raise AssertionError(await w.get("/health"))
 
 
-async def silence(heard: Mapping[str, Listener]) -> None:
-    """Wait until clients have been sent nothing for a while."""
-    count = -1
-    while count != (count := sum(len(listener.messages) for listener in heard.values())):  # noqa: ASYNC110
-        await trio.sleep(0.5)
+def newest(listener: Listener) -> str:
+    """When the last trade was that it was sent."""
+    events = map(msgspec.json.decode, reversed(listener.messages))
+    return next((str(event["timestamp"]) for event in events if event["type"] == "trade"), "")
+
+
+async def silence(w: Venues, heard: Mapping[str, Listener]) -> None:
+    """Wait until clients have been sent trades of the last seconds, which wait for repairs, and then nothing at several
+    looks: at one, nothing may have had its turn before it."""
+    trades = [listener for path, listener in heard.items() if path.split("?")[0].endswith("/trades")]
+    await eventually(lambda: min(map(newest, trades)) > iso(w.now - 10_000), what="the last trades of every symbol")
+    count, looks = -1, 0
+    while looks < 10:
+        await trio.sleep(0.05)
+        before, count = count, sum(len(listener.messages) for listener in heard.values())
+        looks = looks + 1 if count == before else 0
 
 
 async def an_eventful_life(folder: Path) -> dict[str, Listener]:
@@ -164,7 +175,7 @@ async def an_eventful_life(folder: Path) -> dict[str, Listener]:
         for name in w.sims:
             await live(w, name, restarts=int(name in ("binance", "bybit", "hyperliquid")))
         await w.pass_time(MINUTE)
-        await silence(heard)
+        await silence(w, heard)
         w.stop.set()
         await eventually(lambda: all(listener.closed for listener in heard.values()))
         await w.stopped.wait()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from actors.errors import LineLost
@@ -132,7 +133,7 @@ async def test_a_kept_connection_that_the_other_end_closed_is_not_used_again(
         for _ in range(3):
             sim.faults.rest.append(RestFault(close=True, times=1))
             assert (await http.ask(TIME)).status == 200
-            await trio.sleep(0.1)  # the end has arrived
+            await trio.testing.wait_all_tasks_blocked(0.02)  # the end has arrived
         assert len(proxy.reached) == 3
 
 

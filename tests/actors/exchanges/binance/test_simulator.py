@@ -24,7 +24,7 @@ from actors.simulation.assets import ASSETS
 from actors.simulation.history import DAY, HOUR, MINUTE
 from actors.simulation.market import Clock, Market
 from actors.simulation.server import Faults, RestFault, Simulator
-from tests.patience import WITHIN
+from tests.patience import WITHIN, virtual_time
 from tests.recordings import RECORDINGS
 
 START = 1_795_000_037_000
@@ -695,6 +695,7 @@ async def ended(client: Client) -> int | None:
         return None if closed.reason is None else closed.reason.code
 
 
+@virtual_time
 async def test_too_many_messages_in_a_second(nursery: trio.Nursery) -> None:
     sim = await start(nursery, Options(), assets=SMALL)
     async with connected(f"{sim.ws_url}/ws") as client:
@@ -714,6 +715,7 @@ async def test_too_many_streams(sim: Simulator) -> None:
         assert await ended(client) == 1008
 
 
+@virtual_time
 async def test_pings_and_lifetime(nursery: trio.Nursery) -> None:
     sim = await start(nursery, Options(ping_interval=0.1, lifetime=0.6), assets=SMALL)
     async with connected(f"{sim.ws_url}/ws") as client:
@@ -722,6 +724,7 @@ async def test_pings_and_lifetime(nursery: trio.Nursery) -> None:
         assert connection.pongs >= 2
 
 
+@virtual_time
 async def test_no_pong_is_the_end(nursery: trio.Nursery) -> None:
     sim = await start(nursery, Options(ping_interval=0.1, pong_timeout=0.3), assets=SMALL)
     with trio.fail_after(WITHIN):
@@ -750,6 +753,7 @@ async def outcome(client: httpx.AsyncClient, path: str = "/fapi/v1/ping") -> tup
     return str(answer.status_code), answer
 
 
+@virtual_time
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
@@ -802,6 +806,7 @@ async def test_kept_alive_connection_closed_unannounced(sim: Simulator) -> None:
     assert b"onnection: close" not in answer
 
 
+@virtual_time
 async def test_rest_refuses_connections(sim: Simulator) -> None:
     sim.faults.rest_accept = "reset"
     async with rest(sim) as client:
@@ -813,6 +818,7 @@ async def test_rest_refuses_connections(sim: Simulator) -> None:
         assert (await outcome(client))[0] == "ReadTimeout"
 
 
+@virtual_time
 async def test_websocket_refuses_connections(sim: Simulator) -> None:
     url = f"{sim.ws_url}/ws"
     sim.faults.ws_accept = "reset"
@@ -851,6 +857,7 @@ async def test_drop_and_close(sim: Simulator) -> None:
             await trio.sleep(0.01)
 
 
+@virtual_time
 async def test_stall_is_half_open_silence(sim: Simulator) -> None:
     async with subscribed(sim, "btcusdt@aggTrade") as client:
         sim.faults.stall = True
@@ -865,6 +872,7 @@ async def test_stall_is_half_open_silence(sim: Simulator) -> None:
         assert frames[0]["a"] == before, "what happened meanwhile is lost"
 
 
+@virtual_time
 async def test_one_connection_stalls(sim: Simulator) -> None:
     async with subscribed(sim, "btcusdt@aggTrade") as client, subscribed(sim, "btcusdt@aggTrade") as other:
         sim.connections[0].stalled = True

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from actors.connector import Connector
 from actors.events import (
@@ -300,6 +301,22 @@ async def keep_ticking(world: World) -> None:
     while True:
         world.advance(300, step=100)
         await trio.sleep(0.05)
+
+
+async def test_a_process_that_stood_still_accuses_nobody() -> None:
+    """A machine that sleeps or is too busy: what came meanwhile has not been read when it is looked for."""
+    async with running() as world:
+        world.nursery.start_soon(keep_ticking, world)
+        await live(world)
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, MockClock)
+        trades = world.collect("trades")
+        for _ in range(3):
+            clock.jump(2 * EXCHANGE.limits.silence)
+            before = len(trades)
+            await eventually(lambda: len(trades) > before)  # noqa: B023 - awaited here
+            await trio.sleep(3.0)
+        assert (world.state(), world.sim.connections_total) == ("live", 1)
 
 
 async def test_a_dated_contract_is_live_without_funding() -> None:
