@@ -118,8 +118,9 @@ class Tail:
         newest = 0
         self._lost: dict[str, list[Gap]] = {}  # by topic, what was announced as lost
         self._now = present.now
+        self.feeds: set[str] = set()  # names of those whose states are told there
         self._cut_off: dict[str, int] = {}  # by feed: when it was told last that it hears nothing
-        is_whole = not tail or tail[0].n == 1
+        self._is_whole = is_whole = not tail or tail[0].n == 1
         for logged in tail:
             for entry in logged.entries:
                 if entry.type == EPOCH:
@@ -127,8 +128,10 @@ class Tail:
                     self._oldest, is_whole = {}, True
                 if entry.type == Gap.type and not (gap := _decode_gap(entry.text)).repaired:
                     self._lost.setdefault(entry.topic, []).append(gap)
-                elif entry.type == STATUS and not _is_connected(entry.text):
-                    self._cut_off[entry.topic] = logged.at_ms
+                elif entry.type == STATUS:
+                    self.feeds.add(entry.topic)
+                    if not _is_connected(entry.text):
+                        self._cut_off[entry.topic] = logged.at_ms
                 if entry.seq is None or (topic := topic_named(entry.topic)).kind not in MOMENTS:
                     continue
                 found = _decode(entry.text)
@@ -149,8 +152,11 @@ class Tail:
         """How many seconds before the end the last event of a symbol happened, where whoever led was cut off from the
         exchange since, as far as it knew; inf: before all of this. Else 0: what it did not say did not happen.
 
-        Of one that was connected again it is not known what it missed before it told the next event, or a loss.
+        Of one that was connected again it is not known what it missed before it told the next event, or a loss. Where
+        nothing was told of a symbol in all of this memory, nothing is missed.
         """
+        if self._is_whole and topic.symbol not in self._newest:
+            return 0.0
         name = f"{topic.exchange}:{topic.symbol}"
         newest, now = self._newest.get(topic.symbol, -inf), self._now.get(name)
         cut_off = self._cut_off.get(name, -inf) if now is None or _is_connected(now) else inf

@@ -242,8 +242,10 @@ class Writer:
             return
         hearing, is_empty = self.hearing, self._tail.is_empty
         apart = set() if is_empty else self._apart(tail_at)
-        for name in present.seqs:
-            topic = topic_named(name)
+        topics = {topic_named(name) for name in present.seqs}
+        feeds = {(topic.exchange, topic.symbol) for topic in topics} | {_feed_named(name) for name in self._tail.feeds}
+        for topic in topics | {Topic(*feed, "trades") for feed in feeds}:  # of which perhaps none was told yet
+            name = name_of(topic)
             told_until = tail_at if is_empty else tail_at - self._tail.silence(topic)
             heard_all_since = max(hearing.since.get(topic.symbol, inf), hearing.forgot_at.get(name, -inf))
             if heard_all_since > told_until or topic.symbol in apart:
@@ -288,12 +290,18 @@ class Writer:
             topic = topic_named(name)
             if topic.symbol == heard.symbol and (topic.kind != "trades" or heard.kind == "trades"):
                 del self._owed[name]
+                self._seqs.setdefault(name, 0)  # it is announced, whether or not any was ever told
                 self._unheard[heard.symbol] = since, max(since, said.timestamp)
                 self._add_unheard(name, topic, *self._unheard[heard.symbol])
 
     def _add_unheard(self, name: str, topic: Topic, since: datetime, until: datetime) -> None:
         self.gaps += 1
         self._add(name, Gap.type, encode(unheard(topic, since, until)), numbered=False)
+
+
+def _feed_named(name: str) -> tuple[str, str]:
+    exchange, _, symbol = name.partition(":")
+    return exchange, symbol
 
 
 def _value(said: FundingRate | OpenInterest) -> object:

@@ -513,6 +513,32 @@ async def test_a_topic_of_which_nothing_was_told_yet_is_announced_as_lost_with_i
     assert [one["value"] for one in told] == [1, 2]
 
 
+async def test_trades_of_which_none_was_told_yet_are_announced_as_lost_with_the_first(
+    autojump_clock: MockClock,
+) -> None:
+    """Whoever began this memory told that it hears the symbol, and died."""
+    writer, engine = writer_of(), Engine()
+    engine.tell(state("BTCUSDT", "live"))
+    await trio.sleep(20)
+    engine.give(writer)
+    first = trade("BTCUSDT", 9)
+    writer.take(TRADES, first)
+    gap, one = [one for _, _, one in said(writer)]
+    assert (gap["to"], gap["repaired"], one["trade_id"]) == (msgspec.to_builtins(first.timestamp), False, 9)
+
+
+async def test_what_starts_and_is_handed_over_before_anything_happened_lost_nothing(autojump_clock: MockClock) -> None:
+    writer, engine = writer_of(), Engine()
+    engine.tell(state("BTCUSDT", "starting"))
+    engine.tell(state("BTCUSDT", "live"))
+    writer.take_status(state("BTCUSDT", "live"))
+    await trio.sleep(4)
+    engine.say(INTEREST, interest(1.0))
+    engine.give(writer)
+    writer.take(TRADES, trade("BTCUSDT", 1))
+    assert [one["trade_id"] for topic, _, one in said(writer) if topic == str(TRADES)] == [1]
+
+
 async def test_what_no_longer_fits_into_memory_is_announced(autojump_clock: MockClock) -> None:
     writer, engine = writer_of(), Engine()
     first = trade("BTCUSDT", 1)
