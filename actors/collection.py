@@ -193,6 +193,7 @@ class Collection:
             announced=self._announced,
             also=self._also,
             always_wanted=self._always_wanted,
+            is_configured=lambda: symbol in self.symbols,
         )
 
     def _derived(self) -> frozenset[str]:

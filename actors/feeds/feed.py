@@ -75,8 +75,10 @@ class Feed:
         announced: Callable[[], str | None] = lambda: None,
         also: Callable[[Topic, Said], None] | None = None,
         always_wanted: Callable[[Topic], bool] = lambda topic: False,
+        is_configured: Callable[[], bool] = lambda: True,
     ) -> None:
         self.exchange, self.symbol = exchange, symbol
+        self._is_configured = is_configured
         self.derived = derived  # intervals that are made of minutes instead of being subscribed to
         self._supervise = supervise
         self._log = log.bind(exchange=exchange.name, symbol=symbol)
@@ -280,9 +282,15 @@ class Feed:
         self.health.fail(reason)
 
     def _on_health(self) -> None:
-        """A change of state: one log line, and a word to the readers who want to know."""
+        """A change of state: one log line, and a word to the readers who want to know.
+
+        Clients begin and end the feeds that nobody configured: of these there would be as many lines as a client likes.
+        """
         health = self.health
-        tell = self._log.info if health.state in ("starting", "live") else self._log.warning
+        if not self._is_configured():
+            tell = self._log.debug
+        else:
+            tell = self._log.info if health.state in ("starting", "live") else self._log.warning
         tell(f"feed.{health.state}", reason=health.reason)
         status = Status(
             exchange=self.exchange.name,

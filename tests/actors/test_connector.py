@@ -144,6 +144,23 @@ async def test_who_holds_a_feed_longer_than_its_exchange_is_run_leaves_in_peace(
     hold.__exit__(None, None, None)
 
 
+async def test_feeds_that_clients_begin_and_end_write_no_lines(exchange: Exchange) -> None:
+    async with world(rate=10.0) as w:
+        for _ in range(2):
+            with exchange.connector.reading(ETH):
+                pass
+            exchange.connector._collection.end_if_unread("ETHUSDT")
+        with exchange.connector.reading(ETH) as feed:
+            await eventually(lambda: feed.health.state == "live")
+        lines = [line for line in w.logs if line["event"].startswith("feed.")]
+    levels = {(line["symbol"], line["event"], line["log_level"]) for line in lines}
+    assert levels == {
+        ("BTCUSDT", "feed.live", "info"),
+        ("ETHUSDT", "feed.live", "debug"),
+        ("ETHUSDT", "feed.failed", "debug"),
+    }
+
+
 async def test_one_task_waits_to_end_a_feed_however_often_it_is_taken_and_left(exchange: Exchange) -> None:
     async with world():
         running = exchange.connector
