@@ -196,14 +196,15 @@ class Node:
         self.feeds: dict[str, FakeFeed] = {}
         self.scope = trio.CancelScope()
         self.deaf_since: datetime | None = None  # cut off from the exchange
-        self._heard: list[tuple[float, Topic, Event | Gap]] = []
+        self.lag = 0.0  # seconds by which it is behind with what it hears
+        self._heard: list[tuple[float, FakeFeed, Topic, Event | Gap]] = []
         self._news = trio.Event()
 
     def hear(self, topic: Topic, said: Event) -> None:
-        if self.deaf_since is not None:
-            return
-        self._heard.append((trio.current_time() + self.latency, topic, said))
-        self._news.set()
+        feed = self.feeds.get(topic.symbol)
+        if self.deaf_since is None and feed is not None:
+            self._heard.append((trio.current_time() + self.latency + self.lag, feed, topic, said))
+            self._news.set()
 
     async def run(self) -> None:
         with self.scope:
@@ -223,13 +224,13 @@ class Node:
             await self._news.wait()
             self._news = trio.Event()
             heard, self._heard = self._heard, []
-            for at, topic, said in heard:
+            for at, feed, topic, said in heard:
                 await trio.sleep_until(at)
                 await self.way.awake.wait()
                 if isinstance(said, OiSpike):  # each node polls open interest at moments of its own
                     said = structs.replace(said, z_oi=4.0 + self.latency)
-                if topic.symbol in self.feeds:
-                    self.feeds[topic.symbol].hear(said)
+                if self.feeds.get(topic.symbol) is feed:
+                    feed.hear(said)
                     self.relay.take(topic, said)
 
     async def _follow(self) -> None:
@@ -276,7 +277,7 @@ class Node:
                 topic = Topic("binance", symbol, kind)
                 where: Any = {"exchange": "binance", "symbol": symbol, "timestamp": now()}
                 lost = Gap(**where, start=since, end=now(), reason="cut off", repaired=False)
-                self._heard.append((trio.current_time() + self.latency, topic, lost))
+                self._heard.append((trio.current_time() + self.latency, feed, topic, lost))
         self._news.set()
 
     def _tell_state(self, symbol: str, told: FeedState) -> None:

@@ -58,6 +58,7 @@ STEPS = st.lists(
                 "mute",
                 "cut",
                 "mend",
+                "lag",
             ],
         ),
         st.floats(0.0, 2 * LEASE),
@@ -103,9 +104,12 @@ class History:
                 self.nodes[0].freeze()
             case "mute" if self.nodes:  # what it says in lanes is not shared with all
                 self.nodes[0].way.refuses.add("share")
+            case "lag" if self.nodes:  # it has much to catch up with
+                self.nodes[0].lag = 2.0
             case "thaw":
                 for node in self.nodes:
                     node.thaw()
+                    node.lag = 0.0
                     node.way.refuses.clear()
             case "cut" if self.nodes:
                 self.nodes[0].cut_off()
@@ -222,6 +226,10 @@ PAST_A_SPIKE: list[Step] = [("thaw", 38.0), ("kill", 8.0)]
         pytest.param([("mute", 5.0), ("kill", 6.0)], id="the leader dies before it shared what it said with all"),
         pytest.param(
             [("mute", 34.0), ("freeze", LEASE + 3), ("thaw", 2.0)], id="it sleeps, and shares late what another one did"
+        ),
+        pytest.param(
+            [("kill", 6.0), ("lag", 4.0), ("return", 1.0), ("kill", 6.0)],
+            id="the leader is behind, and dies when another one has just begun",
         ),
         pytest.param([("edge", 3.0), ("kill", 5.0), ("edge", 1.0)], id="edges join before and after"),
     ],
