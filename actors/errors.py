@@ -110,7 +110,11 @@ class LineLost(MarketError):
     """A line's connection ended or stopped delivering; the text says how it was noticed, `how` in one word."""
 
     def __init__(
-        self, detail: str, *, how: Literal["silence", "closed", "refused", "timeout", "error"] = "error"
+        self,
+        detail: str,
+        *,
+        how: Literal["silence", "closed", "refused", "timeout", "error"] = "error",
+        retry_after: float | None = None,
     ) -> None:
-        super().__init__(detail)
+        super().__init__(detail, retry_after=retry_after)
         self.how = how

@@ -15,8 +15,10 @@ import trio_websocket
 from trio_websocket import CloseReason
 from trio_websocket import ConnectionClosed as ConnectionClosed
 
+from actors import clock
 from actors.errors import LineLost
 from actors.upstream.inbound import Heard, InboundStream
+from actors.upstream.pauses import FORBIDDEN_PAUSE, RETRY_AFTER_MAX, http_date, retry_after
 from actors.upstream.tcp import Tcp
 from actors.upstream.way import DIRECT, USER_AGENT, NoWay, Way, in_words
 
@@ -81,10 +83,21 @@ async def open_socket(url: str, tls: ssl.SSLContext | None, way: Way = DIRECT) -
                 await trio.aclose_forcefully(stream)
                 nursery.cancel_scope.cancel()
     except* trio_websocket.ConnectionRejected as group:  # raised by trio-websocket's own task in the nursery
-        status = getattr(group.exceptions[0], "status_code", "?")
-        raise LineLost(f"the exchange refused the WebSocket: HTTP {status}", how="refused") from None
+        raise _refused(group.exceptions[0]) from None
     except* trio_websocket.HandshakeError as group:
         raise LineLost(f"the WebSocket handshake failed: {group.exceptions[0]!r}") from group
+
+
+def _refused(error: BaseException) -> LineLost:
+    """Who says when to come back is left alone until then, and who does not serve our location for long."""
+    if not isinstance(error, trio_websocket.ConnectionRejected):
+        return LineLost("the exchange refused the WebSocket", how="refused")
+    headers = {name.lower(): value.decode("latin-1") for name, value in error.headers}
+    wait = retry_after(headers.get(b"retry-after"), http_date(headers.get(b"date", "")) or clock.now())
+    if wait is None and error.status_code == 451:
+        wait = FORBIDDEN_PAUSE
+    wait = wait and min(wait, RETRY_AFTER_MAX)
+    return LineLost(f"the exchange refused the WebSocket: HTTP {error.status_code}", how="refused", retry_after=wait)
 
 
 async def _connect(url: str, tls: ssl.SSLContext | None, way: Way) -> trio.abc.Stream:

@@ -8,8 +8,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from functools import lru_cache
 from itertools import count
 from math import inf
@@ -30,6 +29,7 @@ from actors.errors import (
 from actors.upstream.bucket import Caller
 from actors.upstream.budget import Budget
 from actors.upstream.caller import ANSWER_BY, CLIENT
+from actors.upstream.pauses import FORBIDDEN_PAUSE, RETRY_AFTER_MAX, http_date, retry_after
 from actors.upstream.tunnel import Transport
 from actors.upstream.way import DIRECT, USER_AGENT, NoWay, Way, in_words
 
@@ -40,8 +40,6 @@ ASK_AGAIN = 0.2  # seconds
 CONNECTIONS = 100  # more than there are slots for requests, so that httpx's pool never queues (httpcore #1093)
 RETRY_AFTER_DEFAULT = {429: 60.0, 418: 120.0}  # seconds, where the exchange does not say
 LIMITED_PAUSE = 10.0  # seconds, where neither the status nor the exchange says
-RETRY_AFTER_MAX = 3 * 86_400.0  # Binance's longest ban
-FORBIDDEN_PAUSE = 300.0  # seconds between tries while a firewall turns us away
 
 HEADERS = {
     "Accept": "*/*",
@@ -319,24 +317,6 @@ async def open_http(base_url: str, tls: ssl.SSLContext | None = None, way: Way =
     )
     async with transport:
         yield HttpxHost(transport, base_url)
-
-
-def retry_after(value: str | None, now: datetime) -> float | None:
-    """Seconds from a Retry-After header, in seconds or as an HTTP date; None where it is absent or nonsense."""
-    if value is None:
-        return None
-    if value.isascii() and value.strip().isdigit():
-        return float(value.strip()[:9])
-    when = http_date(value)
-    return None if when is None else max(0.0, (when - now).total_seconds())
-
-
-def http_date(value: str) -> datetime | None:
-    try:
-        when = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
 
 
 def excerpt(body: bytes) -> str:

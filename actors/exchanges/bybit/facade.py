@@ -36,7 +36,8 @@ from actors.exchanges.facade import (
     Way,
     number_of,
 )
-from actors.upstream.rest import FORBIDDEN_PAUSE, Question
+from actors.upstream.pauses import FORBIDDEN_PAUSE
+from actors.upstream.rest import Question
 
 KLINE, FUNDING = "/v5/market/kline", "/v5/market/funding/history"
 KLINES_PAGE, KLINES_DEFAULT = 1000, 200

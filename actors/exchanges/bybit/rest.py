@@ -53,7 +53,8 @@ from actors.exchanges.bybit.normalise import (
 )
 from actors.exchanges.paging import first, newest, retelling
 from actors.exchanges.settled import BEFORE, LONGEST, SHORTEST, of_range, told_of_range
-from actors.upstream.rest import ASK_AGAIN, FORBIDDEN_PAUSE, Params, RestClient, excerpt
+from actors.upstream.pauses import FORBIDDEN_PAUSE
+from actors.upstream.rest import ASK_AGAIN, Params, RestClient, excerpt
 
 CATALOGUE_PAGES = 50  # of 1000 rows; more would be a cursor that leads in circles
 KLINES_PAGE = 1000

@@ -15,6 +15,7 @@ from actors.simulation.market import Clock, Market
 from actors.simulation.server import Simulator
 from actors.upstream.dial import ConnectionClosed, open_socket
 from actors.upstream.inbound import InboundStream
+from actors.upstream.pauses import FORBIDDEN_PAUSE
 from tests.patience import WITHIN
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
@@ -65,19 +66,49 @@ async def test_texts_and_what_the_library_makes_of_the_rest_come_to_one_listener
 
 async def test_a_handshake_says_who_asks(nursery: trio.Nursery) -> None:
     """Firewalls refuse what has no User-Agent, and the exchange's own words would not say so."""
+    head, lost = await refusal(nursery, "403 Forbidden")
+    assert b"\r\nuser-agent: marketd\r\n" in head.lower()
+    assert "403" in str(lost)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "pause"),
+    [
+        ("451 Unavailable For Legal Reasons", "", FORBIDDEN_PAUSE),
+        ("429 Too Many Requests", "Retry-After: 7\r\n", 7),
+        (
+            "503 Service Unavailable",
+            "Date: Mon, 30 Nov 2026 10:00:00 GMT\r\nRetry-After: Mon, 30 Nov 2026 10:01:00 GMT\r\n",
+            60,
+        ),
+        ("429 Too Many Requests", "Retry-After: soon\r\n", None),
+        ("403 Forbidden", "", None),
+    ],
+)
+async def test_who_refuses_the_handshake_is_left_alone_as_long_as_it_says(
+    nursery: trio.Nursery, status: str, headers: str, pause: float | None
+) -> None:
+    """Where it says nothing, the supervisor's own delays hold; a location that is not served, for longer."""
+    _, lost = await refusal(nursery, status, headers)
+    assert lost.retry_after == pause
+    nursery.cancel_scope.cancel()
+
+
+async def refusal(nursery: trio.Nursery, status: str, headers: str = "") -> tuple[bytes, LineLost]:
+    """The head of a handshake that was refused so, and what came of it."""
     heads: list[bytes] = []
 
     async def refuse(stream: trio.SocketStream) -> None:
         heads.append(await stream.receive_some())
-        await stream.send_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        await stream.send_all(f"HTTP/1.1 {status}\r\n{headers}Content-Length: 0\r\n\r\n".encode())
 
     [listener] = await nursery.start(partial(trio.serve_tcp, refuse, 0, host="127.0.0.1"))
     port = listener.socket.getsockname()[1]
-    with trio.fail_after(WITHIN), pytest.raises(LineLost, match="403"):
+    with trio.fail_after(WITHIN), pytest.raises(LineLost) as lost:
         async with open_socket(f"ws://127.0.0.1:{port}/v5/public/linear", None):
             pytest.fail("it was refused")
-    assert b"\r\nuser-agent: marketd\r\n" in heads[0].lower()
-    nursery.cancel_scope.cancel()
+    return heads[0], lost.value
 
 
 async def test_what_a_listener_raises_ends_the_connection_and_is_told_to_who_opened_it(sim: Simulator) -> None:

@@ -27,7 +27,8 @@ from actors.upstream import rest
 from actors.upstream.bucket import Caller
 from actors.upstream.budget import SLOTS, Budget, Window
 from actors.upstream.caller import ANSWER_BY
-from actors.upstream.rest import FORBIDDEN_PAUSE, RETRY_AFTER_MAX, RestClient, excerpt, open_http, retry_after
+from actors.upstream.pauses import FORBIDDEN_PAUSE, RETRY_AFTER_MAX, retry_after
+from actors.upstream.rest import RestClient, excerpt, open_http
 from tests.patience import WITHIN, virtual_time
 
 Answer = Callable[[trio.SocketStream], Awaitable[None]]
