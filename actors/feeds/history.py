@@ -5,7 +5,7 @@ limit while it does.
 """
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 import trio
@@ -18,6 +18,8 @@ from actors.feeds.bars import Bars
 from actors.feeds.derivation import BASE, Derivation
 from actors.feeds.patience import REPAIR_WITHIN, may_pass, pauses
 from actors.upstream.caller import URGENCY
+
+SETTLE = timedelta(seconds=0.5)  # the last update of a bar was seen 0.16 s after its end: the next one's waits for it
 
 log = structlog.get_logger()
 
@@ -44,6 +46,7 @@ class History:
         self._bars: dict[str, Bars] = {}
         self._derivations: dict[str, Derivation] = {}
         self._exchange_time: datetime | None = None
+        self._early: dict[str, Ohlc] = {}  # updates of bars that have just begun, where these close the ones before
         self._load_work = trio.Event()
         self._repair_work = trio.Event()
 
@@ -77,17 +80,29 @@ class History:
         self._derivations = {interval: self._new_derivation(interval) for interval in self._derivations}
         self._bars = {interval: bars.successor() for interval, bars in self._bars.items()}
         self._exchange_time = None
+        self._early.clear()
 
     def interrupt(self, interval: str | None = None) -> None:
         """The connection was lost, or one interval's topic was."""
         for name, bars in self._bars.items():
             if interval is None or name == interval:
                 bars.interrupt()
+                self._early.pop(name, None)  # it is told anew
 
     # --- what the stream says ---
 
     def apply(self, bar: Ohlc, pushed_at: datetime) -> None:
         self._pass_time(pushed_at)
+        if not self._exchange.closes_bars:
+            if pushed_at < bar.timestamp + SETTLE:
+                self._early[bar.interval] = bar
+                return
+            early = self._early.get(bar.interval)
+            if early is not None and early.timestamp <= bar.timestamp:
+                del self._early[bar.interval]
+        self._apply(bar, pushed_at)
+
+    def _apply(self, bar: Ohlc, pushed_at: datetime) -> None:
         bars = self._bars.get(bar.interval)
         if bars is not None:
             self._tell(bar.interval, bars.apply(bar, pushed_at))
@@ -96,6 +111,8 @@ class History:
     def notice(self, exchange_time: datetime) -> None:
         """Time passed at the exchange: a bar may be overdue."""
         self._pass_time(exchange_time)
+        if self._early:
+            self._release(exchange_time)
         base = self._bars.get(BASE)
         for interval, bars in self._bars.items():
             due = bars.due
@@ -108,6 +125,12 @@ class History:
             if bars.due is not None and exchange_time >= bars.due:
                 self._tell(interval, bars.notice(exchange_time))
                 self._set_to_work(bars)
+
+    def _release(self, exchange_time: datetime) -> None:
+        for interval, bar in list(self._early.items()):
+            if exchange_time >= bar.timestamp + SETTLE:
+                del self._early[interval]
+                self._apply(bar, exchange_time)
 
     def _pass_time(self, exchange_time: datetime) -> None:
         if self._exchange_time is None or exchange_time > self._exchange_time:

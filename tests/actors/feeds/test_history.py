@@ -17,7 +17,7 @@ from actors.events import Ohlc
 from actors.exchanges.binance import EXCHANGE
 from actors.exchanges.exchange import Exchange, Rest
 from actors.feeds import rows
-from actors.feeds.history import History
+from actors.feeds.history import SETTLE, History
 from actors.feeds.packing import pack
 from actors.feeds.patience import REPAIR_WITHIN
 from tests.actors.feeds.test_packing import bar
@@ -253,3 +253,37 @@ async def test_a_bar_that_rest_says_is_open_is_not_taken_for_final(autojump_cloc
     assert (closed, len(rest.asked_at)) == (CLOSED, 2)
     [_, closed] = await repaired(rest := Troubled([opened(1)], [CLOSED]))
     assert (closed.is_closed, len(rest.asked_at)) == (True, 1), "elsewhere the clock says it, and ours may differ"
+
+
+def test_the_first_update_of_a_bar_waits_for_the_last_one_of_the_bar_before() -> None:
+    told: list[Any] = []
+    made = History(
+        replace(EXCHANGE, closes_bars=False),
+        "BTCUSDT",
+        repair=cast(Rest, Troubled([])),
+        background=cast(Rest, Troubled([])),
+        publish=lambda interval, said: told.append(said),
+        derived=frozenset(),
+        loads=trio.CapacityLimiter(1),
+    )
+    made.add("1m")
+    end, ms = opened(2).timestamp, timedelta(milliseconds=1)
+    first, last = opened(1), structs.replace(opened(1), close=7.0)
+    made.apply(first, end - 500 * ms)
+    made.apply(opened(2), end + 50 * ms)
+    made.notice(end + 60 * ms)
+    assert told == [first]
+    made.apply(last, end + 160 * ms)
+    made.notice(end + SETTLE - ms)
+    assert told == [first, last]
+    made.notice(end + SETTLE)
+    assert told == [first, last, structs.replace(last, is_closed=True), opened(2)]
+    newer = structs.replace(opened(3), close=8.0)
+    made.apply(opened(3), opened(3).timestamp + ms)
+    made.apply(newer, opened(3).timestamp + SETTLE)
+    made.notice(opened(3).timestamp + SETTLE)
+    assert told[4:] == [structs.replace(opened(2), is_closed=True), newer], "and is told once"
+    made.apply(opened(4), opened(4).timestamp + ms)
+    made.interrupt()
+    made.notice(opened(4).timestamp + SETTLE)
+    assert len(told) == 6, "after a lost connection it is told anew"
