@@ -20,6 +20,7 @@ from actors.feeds.patience import REPAIR_WITHIN, may_pass, pauses
 from actors.upstream.caller import URGENCY
 
 SETTLE = timedelta(seconds=0.5)  # the last update of a bar was seen 0.16 s after its end: the next one's waits for it
+UNSURE = timedelta(seconds=1)  # so much an exchange's clock may be ahead of what we think
 
 log = structlog.get_logger()
 
@@ -94,7 +95,7 @@ class History:
     def apply(self, bar: Ohlc, pushed_at: datetime) -> None:
         self._pass_time(pushed_at)
         if not self._exchange.closes_bars:
-            if pushed_at < bar.timestamp + SETTLE:
+            if -UNSURE < pushed_at - bar.timestamp < SETTLE:
                 self._early[bar.interval] = bar
                 return
             early = self._early.get(bar.interval)

@@ -468,6 +468,7 @@ class Story:
             self.next_bar()
             await trio.sleep(5.0)
         self.trade()
+        self.pass_time()
         self.liquidate()
         await trio.sleep(15.0)
         constant = {client.topic: client for client in self.constant}
