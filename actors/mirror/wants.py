@@ -21,12 +21,14 @@ class Wants:
         self._engine, self._exchange = engine, exchange
         self._on_refused = on_refused
         self._wanted: Counter[str] = Counter()
+        self._told: set[str] = set()  # topics that are refused, and whoever wants them knows it
         self._asks = trio.Event()
 
     @contextmanager
     def wanting(self, name: str) -> Iterator[None]:
         """The topic is wanted for as long as the block lasts and a while after."""
         self._wanted[name] += 1
+        self._told.discard(name)
         if self._wanted[name] == 1:
             self._asks.set()
         try:
@@ -54,11 +56,13 @@ class Wants:
         while True:
             if self._wanted:
                 try:
-                    before, self.refused = self.refused, await self._engine.refused(self._exchange)
+                    self.refused = await self._engine.refused(self._exchange)
                 except EngineAway:
                     await trio.sleep(PAUSE)
                     continue
+                self._told &= self.refused.keys()
                 for name, reason in self.refused.items():
-                    if name in self._wanted and name not in before:
+                    if name in self._wanted and name not in self._told:
+                        self._told.add(name)
                         self._on_refused(name, reason)
             await trio.sleep(LOOK)
