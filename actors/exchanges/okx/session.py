@@ -36,7 +36,7 @@ from actors.exchanges.shapes import DIGITS, UNLIKE, Shapes
 TRADES, BARS = b'{"arg":{"channel":"trades",', b'{"arg":{"channel":"candle'  # how their frames begin
 OFFENDER = re.compile(r"channel:([^,\s]+)(?:,instId:([^,\s]+))?")
 SERVICE_UPGRADE, TOO_FREQUENT = "64008", "60014"
-BELIEVED = 20, 0.01  # jumps of a contract's ids, and parts of its trades: where there are more, ids say nothing
+BELIEVED = 3, 0.05  # jumps of a contract's ids, and parts of its trades: where there are more, ids say nothing
 LIQUIDATIONS = Arg("liquidation-orders", instrument_type="SWAP")  # of all contracts, or of none
 
 
