@@ -18,6 +18,7 @@ import trio._core._run as scheduler
 from actors.events import EPOCH
 
 HEARTBEAT = 0.1  # seconds: the longest step while real clients are served, whose timers count from the last one
+STOOD_STILL = 0.5  # seconds that a look for silence is late because the process had no turn
 STUCK = 5.0  # seconds that time stands still for a client that does not read
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -44,11 +45,18 @@ def next_tick(seconds: float) -> float:
     return at if at > now else at + seconds  # 0.3 // 0.1 is 2: of a fraction the quotient may be one too small
 
 
-async def tick(seconds: float) -> float:
-    """Sleep until the next tick; returns the seconds by which it is late, where the process stood still."""
+async def tick(seconds: float) -> None:
+    """Sleep until the next tick."""
+    await trio.sleep_until(next_tick(seconds))
+
+
+async def tick_for_silence(seconds: float) -> None:
+    """The same for a look at what was not heard: after one that is late, as the process stood still, so many seconds
+    more, in which what came meanwhile is read."""
     due = next_tick(seconds)
     await trio.sleep_until(due)
-    return trio.current_time() - due
+    if trio.current_time() - due > STOOD_STILL:
+        await trio.sleep(seconds)
 
 
 def to_us(moment: datetime) -> int:

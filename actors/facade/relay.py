@@ -140,7 +140,7 @@ class _Line:
     async def _watch(self, socket: Socket) -> None:
         """Nor does a pong: what spoke by itself is missed when it falls silent, sooner where it was lively."""
         while True:
-            await clock.tick(WATCH_EVERY)
+            await clock.tick_for_silence(WATCH_EVERY)
             now = trio.current_time()
             match self._patience.look(now, self._heard_at, has_spoken=self._has_spoken):
                 case "ask":

@@ -28,7 +28,6 @@ from actors.upstream.dial import ConnectionClosed, closing
 from actors.upstream.seam import LIVE, Socket, Upstream
 
 WATCH_EVERY = 1.0  # seconds
-STOOD_STILL = 0.5  # seconds that a look is late: what came while the process stood still is to be read before it counts
 GARBAGE = (100, 60.0)  # so many undecodable frames within so many seconds end the connection
 CUT = 1006  # what the library calls an end without a close frame
 REPORTED_MAX = 50  # distinct complaints that are logged per line
@@ -337,8 +336,7 @@ class Line:
         """An ack proves nothing and an open socket proves nothing: only data does, where a market has some."""
         limit = self._limits.silence
         while True:
-            if await clock.tick(WATCH_EVERY) > STOOD_STILL:
-                await trio.sleep(WATCH_EVERY)
+            await clock.tick_for_silence(WATCH_EVERY)
             now = trio.current_time()
             match self._patience.look(now, self._last_heard, has_spoken=self._has_spoken):
                 case "ask" if not self._prompt:

@@ -224,3 +224,24 @@ async def test_the_next_tick_is_never_the_present(mock_clock: trio.testing.MockC
     for number in range(1000):
         mock_clock.jump(max(0.0, number * 0.1 - trio.current_time()))
         assert 0 < clock.next_tick(0.1) - trio.current_time() < 0.11
+
+
+@pytest.mark.parametrize(("late", "until"), [(0.0, 1.0), (0.4, 1.4), (30.0, 32.0)])
+async def test_a_look_for_silence_that_is_late_waits_until_what_came_is_read(
+    mock_clock: trio.testing.MockClock, late: float, until: float
+) -> None:
+    began = trio.current_time() // 1
+    mock_clock.jump(began + 1 - trio.current_time())  # a whole second
+    looked: list[float] = []
+
+    async def look() -> None:
+        await clock.tick_for_silence(1.0)
+        looked.append(trio.current_time() - began - 1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(1.0 + late)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.autojump_threshold = 0
+    assert looked == [pytest.approx(until)]
